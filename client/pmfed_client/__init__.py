@@ -1,0 +1,1 @@
+"""What a hospital runs: a courier, a resident agent, and the ledger that remembers."""

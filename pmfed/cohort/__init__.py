@@ -1,0 +1,1 @@
+"""Hospital formats to patients."""

@@ -1,0 +1,1 @@
+"""The mechanism and its accounting: one frozen plan drives both."""

@@ -1,0 +1,1 @@
+"""Sums that reveal nothing but themselves."""

@@ -1,0 +1,415 @@
+"""Study: the frozen, fingerprinted description of what is learned.
+
+A study is read from ``study.toml``, sent to every site in its canonical form, and named everywhere by the
+SHA-256 of that form. Two studies that differ in any choice that could change what is learned or released
+have different fingerprints, so "this site approved study 3f2a..." means exactly one thing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomli_w
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator, model_validator
+
+from pmfed.validate import Frozen, parse_toml, read_toml
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,47}$")]
+Fraction = Annotated[float, Field(gt=0, le=1)]
+
+
+class About(Frozen):
+    """``[study]``: what it is called and what it is for."""
+
+    name: Name
+    title: str
+    description: str = ""
+    licence: str = ""
+
+
+class CohortSpec(Frozen):
+    """``[cohort]``: which table lists the records, and how they belong to patients.
+
+    ``expected_patients`` is a PUBLIC constant: the number of training patients over all sites that the
+    study is designed for. Sums are divided by it, never by a true count, because true counts leak.
+    """
+
+    table: str
+    patient: str = "patient_id"
+    record: str | None = None
+    max_records: PositiveInt = 8
+    expected_patients: PositiveInt
+
+
+class Outcome(Frozen):
+    """``[outcome]``: the column that is predicted.
+
+    ``baseline`` is a public constant: prevalence (binary), mean in natural units (regression) or the
+    shares of the classes (multiclass). The model's bias starts there.
+    """
+
+    column: str
+    task: Literal["binary", "multiclass", "regression"]
+    classes: tuple[str, ...] = ()
+    transform: Literal["none", "sqrt", "log"] = "none"
+    baseline: float | tuple[float, ...] | None = None
+    scale: PositiveFloat = 1.0
+    minimum: float | None = None
+    maximum: float | None = None
+    unit: str = ""
+
+    @model_validator(mode="after")
+    def _fits_task(self) -> Outcome:
+        if self.task == "regression":
+            if self.classes:
+                raise ValueError("a regression outcome has no 'classes'")
+            if self.minimum is None or self.maximum is None:
+                raise ValueError("a regression outcome needs 'minimum' and 'maximum', the possible values")
+            if self.minimum >= self.maximum:
+                raise ValueError("'minimum' must be below 'maximum'")
+            if self.transform == "log" and self.minimum <= 0:
+                raise ValueError("transform 'log' needs 'minimum' above 0")
+            if self.transform == "sqrt" and self.minimum < 0:
+                raise ValueError("transform 'sqrt' needs 'minimum' at or above 0")
+        else:
+            expected = 2 if self.task == "binary" else None
+            if len(self.classes) < 2 or (expected and len(self.classes) != expected):
+                raise ValueError(f"a {self.task} outcome needs 'classes', the values it can take (negative first)")
+            if len(set(self.classes)) != len(self.classes):
+                raise ValueError("'classes' holds a value twice")
+            if self.transform != "none" or self.scale != 1.0:
+                raise ValueError("only a regression outcome has 'transform' and 'scale'")
+        base = self.baseline
+        if self.task == "multiclass":
+            if base is not None and not (
+                isinstance(base, tuple) and len(base) == len(self.classes) and min(base) > 0
+            ):
+                raise ValueError("'baseline' of a multiclass outcome is one share above 0 per class")
+        elif isinstance(base, tuple):
+            raise ValueError(f"'baseline' of a {self.task} outcome is one number")
+        elif self.task == "binary" and base is not None and not 0 < base < 1:
+            raise ValueError("'baseline' of a binary outcome is the prevalence, between 0 and 1")
+        return self
+
+    @property
+    def outputs(self) -> int:
+        """How many numbers the model gives per patient."""
+        return len(self.classes) if self.task == "multiclass" else 1
+
+
+class Numeric(Frozen):
+    """A number. ``minimum`` and ``maximum`` are the possible values; what lies outside is an error.
+
+    With ``mean`` and ``scale`` (public constants) the input is ``(value - mean) / scale``. Without them the
+    study must ask for federated statistics. A missing value becomes the mean; ``indicator`` adds an input
+    that says so.
+    """
+
+    type: Literal["numeric"] = "numeric"
+    column: str | None = None
+    minimum: float
+    maximum: float
+    mean: float | None = None
+    scale: PositiveFloat | None = None
+    transform: Literal["none", "log1p"] = "none"
+    indicator: bool = False
+
+    @model_validator(mode="after")
+    def _fits(self) -> Numeric:
+        if self.minimum >= self.maximum:
+            raise ValueError("'minimum' must be below 'maximum'")
+        if (self.mean is None) != (self.scale is None):
+            raise ValueError("give both 'mean' and 'scale', or neither")
+        if self.transform == "log1p" and self.minimum <= -1:
+            raise ValueError("transform 'log1p' needs 'minimum' above -1")
+        return self
+
+    def names(self, key: str) -> tuple[str, ...]:
+        """Names of the inputs this feature makes."""
+        return (key, f"{key} missing") if self.indicator else (key,)
+
+
+class Categorical(Frozen):
+    """A category out of a vocabulary fixed in the study: one input per value.
+
+    A missing value gives zeros everywhere. A value outside the vocabulary is an error, unless
+    ``other = true`` adds an input for all of them together.
+    """
+
+    type: Literal["categorical"] = "categorical"
+    column: str | None = None
+    values: Annotated[tuple[str, ...], Field(min_length=1)]
+    other: bool = False
+    indicator: bool = False
+
+    @field_validator("values")
+    @classmethod
+    def _once(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(values)) != len(values):
+            raise ValueError("a value is listed twice")
+        return values
+
+    def names(self, key: str) -> tuple[str, ...]:
+        """Names of the inputs this feature makes."""
+        extra = [f"{key}=other"] * self.other + [f"{key} missing"] * self.indicator
+        return (*(f"{key}={value}" for value in self.values), *extra)
+
+
+Feature = Annotated[Numeric | Categorical, Field(discriminator="type")]
+
+
+class Variant(Frozen):
+    """A genetic variant: dosages 0, 1, 2, or a call such as ``A/G`` or ``*1/*3`` with counted alleles.
+
+    Without ``alleles`` the column holds dosages. With them, one input per listed allele counts how often the
+    call holds it. ``frequency`` is the public frequency of the dosage allele or of each listed one; twice
+    it is the centre and the value of a missing call; ``indicator`` adds an input that says the call is missing.
+    """
+
+    column: str | None = None
+    alleles: tuple[str, ...] = ()
+    known: tuple[str, ...] = ()
+    frequency: tuple[Annotated[float, Field(ge=0, le=1)], ...] = (0.25,)
+    indicator: bool = False
+
+    @model_validator(mode="after")
+    def _fits(self) -> Variant:
+        if len(self.frequency) != max(1, len(self.alleles)):
+            raise ValueError("'frequency' needs one value per allele in 'alleles'")
+        if self.known and not set(self.alleles) <= set(self.known):
+            raise ValueError("'known' must hold every allele of 'alleles'")
+        return self
+
+    def names(self, key: str) -> tuple[str, ...]:
+        """Names of the inputs this variant makes."""
+        counts = tuple(f"{key} {allele}" for allele in self.alleles) or (key,)
+        return (*counts, f"{key} missing") if self.indicator else counts
+
+
+class Table(Frozen):
+    """A modality of table columns."""
+
+    kind: Literal["table"] = "table"
+    table: str
+    features: Annotated[dict[Name, Feature], Field(min_length=1)]
+
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the inputs, in order: features by name, each with the inputs it makes."""
+        return tuple(name for key in sorted(self.features) for name in self.features[key].names(key))
+
+
+class Genotypes(Frozen):
+    """A modality of genetic variants, one row per patient."""
+
+    kind: Literal["genotypes"] = "genotypes"
+    table: str
+    variants: Annotated[dict[Name, Variant], Field(min_length=1)]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the inputs, in order: variants by name, each with the inputs it makes."""
+        return tuple(name for key in sorted(self.variants) for name in self.variants[key].names(key))
+
+
+class Images(Frozen):
+    """A modality of images: a table that lists files, and the folder they lie in.
+
+    ``size`` is (height, width) in pixels; ``mean`` and ``scale`` are public constants on the 0..1 range.
+    """
+
+    kind: Literal["images"] = "images"
+    table: str
+    folder: str
+    file: str = "file"
+    size: tuple[PositiveInt, PositiveInt]
+    channels: Literal[1, 3] = 1
+    mean: float = 0.5
+    scale: PositiveFloat = 0.25
+
+
+Modality = Annotated[Table | Genotypes | Images, Field(discriminator="kind")]
+
+
+class ModelSpec(Frozen):
+    """``[model]``: a linear model, or encoders per modality with late fusion."""
+
+    kind: Literal["linear", "fusion"] = "linear"
+    hidden: tuple[PositiveInt, ...] = (32,)
+    embedding: PositiveInt = 16
+    channels: tuple[PositiveInt, ...] = (8, 16)
+    seed: int = 0
+
+
+class Optimizer(Frozen):
+    """``[training.optimizer]``: the coordinator's step on the summed gradient."""
+
+    name: Literal["sgd", "momentum", "adam"] = "momentum"
+    learning_rate: PositiveFloat
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+
+
+class Training(Frozen):
+    """``[training]``: how many rounds, and by which algorithm.
+
+    ``average_last`` is the share of the last rounds whose models are averaged into the result. ``quorum`` is
+    the share of the sites without which the run fails. ``local_*`` belong to ``fedavg``.
+    """
+
+    algorithm: Literal["fedsgd", "fedavg"] = "fedsgd"
+    rounds: PositiveInt
+    optimizer: Optimizer
+    average_last: Annotated[float, Field(ge=0, le=1)] = 0.5
+    quorum: Fraction = 0.75
+    local_steps: PositiveInt = 1
+    local_learning_rate: PositiveFloat | None = None
+
+    @model_validator(mode="after")
+    def _fits_algorithm(self) -> Training:
+        if self.algorithm == "fedsgd" and (self.local_steps != 1 or self.local_learning_rate is not None):
+            raise ValueError("'local_steps' and 'local_learning_rate' belong to algorithm 'fedavg'")
+        if self.algorithm == "fedavg" and self.local_learning_rate is None:
+            raise ValueError("algorithm 'fedavg' needs 'local_learning_rate'")
+        return self
+
+
+class Privacy(Frozen):
+    """``[privacy]``: the promise. ``epsilon`` is the total of the run against ``colluders`` other sites.
+
+    ``statistics_noise`` is the noise multiplier of the one release of federated means and scales that a study
+    with unscaled numeric features makes; it is part of the total.
+    """
+
+    unit: Literal["patient", "record"] = "patient"
+    epsilon: PositiveFloat
+    delta: Annotated[float, Field(gt=0, lt=1)]
+    clip: PositiveFloat = 1.0
+    sampling_rate: Fraction = 0.2
+    colluders: Annotated[int, Field(ge=0)] = 1
+    statistics_noise: PositiveFloat = 8.0
+
+
+class Evaluation(Frozen):
+    """``[evaluation]``: who is held out, and how their scores leave the sites.
+
+    ``split_column`` names a column of the cohort table with the values ``train`` and ``test``; without it a
+    hash of the patient id keyed by ``split_key`` decides. ``release = "exact"`` publishes exact sums of scores (for
+    simulations and for sites whose policy allows it); ``"private"`` adds noise and charges the ledger of the
+    held-out patients.
+    """
+
+    test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    split_key: str = "pmfed"
+    split_column: str | None = None
+    every: PositiveInt = 10
+    release: Literal["exact", "private"] = "exact"
+    release_noise: PositiveFloat = 4.0
+    per_site: bool = False
+
+
+class Study(Frozen):
+    """What is learned: outcome, modalities, model, training, privacy, evaluation."""
+
+    study: About
+    cohort: CohortSpec
+    outcome: Outcome
+    modalities: Annotated[dict[Name, Modality], Field(min_length=1)]
+    model: ModelSpec = ModelSpec()
+    training: Training
+    privacy: Privacy
+    evaluation: Evaluation = Evaluation()
+
+    @model_validator(mode="after")
+    def _holds_together(self) -> Study:
+        if self.privacy.delta >= 1 / self.cohort.expected_patients:
+            raise ValueError(
+                f"privacy.delta: {self.privacy.delta:g} is not below 1/{self.cohort.expected_patients}, one over the "
+                "expected patients: at that size the promise would allow publishing a whole patient; "
+                f"use {self.cohort.expected_patients**-1.1:.1g}"
+            )
+        for name, modality in self.modalities.items():
+            columns = [self.outcome.column, self.cohort.patient, self.cohort.record, self.evaluation.split_column]
+            inputs: dict[str, Any] = {}
+            if isinstance(modality, Table):
+                inputs = dict(modality.features)
+            elif isinstance(modality, Genotypes):
+                inputs = dict(modality.variants)
+            for key, value in inputs.items():
+                if (value.column or key) in columns:
+                    raise ValueError(
+                        f"modalities.{name}: '{value.column or key}' is the outcome, an identifier or the split; "
+                        "it cannot be an input"
+                    )
+        return self
+
+    @property
+    def inputs(self) -> dict[str, tuple[str, ...]]:
+        """Names of the inputs of every modality that is not images, in the order of its columns."""
+        return {
+            name: modality.names
+            for name, modality in sorted(self.modalities.items())
+            if not isinstance(modality, Images)
+        }
+
+    @property
+    def needs_statistics(self) -> bool:
+        """Whether means and scales must be learned from the sites before training."""
+        return any(
+            isinstance(feature, Numeric) and feature.mean is None
+            for modality in self.modalities.values()
+            if isinstance(modality, Table)
+            for feature in modality.features.values()
+        )
+
+    @property
+    def steps(self) -> int:
+        """Noisy steps taken on every patient's data over the whole run."""
+        return self.training.rounds * self.training.local_steps
+
+    def quorum(self, sites: int) -> int:
+        """Return the fewest sites with which a round of ``sites`` enrolled ones may go on."""
+        return max(1, math.ceil(self.training.quorum * sites - 1e-9))
+
+    def canonical(self) -> str:
+        """Return the one spelling of this study: JSON with sorted keys and no white space."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of the canonical form, in hex."""
+        return hashlib.sha256(self.canonical().encode()).hexdigest()
+
+    @classmethod
+    def parse(cls, canonical: str) -> Study:
+        """Read a study back from its canonical form."""
+        return cls.model_validate_json(canonical)
+
+    @classmethod
+    def read(cls, path: Path) -> Study:
+        """Read a study.toml; errors name file, line and key."""
+        return read_toml(path, cls)
+
+    @classmethod
+    def from_text(cls, text: str, name: str) -> Study:
+        """Read the text of a study.toml; ``name`` stands for the file in errors."""
+        return parse_toml(text, cls, name)
+
+    def to_toml(self) -> str:
+        """Return this study as TOML that reads back to the same fingerprint."""
+        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+
+    def replace(self, **sections: dict[str, Any]) -> Study:
+        """Return a copy with some keys of some sections changed, validated anew.
+
+        Examples
+        --------
+        ``study.replace(privacy={"epsilon": 2.0}, training={"rounds": 50})``
+        """
+        data = self.model_dump(mode="json")
+        for section, changes in sections.items():
+            data[section] = {**data[section], **changes}
+        return Study.model_validate(data)

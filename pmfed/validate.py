@@ -1,0 +1,159 @@
+"""The one validation module: TOML into frozen models, with errors that name the line."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pmfed.errors import StudyError
+
+
+class Frozen(BaseModel):
+    """A model that cannot change after it was read and refuses keys it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+_HEADER = re.compile(r"^\s*\[\[?\s*([^\]]+?)\s*\]?\]")
+_KEY = re.compile(r"""^\s*((?:"[^"]*"|'[^']*'|[\w-]+)(?:\s*\.\s*(?:"[^"]*"|'[^']*'|[\w-]+))*)\s*=""")
+_PART = re.compile(r""""[^"]*"|'[^']*'|[^.\s"']+""")
+
+
+def read_toml(path: Path, model: type[Model]) -> Model:
+    """Read a TOML file into a frozen model.
+
+    Parameters
+    ----------
+    path
+        The file.
+    model
+        The pydantic model it must fit.
+
+    Raises
+    ------
+    StudyError
+        The file is missing, is not TOML, or does not fit; the message names file, line and key.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise StudyError(f"{path}: there is no such file.", "Check the path.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise StudyError(f"{path}: cannot be read ({error}).") from None
+    return parse_toml(text, model, str(path))
+
+
+def parse_toml(text: str, model: type[Model], name: str) -> Model:
+    """Read TOML text into a frozen model; ``name`` stands for the file in errors."""
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise StudyError(f"{name}: not valid TOML: {error}.", "TOML is described at https://toml.io.") from None
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise StudyError(explain(error, model, text, name)) from None
+
+
+def explain(error: ValidationError, model: type[BaseModel], text: str, name: str) -> str:
+    """Turn pydantic's list of complaints into lines a person can act on."""
+    lines = []
+    for item in error.errors():
+        where = tuple(str(part) for part in item["loc"])
+        # Discriminated unions put the tag into the location; it is no key of the file.
+        path = tuple(part for part in where if not part.startswith("function-"))
+        line = line_of(text, path)
+        place = f"{name}:{line}" if line else name
+        message = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            known = _keys_beside(model, path)
+            near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.6)
+            message = f"unknown key '{path[-1]}'"
+            message += f"; did you mean '{near[0]}'?" if near else f"; known keys: {', '.join(sorted(known))}"
+            lines.append(f"{place}: {message}")
+            continue
+        if item["type"] == "missing":
+            message = "this key is required but missing"
+        lines.append(f"{place}: {'.'.join(path)}: {message}" if path else f"{place}: {message}")
+    return "\n".join(lines)
+
+
+def line_of(text: str, path: tuple[str, ...]) -> int:
+    """Return the 1-based line of the deepest key of ``path`` that the TOML text holds, or 0."""
+    best, best_depth = 0, 0
+    table: tuple[str, ...] = ()
+    for number, line in enumerate(text.splitlines(), 1):
+        if header := _HEADER.match(line):
+            table = _parts(header.group(1))
+            here = table
+        elif key := _KEY.match(line):
+            here = table + _parts(key.group(1))
+        else:
+            continue
+        depth = _shared(here, path)
+        if depth == len(here) and depth > best_depth:
+            best, best_depth = number, depth
+            inner = _inner_key(line, path[depth:])
+            best_depth += inner
+    return best
+
+
+def _inner_key(line: str, rest: tuple[str, ...]) -> int:
+    """Inline tables keep their keys on the parent's line."""
+    return 1 if rest and re.search(rf"\b{re.escape(rest[-1])}\b\s*=", line) else 0
+
+
+def _parts(dotted: str) -> tuple[str, ...]:
+    return tuple(part.strip("\"'") for part in _PART.findall(dotted))
+
+
+def _shared(here: tuple[str, ...], path: tuple[str, ...]) -> int:
+    """Count how much of ``here`` appears, in order, in ``path`` (which may hold union tags in between)."""
+    position = matched = 0
+    for part in here:
+        while position < len(path) and path[position] != part:
+            position += 1
+        if position == len(path):
+            break
+        position += 1
+        matched += 1
+    return matched
+
+
+def _keys_beside(model: Any, path: tuple[str, ...]) -> list[str]:
+    """Return the keys known at the place of the last key of ``path``, descending through the models."""
+    models = [model]
+    for part in path[:-1]:
+        found: list[Any] = []
+        for candidate in models:
+            if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+                field = candidate.model_fields.get(part)
+                if field is not None:
+                    found += _models_in(field.annotation)
+                elif _tag(candidate) == part:
+                    found.append(candidate)
+                else:
+                    found.append(candidate)  # a key of a mapping: stay among its value models
+        tagged = [candidate for candidate in found if _tag(candidate) == part]
+        models = tagged or found or models
+    return sorted({name for candidate in models for name in candidate.model_fields})
+
+
+def _tag(model: type[BaseModel]) -> str | None:
+    for name in ("kind", "type"):
+        if name in model.model_fields and isinstance(model.model_fields[name].default, str):
+            return str(model.model_fields[name].default)
+    return None
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [found for inner in get_args(annotation) for found in _models_in(inner)]

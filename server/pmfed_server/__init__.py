@@ -1,0 +1,1 @@
+"""What the coordinator runs: rounds over a Flower grid, and what a run leaves behind."""

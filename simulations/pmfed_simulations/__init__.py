@@ -1,0 +1,1 @@
+"""One machine: virtual hospitals, public data, and the same apps without a network."""
