@@ -90,7 +90,7 @@ class RunError(PmfedError):
     exit_code = 6
 
 
-class Interrupted(RunError):
+class InterruptedRunError(RunError):
     """A person stopped the run; what was charged stays charged."""
 
     code = "PM520"
@@ -101,6 +101,6 @@ ERRORS: dict[str, type[PmfedError]] = {
     cls.code: cls
     for cls in (
         PmfedError, UsageError, StudyError, DataError, PolicyError, BudgetError, LedgerError, ProtocolError,
-        RunError, Interrupted,
+        RunError, InterruptedRunError,
     )
 }  # fmt: skip

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from pmfed.validate import Frozen, parse_toml, read_toml
 
@@ -85,9 +85,7 @@ class Outcome(Frozen):
                 raise ValueError("only a regression outcome has 'transform' and 'scale'")
         base = self.baseline
         if self.task == "multiclass":
-            if base is not None and not (
-                isinstance(base, tuple) and len(base) == len(self.classes) and min(base) > 0
-            ):
+            if base is not None and not (isinstance(base, tuple) and len(base) == len(self.classes) and min(base) > 0):
                 raise ValueError("'baseline' of a multiclass outcome is one share above 0 per class")
         elif isinstance(base, tuple):
             raise ValueError(f"'baseline' of a {self.task} outcome is one number")
@@ -197,7 +195,6 @@ class Table(Frozen):
     table: str
     features: Annotated[dict[Name, Feature], Field(min_length=1)]
 
-
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the inputs, in order: features by name, each with the inputs it makes."""
@@ -300,8 +297,12 @@ class Evaluation(Frozen):
     ``split_column`` names a column of the cohort table with the values ``train`` and ``test``; without it a
     hash of the patient id keyed by ``split_key`` decides. ``release = "exact"`` publishes exact sums of scores (for
     simulations and for sites whose policy allows it); ``"private"`` adds noise and charges the ledger of the
-    held-out patients.
+    held-out patients. ``metric`` is the headline (default: the first of the task); with ``average = "sites"`` it is
+    the plain mean of the sites' own figures instead of that of all patients together.
     """
+
+    metric: Literal["auroc", "accuracy", "balanced_accuracy", "mae", "rmse", "within_20"] | None = None
+    average: Literal["patients", "sites"] = "patients"
 
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
     split_key: str = "pmfed"
@@ -310,6 +311,14 @@ class Evaluation(Frozen):
     release: Literal["exact", "private"] = "exact"
     release_noise: PositiveFloat = 4.0
     per_site: bool = False
+
+    @model_validator(mode="after")
+    def _fits_release(self) -> Evaluation:
+        if self.average == "sites" and not self.per_site:
+            raise ValueError("average 'sites' needs 'per_site = true'")
+        if self.per_site and self.release == "private":
+            raise ValueError("'per_site = true' publishes exact figures of each site; it needs release 'exact'")
+        return self
 
 
 class Study(Frozen):
@@ -333,7 +342,12 @@ class Study(Frozen):
                 f"use {self.cohort.expected_patients**-1.1:.1g}"
             )
         for name, modality in self.modalities.items():
-            columns = [self.outcome.column, self.cohort.patient, self.cohort.record, self.evaluation.split_column]
+            columns = [
+                self.outcome.column,
+                self.cohort.patient,
+                self.cohort.record,
+                self.evaluation.split_column,
+            ]
             inputs: dict[str, Any] = {}
             if isinstance(modality, Table):
                 inputs = dict(modality.features)

@@ -1,0 +1,225 @@
+"""The site agent: the only code that touches patients, and the one that decides.
+
+Every message is checked against the study the site enrolled in, the ledger and the policy before anything is
+computed, and what comes out is checked against the allow-list before it leaves. Errors become a code and a safe
+sentence; their details stay in this process.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import ValidationError
+
+from pmfed import __version__
+from pmfed.cohort import Cohort, read_cohort
+from pmfed.errors import PmfedError, ProtocolError
+from pmfed.privacy.noise import SecretSource, SeededSource
+from pmfed.privacy.plan import PrivacyPlan
+from pmfed.study import Study
+from pmfed.tasks import task_for
+from pmfed.wire import Arrays, Reply, Request, check_reply, dump, parse_request
+from pmfed_client.book import Entry
+from pmfed_client.identity import Identity
+from pmfed_client.ledger import Ledger
+from pmfed_client.site import Site
+from pmfed_client.trainer import Trainer
+
+log = logging.getLogger("pmfed.site")
+
+Sums = dict[str, npt.NDArray[np.uint32]]
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """What only a simulation may change. A resident agent never has one.
+
+    ``plan`` replaces the study's privacy (for comparisons without noise); the ledger is then left alone. ``seed`` makes
+    sampling and noise repeatable, and so worthless as protection; every report says so.
+    """
+
+    plan: Callable[[Study, int], PrivacyPlan] | None = None
+    seed: int | None = None
+
+
+@dataclass
+class Session:
+    """A run this site takes part in."""
+
+    study: Study
+    plan: PrivacyPlan
+    trainer: Trainer
+
+
+def entries(study: Study, plan: PrivacyPlan) -> dict[str, tuple[Entry, ...]]:
+    """Return what a run will charge, by cohort, from the very plan that will add the noise."""
+    steps = [Entry("step", plan.sampling_rate, plan.noise_multiplier, plan.clip, plan.steps)]
+    if plan.statistics_noise is not None:
+        steps.append(Entry("statistics", 1.0, plan.statistics_noise, 1.0, 1))
+    booked = {"train": tuple(steps)}
+    rules = study.evaluation
+    if rules.release == "private":
+        booked["held-out"] = (Entry("evaluation", 1.0, rules.release_noise, task_for(study).sensitivity, 1),)
+    return booked
+
+
+class Agent:
+    """One hospital's agent.
+
+    Parameters
+    ----------
+    site
+        The hospital's site.toml.
+    cohort
+        Patients already read (a simulation that cuts folds); by default they are read when a study enrols.
+    rehearsal
+        See `Rehearsal`.
+
+    Guarantee
+    ---------
+    Without a rehearsal, nothing computed from patients leaves `handle` unless the site's policy admitted the
+    study, the whole run was reserved in the ledger, and this very (run, round, attempt) was durably charged first.
+    """
+
+    def __init__(self, site: Site, *, cohort: Cohort | None = None, rehearsal: Rehearsal | None = None) -> None:
+        self.site = site
+        self.rehearsal = rehearsal or Rehearsal()
+        self.ledger = Ledger(site.ledger)
+        self._cohort = cohort
+        self._sessions: dict[str, Session] = {}
+
+    @property
+    def charges(self) -> bool:
+        """Whether this agent keeps books: always, except for a simulation's comparison without noise."""
+        return self.rehearsal.plan is None
+
+    def handle(self, record: bytes, arrays: Arrays) -> tuple[bytes, Arrays]:
+        """Answer one message.
+
+        Parameters
+        ----------
+        record
+            A `Request` as bytes.
+        arrays
+            ``parameters``: the model, float32 (parameters,), for steps and evaluations.
+
+        Returns
+        -------
+        tuple
+            A `Reply` as bytes, and the arrays that may leave. Never raises.
+        """
+        request: Request | None = None
+        try:
+            request = parse_request(record)
+            text, sums = self._answer(request, arrays)
+            reply = self._reply(request, text=text)
+            check_reply(reply, sums, self._lengths(request))
+        except PmfedError as error:
+            log.warning("%s: %s", request.kind if request else "message", error)
+            reply, sums = self._reply(request, ok=False, code=error.code, reason=str(error)), {}
+        except Exception as error:
+            log.exception("%s failed", request.kind if request else "message")
+            reason = (
+                f"internal error ({type(error).__name__}); the site's own log has the details. Nothing was released."
+            )
+            reply, sums = self._reply(request, ok=False, code=PmfedError.code, reason=reason), {}
+        return dump(reply), sums
+
+    # -- one method per kind of message ---------------------------------------------------------------------------
+
+    def _answer(self, request: Request, arrays: Arrays) -> tuple[str, Sums]:
+        if request.kind == "enroll":
+            return self._enroll(request), {}
+        session = self._session(request)
+        if request.kind == "finish":
+            return self._finish(request, session), {}
+        if request.kind == "statistics":
+            self._charge(request, "statistics", session.plan.statistics_noise or 0.0)
+            return "", {"sum": session.trainer.statistics(request.sites)}
+        vector = self._vector(session, arrays)
+        if request.kind == "step":
+            self._charge(request, "step", session.plan.noise_multiplier, session.study.training.local_steps)
+            return "", {"sum": session.trainer.step(vector, request.sites, request.round, request.attempt)}
+        if session.study.evaluation.release == "private":
+            self._charge(request, "evaluation", session.study.evaluation.release_noise)
+        return "", session.trainer.evaluate(vector, request.sites)
+
+    def _enroll(self, request: Request) -> str:
+        try:
+            study = Study.parse(request.text)
+        except ValidationError:
+            raise ProtocolError("the study that was sent is not valid here. Nothing was released.") from None
+        if study.fingerprint() != request.study:
+            raise ProtocolError("the study that was sent has another fingerprint. Nothing was released.")
+        cohort = self._cohort or read_cohort(study, self.site.sources, self.site.name)
+        make = self.rehearsal.plan or PrivacyPlan.solve
+        plan = make(study, request.sites)
+        if self.charges:
+            held_out = cohort.patients - int(cohort.training.sum())
+            self.site.policy.admit(study, plan, int(cohort.training.sum()), held_out)
+            self.ledger.reserve(request.run, request.study, entries(study, plan), self.site.policy.budget)
+        self._sessions[request.run] = Session(study, plan, Trainer(study, plan, cohort, self._source(request.run)))
+        if not self.charges:
+            return ""
+        identity = Identity.at(self.site.identity)
+        said = f"{request.run}|{request.study}|{self.site.name}"
+        return json.dumps({"pmfed": __version__, "key": identity.public, "signature": identity.sign(said.encode())})
+
+    def _finish(self, request: Request, session: Session) -> str:
+        if not self.charges:
+            return ""
+        self.ledger.finish(request.run)
+        receipt = {"site": self.site.name, **self.ledger.receipt(request.run)}
+        return Identity.at(self.site.identity).signed(receipt)
+
+    # -- helpers --------------------------------------------------------------------------------------------------
+
+    def _charge(self, request: Request, what: str, noise_multiplier: float, count: int = 1) -> None:
+        """Write the charge down, durably, before anything is computed."""
+        if self.charges:
+            self.ledger.charge(request.run, what, request.round, request.attempt, noise_multiplier, count)
+
+    def _session(self, request: Request) -> Session:
+        session = self._sessions.get(request.run)
+        if session is None:
+            raise ProtocolError("this site is not enrolled in that run. Nothing was released.")
+        if request.study != session.study.fingerprint():
+            raise ProtocolError("the message names another study than the run's. Nothing was released.")
+        return session
+
+    def _vector(self, session: Session, arrays: Arrays) -> npt.NDArray[np.float32]:
+        vector = arrays.get("parameters")
+        expected = session.trainer.expects
+        if vector is None or vector.dtype != np.float32 or vector.shape != (expected,):
+            raise ProtocolError(f"the model must arrive as float32[{expected}]. Nothing was released.")
+        if not np.isfinite(vector).all():
+            raise ProtocolError("the model that arrived is not finite. Nothing was released.")
+        return vector
+
+    def _lengths(self, request: Request) -> Mapping[str, int]:
+        session = self._sessions.get(request.run)
+        return session.trainer.lengths(request.kind) if session else {}
+
+    def _source(self, run: str) -> Callable[[str, int, int], Any]:
+        """Return where randomness comes from: the operating system, or a seed a simulation chose."""
+        seed = self.rehearsal.seed
+        if seed is None:
+            secret = SecretSource()
+            return lambda what, round, attempt: secret
+        return lambda what, round, attempt: SeededSource(seed, self.site.name, what, round, attempt)
+
+    def _reply(
+        self, request: Request | None, *, ok: bool = True, code: str = "", reason: str = "", text: str = ""
+    ) -> Reply:
+        if request is None:
+            return Reply(kind="enroll", run="0" * 32, site=self.site.name, ok=False, code=code, reason=reason)
+        return Reply(
+            kind=request.kind, run=request.run, round=request.round, attempt=request.attempt, site=self.site.name,
+            ok=ok, code=code, reason=reason, text=text,
+        )  # fmt: skip

@@ -1,0 +1,36 @@
+"""The Flower ClientApp: a courier. It hands each message to the site agent and the answer back.
+
+It knows no patient data and decides nothing: the record travels as the bytes it came in, arrays as they are.
+Whatever goes wrong becomes a code and a safe sentence, because Flower sends a ClientApp's exception text to
+the coordinator.
+"""
+
+from __future__ import annotations
+
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from pmfed_client.resident import connect
+
+app = ClientApp()
+
+
+@app.query("enroll")
+@app.query("statistics")
+@app.train("step")
+@app.evaluate()
+@app.query("finish")
+def carry(message: Message, context: Context) -> Message:
+    """Hand one message to the site's agent and return its answer."""
+    record, arrays = b"", {}
+    try:
+        record = bytes(message.content["pmfed"]["record"])  # type: ignore[index,call-overload,arg-type]
+        incoming = message.content.array_records.get("arrays", ArrayRecord())
+        arrays = {name: array.numpy() for name, array in incoming.items()}
+        answer, outgoing = connect(context.node_config)(record, arrays)
+    except Exception:  # its text could hold anything, and would travel
+        answer, outgoing = b"", {}
+    content = RecordDict({"pmfed": ConfigRecord({"record": answer})})
+    if outgoing:
+        content["arrays"] = ArrayRecord({name: Array(array) for name, array in outgoing.items()})
+    return Message(content, reply_to=message)

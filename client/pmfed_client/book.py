@@ -1,0 +1,247 @@
+"""What the rows of a ledger mean: runs, what they reserved and charged, and what counts for which patients.
+
+Cohorts
+-------
+A cohort is a set of patients, named ``role`` or ``role:split``. Two cohorts are disjoint only when they are
+different roles of one split: there each patient is in one of them. Cohorts of different splits may share
+patients, so the releases of each count in full for the other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from pmfed.errors import LedgerError
+from pmfed.privacy.accounting import Release
+from pmfed.privacy.plan import PrivacyPlan
+from pmfed.study import Study
+from pmfed_client.chain import Row
+
+Value = TypeVar("Value")
+
+Costs = Counter[tuple[float, float]]
+"""(sampling rate, noise multiplier) -> number of releases."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One kind of release that a run plans to make on one cohort.
+
+    Parameters
+    ----------
+    what
+        'step', 'statistics' or 'evaluation'; once per run.
+    sampling_rate
+        Chance of a patient to be in one release, above 0 and at most 1.
+    noise_multiplier
+        Standard deviation of the noise over ``clip``, above 0.
+    clip
+        Largest L2 norm of one patient's contribution.
+    count
+        How many such releases the whole run makes.
+
+    Raises
+    ------
+    LedgerError
+        The values are no private release: no noise, no finite clip, no sampling rate, nothing released.
+    """
+
+    what: str
+    sampling_rate: float
+    noise_multiplier: float
+    clip: float
+    count: int
+
+    def __post_init__(self) -> None:
+        numbers = (self.sampling_rate, self.noise_multiplier, self.clip)
+        if not (all(map(math.isfinite, numbers)) and min(numbers) > 0 and self.sampling_rate <= 1):
+            raise LedgerError(f"{self} is not a private release. Nothing was released.")
+        if self.count < 1 or not self.what:
+            raise LedgerError(f"{self} releases nothing. Nothing was released.")
+
+    @property
+    def costs(self) -> Costs:
+        """What the whole entry costs."""
+        return Counter({(self.sampling_rate, self.noise_multiplier): self.count})
+
+
+@dataclass
+class Line:
+    """One entry of a run, and what was charged on it."""
+
+    cohort: str
+    entry: Entry
+    covered: int = 0  # how many of the reserved releases the charges have used up
+    surplus: Costs = field(default_factory=Counter)  # charges beyond the reservation
+    charged: Costs = field(default_factory=Counter)  # all charges
+    last: tuple[int, int] | None = None  # (round, attempt) of the last charge
+
+    def free(self, noise_multiplier: float, count: int) -> int:
+        """Return how many of ``count`` new releases the reservation covers: less noise than reserved costs more."""
+        if noise_multiplier < self.entry.noise_multiplier:
+            return 0
+        return min(count, self.entry.count - self.covered)
+
+
+@dataclass
+class Run:
+    """What one run reserved and charged; ``first`` and ``latest`` are hashes of its rows."""
+
+    study: str
+    budget: tuple[float, float]
+    first: str
+    latest: str = ""
+    rows: int = 0
+    finished: bool = False
+    lines: dict[str, Line] = field(default_factory=dict)
+
+    def plan(self) -> dict[str, tuple[str, Entry]]:
+        """Return what -> (cohort, entry)."""
+        return {what: (line.cohort, line.entry) for what, line in self.lines.items()}
+
+
+class Book:
+    """All runs of a ledger, folded together row by row."""
+
+    def __init__(self) -> None:
+        self.runs: dict[str, Run] = {}
+
+    def fold(self, row: Row) -> None:
+        """Take in the next row; LedgerError when it makes no sense after those before it."""
+        try:
+            self._fold(row)
+        except (KeyError, TypeError, ValueError, LedgerError):
+            raise LedgerError(
+                f"row {row.seq} of the ledger makes no sense where it stands. Nothing was released.",
+                "It was written by something else than pmfed, or by a newer one.",
+            ) from None
+
+    def _fold(self, row: Row) -> None:
+        if row.kind == "reserve":
+            what, budget = _held(row.what), (_held(row.epsilon), _held(row.delta))
+            rate, noise = _held(row.sampling_rate), _held(row.noise_multiplier)
+            entry = Entry(what, rate, noise, _held(row.clip), _held(row.count))
+            run = self.runs.setdefault(row.run, Run(row.study, budget, row.hash))
+            run.budget = budget
+            run.lines.setdefault(what, Line(_held(row.cohort), entry))  # a second time: only the budget is new
+        elif row.kind == "charge":
+            run = self.runs[row.run]
+            line, count = run.lines[_held(row.what)], _held(row.count)
+            cost = _held(row.sampling_rate), _held(row.noise_multiplier)
+            free = line.free(cost[1], count)
+            line.covered += free
+            line.charged[cost] += count
+            line.surplus[cost] += count - free
+            line.last = _held(row.round), _held(row.attempt)
+        elif row.kind in ("refund", "finish"):
+            run = self.runs[row.run]
+            run.finished = run.finished or row.kind == "finish"
+        else:
+            raise ValueError(row.kind)
+        run.latest, run.rows = row.hash, run.rows + 1
+
+    def costs(self, cohort: str, run: str | None = None, reserved: bool = True) -> Costs:
+        """Return what counts for the patients of a cohort, of all runs or of one.
+
+        Finished runs count with what was charged; with ``reserved``, others with their whole reservation
+        and what was charged beyond it.
+        """
+        total: Costs = Counter()
+        for name, one in self.runs.items():
+            if run is not None and name != run:
+                continue
+            for line in one.lines.values():
+                if may_share(cohort, line.cohort):
+                    total += line.entry.costs + line.surplus if reserved and not one.finished else line.charged
+        return total
+
+    def unfinished(self) -> tuple[str, ...]:
+        """Return the runs that may still charge."""
+        return tuple(name for name, run in self.runs.items() if not run.finished)
+
+
+def by_what(releases: Mapping[str, Iterable[Entry]]) -> dict[str, tuple[str, Entry]]:
+    """Return what -> (cohort, entry) of a plan; LedgerError when it is empty or names one ``what`` twice."""
+    found: dict[str, tuple[str, Entry]] = {}
+    for cohort, entries in sorted(releases.items()):
+        for entry in entries:
+            if entry.what in found:
+                raise LedgerError(f"'{entry.what}' is planned twice in one run. Nothing was released.")
+            found[entry.what] = (cohort, entry)
+    if not found:
+        raise LedgerError("a run that reserves nothing may release nothing. Nothing was released.")
+    return found
+
+
+def _held(value: Value | None) -> Value:
+    if value is None:
+        raise ValueError("a column is empty")
+    return value
+
+
+def may_share(one: str, other: str) -> bool:
+    """Whether two cohorts may hold the same patient."""
+    role, _, split = one.partition(":")
+    other_role, _, other_split = other.partition(":")
+    return role == other_role or split != other_split
+
+
+def as_releases(costs: Costs) -> tuple[Release, ...]:
+    """Return costs as the accounting takes them, in a fixed order."""
+    return tuple(Release(rate, noise, count) for (rate, noise), count in sorted(costs.items()) if count > 0)
+
+
+def cohorts(study: Study, fold: str = "") -> tuple[str, str]:
+    """Return the names of a study's training and held-out cohort at a site.
+
+    They hold a digest of everything that decides which patient is in which; ``fold`` stands for what the
+    caller decides beyond the study (a fold of a cross-validation).
+
+    Guarantee
+    ---------
+    Studies that split patients in the same way get the same names, and those that may not get different ones.
+    """
+    cut, cohort = study.evaluation, study.cohort
+    how = [cut.split_key, cut.test_fraction] if cut.split_column is None else [cohort.table, cut.split_column]
+    text = json.dumps([cohort.patient, how, fold])
+    split = hashlib.sha256(text.encode()).hexdigest()[:12]
+    return f"train:{split}", f"held-out:{split}"
+
+
+def planned(study: Study, plan: PrivacyPlan, evaluations: int, fold: str = "") -> dict[str, tuple[Entry, ...]]:
+    """Return cohort -> what a run of ``plan`` releases: statistics, steps, and scores where they are noised.
+
+    Parameters
+    ----------
+    study, plan
+        The study and its plan, which must be private.
+    evaluations
+        How often held-out patients are scored over the run; exact scores are not accounted for and reserve
+        nothing.
+    fold
+        As for ``cohorts``.
+
+    Raises
+    ------
+    LedgerError
+        The plan is not private.
+
+    Guarantee
+    ---------
+    The entries of the training cohort are the plan's own ``releases()``, so reservation and promise cannot drift.
+    """
+    training, held_out = cohorts(study, fold)
+    *before, steps = plan.releases()
+    entries = [Entry("statistics", one.sampling_rate, one.noise_multiplier, 1.0, one.count) for one in before]
+    if steps.count:
+        entries.append(Entry("step", steps.sampling_rate, steps.noise_multiplier, plan.clip, steps.count))
+    found = {training: tuple(entries)}
+    if study.evaluation.release == "private" and evaluations:
+        found[held_out] = (Entry("evaluation", 1.0, study.evaluation.release_noise, 1.0, evaluations),)
+    return found

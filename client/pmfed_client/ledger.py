@@ -1,0 +1,345 @@
+"""The ledger: what this site's patients were charged, remembered over rounds, runs, studies and crashes.
+
+An append-only SQLite file in write-ahead mode, synced to the disk at every commit. A run reserves its whole
+plan before the first step, charges every release before a byte of it leaves the process, and at its end gives
+back the steps it never computed. What was charged is never given back. Order is the sequence of the rows; no
+decision looks at a clock.
+
+What is noticed
+---------------
+Verified in full when a process first uses the file, and by ``verify``: any row that was edited, removed or put
+in, and rows missing at the end while the file's own count still tells of them. Every later call verifies the
+rows added since.
+
+The anchor ``ledger.head`` beside the file is renewed at the first use by a process, at every reserve and at
+every finish, but not at a charge, which would need a second and a third sync. It is written after the rows
+are durable and under the write lock: after a crash it may be behind the rows, never ahead. So a ledger.db that
+was deleted, or put back from a copy older than the newest first use, reserve or finish, is noticed. A copy
+newer than that lacks only charges within a run in progress: those within its reservation count all the same
+until it is finished. Such a copy, or both files put back together, shows when compared with a receipt that is
+kept elsewhere.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pmfed.errors import BudgetError, LedgerError
+from pmfed.privacy.accounting import Release, epsilon
+from pmfed_client.book import Book, Costs, Entry, Run, as_releases, by_what, cohorts, may_share, planned
+from pmfed_client.chain import Kind, Row
+from pmfed_client.store import Store
+
+__all__ = ["Entry", "Ledger", "cohorts", "planned"]
+
+
+class Ledger:
+    """One site's privacy ledger.
+
+    Opened at first use; usable from several threads and processes, and on both sides of a fork.
+
+    Parameters
+    ----------
+    path
+        The file; made when absent, its folder must exist. ``ledger.head`` lies beside it.
+    timeout
+        Seconds to wait for another process that holds the file.
+
+    Guarantee
+    ---------
+    For every cohort, the joint epsilon (PLD) of all releases charged by any run, plus all that unfinished runs
+    may still charge, stays within the budget of every run admitted. When anything about the file is in doubt,
+    every method raises LedgerError, and the caller must release nothing.
+    """
+
+    def __init__(self, path: Path, timeout: float = 30.0) -> None:
+        self.path = Path(path)
+        self._store = Store(self.path, timeout)
+        self._book = Book()
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Ledger({str(self.path)!r})"
+
+    def close(self) -> None:
+        """Close the file; the next use opens it again."""
+        self._store.close()
+
+    def reserve(
+        self, run: str, study: str, releases: Mapping[str, tuple[Entry, ...]], budget: tuple[float, float]
+    ) -> None:
+        """Set aside what a whole run will charge, or refuse it.
+
+        Parameters
+        ----------
+        run, study
+            Run id and fingerprint of the study.
+        releases
+            Cohort -> planned releases.
+        budget
+            (epsilon, delta): the site's total for every one of these cohorts, over all runs.
+
+        Raises
+        ------
+        BudgetError
+            The joint epsilon of all that is charged and reserved, plus this run, is above the budget.
+        LedgerError
+            The run id is taken by another plan or a finished run, or the ledger cannot be trusted or written.
+
+        Guarantee
+        ---------
+        When this returns the reservation is durable, and no admission by any process, then or later, can
+        overlook it. The same run with the same plan may call again after a crash: it is reserved once. With a
+        changed budget it is admitted anew. When this raises, the ledger may hold the reservation or not, and
+        calling again is safe.
+        """
+        wanted = by_what(releases)
+        allowed = (float(budget[0]), float(budget[1]))
+        with self._transaction(write=True):
+            known = self._book.runs.get(run)
+            if known is not None:
+                self._must_go_on(run, known)
+                if known.study != study or known.plan() != wanted:
+                    raise LedgerError(
+                        f"run '{run}' has reserved another plan at this site. Nothing was released.",
+                        "A run keeps its plan when it goes on; start a new run for a changed study.",
+                    )
+            if known is None or known.budget != allowed:
+                for cohort in sorted({cohort for cohort, _ in wanted.values()}):
+                    asked: Costs = Counter()
+                    for other, entry in wanted.values():
+                        if known is None and may_share(cohort, other):
+                            asked += entry.costs
+                    self._admit(run, cohort, asked, allowed)
+                for cohort, entry in wanted.values():
+                    self._append("reserve", run, study, cohort, entry, epsilon=allowed[0], delta=allowed[1])
+        self._renew_anchor()
+
+    def charge(self, run: str, what: str, round: int, attempt: int, noise_multiplier: float, count: int = 1) -> None:
+        """Charge releases that are about to leave the site.
+
+        Parameters
+        ----------
+        run, what
+            A reserved run and the ``what`` of one of its entries, which also says the cohort.
+        round, attempt
+            Must come after the last (round, attempt) charged for this ``what``.
+        noise_multiplier
+            Of the noise really added. Below the reserved one, the charge is beyond the reservation.
+        count
+            Releases charged at once: 1, or the local steps of one ``fedavg`` round.
+
+        Raises
+        ------
+        BudgetError
+            The charge is beyond the reservation (retries use it up too) and the budget does not cover it.
+        LedgerError
+            No reservation, run finished, this attempt already charged, round gone back, or no trust in the file.
+
+        Guarantee
+        ---------
+        Write-ahead: when this returns the charge is on the disk, whatever happens to the process or the power
+        afterwards; only then may a byte of the release leave. No (run, what, round, attempt) is charged twice,
+        by any process. When this raises, nothing may be released; the charge may stand all the same, and is
+        never given back.
+        """
+        round, attempt = int(round), int(attempt)
+        with self._transaction(write=True):
+            known = self._reserved(run)
+            self._must_go_on(run, known)
+            line = known.lines.get(what)
+            if line is None:
+                raise LedgerError(f"run '{run}' has no reservation for '{what}'. Nothing was released.")
+            if line.last is not None and (round, attempt) <= line.last:
+                problem = "was charged before" if (round, attempt) == line.last else "would be a step back"
+                raise LedgerError(
+                    f"run '{run}', {what}: round {line.last[0]} attempt {line.last[1]} was charged last; round "
+                    f"{round} attempt {attempt} {problem}. Nothing was released.",
+                    "Every attempt is charged once and released once; ask for the next attempt.",
+                )
+            noise = float(noise_multiplier)
+            if math.isclose(noise, line.entry.noise_multiplier, rel_tol=1e-9):
+                noise = line.entry.noise_multiplier
+            entry = replace(line.entry, noise_multiplier=noise, count=int(count))
+            if surplus := entry.count - line.free(noise, entry.count):
+                self._admit(run, line.cohort, replace(entry, count=surplus).costs, known.budget)
+            self._append("charge", run, known.study, line.cohort, entry, round=round, attempt=attempt)
+
+    def finish(self, run: str) -> None:
+        """End a run and give back the releases it never computed; a second call changes nothing.
+
+        Raises
+        ------
+        LedgerError
+            The run has no reservation, or the ledger cannot be trusted or written.
+
+        Guarantee
+        ---------
+        Gives back only what was reserved and never charged. The run can charge nothing more.
+        """
+        with self._transaction(write=True):
+            known = self._reserved(run)
+            if not known.finished:
+                for line in known.lines.values():
+                    if unused := line.entry.count - line.covered:
+                        entry = replace(line.entry, count=unused)
+                        self._append("refund", run, known.study, line.cohort, entry)
+                self._append("finish", run, known.study)
+        self._renew_anchor()
+
+    def releases(self, cohort: str, run: str | None = None, reserved: bool = False) -> tuple[Release, ...]:
+        """Return what was charged to the patients of a cohort, by all runs or by one.
+
+        With ``reserved``, unfinished runs count with all they may still charge.
+
+        Guarantee
+        ---------
+        Holds every release that left the site, and every one of cohorts that may share patients with this one.
+        """
+        with self._transaction():
+            return as_releases(self._book.costs(cohort, run, reserved))
+
+    def spent(self, cohort: str, delta: float, reserved: bool = False) -> float:
+        """Return the joint epsilon, at ``delta``, of ``releases(cohort, reserved=reserved)``; 0.0 for none.
+
+        Guarantee
+        ---------
+        An upper bound for every patient of the cohort on what all releases together reveal.
+        """
+        return epsilon(self.releases(cohort, reserved=reserved), delta)
+
+    def receipt(self, run: str) -> dict[str, Any]:
+        """Return what a run was charged here, for the site to sign.
+
+        Returns
+        -------
+        dict
+            "run", "study", "finished"; "charges" {what: releases}; "cohorts" {cohort: epsilon of this run};
+            "epsilon", the largest of them, at "delta", that of the budget; "first" and "last", the hashes of the
+            run's first and last row in the chain, and "rows", how many it has.
+
+        Guarantee
+        ---------
+        Kept away from the site, it shows later whether the chain still holds these rows.
+        """
+        with self._transaction():
+            known = self._reserved(run)
+            delta = known.budget[1]
+            names = sorted({line.cohort for line in known.lines.values()})
+            costs = {name: as_releases(self._book.costs(name, run, reserved=False)) for name in names}
+            spent = {name: epsilon(releases, delta) for name, releases in costs.items()}
+            return {
+                "run": run, "study": known.study, "finished": known.finished,
+                "charges": {what: line.charged.total() for what, line in sorted(known.lines.items())},
+                "cohorts": spent, "epsilon": max(spent.values()), "delta": delta,
+                "first": known.first, "last": known.latest, "rows": known.rows,
+            }  # fmt: skip
+
+    def rows(self) -> Iterator[Row]:
+        """Yield every row, oldest first.
+
+        Guarantee
+        ---------
+        Each was verified just now; LedgerError, naming the row, at the first that does not fit.
+        """
+        with self._transaction():
+            rows = list(self._store.walk())
+        yield from rows
+
+    def verify(self) -> int:
+        """Walk the whole chain and return the number of rows.
+
+        Raises
+        ------
+        LedgerError
+            Names the first row that is missing, was changed, or is not the one the anchor tells of.
+
+        Guarantee
+        ---------
+        When this returns, the file holds what was written to it, within the limits said at the top of this page.
+        """
+        with self._transaction(write=True):
+            return self._store.verify()
+
+    def export(self, path: Path) -> None:
+        """Write every row as a line of JSON, in the spelling that is hashed plus "hash".
+
+        Guarantee
+        ---------
+        Holds no patient's data. Written under another name first: the file is whole or was not touched.
+        """
+        path = Path(path)
+        temporary = path.with_name(path.name + ".new")
+        try:
+            with open(temporary, "w", encoding="utf-8") as file:
+                file.writelines(row.json() + "\n" for row in self.rows())
+            os.replace(temporary, path)
+        except OSError as error:
+            raise LedgerError(f"{path}: cannot be written ({error.strerror}).", "Choose another place.") from None
+
+    @contextmanager
+    def _transaction(self, write: bool = False) -> Iterator[None]:
+        with self._store.transaction(write):
+            for row in self._store.news():
+                self._book.fold(row)
+            yield
+
+    def _renew_anchor(self) -> None:
+        with self._transaction(write=True):
+            self._store.renew_anchor()
+
+    def _append(
+        self, kind: Kind, run: str, study: str, cohort: str | None = None, entry: Entry | None = None, **more: Any
+    ) -> None:
+        columns = {} if entry is None else vars(entry)
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        self._store.append(Row(0, now, kind, run, study, cohort, **columns, **more))
+
+    def _reserved(self, run: str) -> Run:
+        known = self._book.runs.get(run)
+        if known is None:
+            raise LedgerError(
+                f"run '{run}' has no reservation at this site. Nothing was released.",
+                "A run enrols, and reserves its budget, before it takes a step.",
+            )
+        return known
+
+    def _must_go_on(self, run: str, known: Run) -> None:
+        if known.finished:
+            raise LedgerError(f"run '{run}' is finished at this site. Nothing was released.", "Start a new run.")
+
+    def _admit(self, run: str, cohort: str, asked: Costs, budget: tuple[float, float]) -> None:
+        allowed, delta = budget
+        if not (0 < allowed < math.inf and 0 < delta < 1):
+            raise BudgetError(
+                f"this site allows epsilon {allowed:g} at delta {delta:g}: no budget. Nothing was released.",
+                "The hospital sets [policy] epsilon and delta in its site.toml.",
+            )
+        before = self._book.costs(cohort)
+        total = epsilon(as_releases(before + asked), delta)
+        if total <= allowed:
+            return
+        spent = epsilon(as_releases(self._book.costs(cohort, reserved=False)), delta)
+        held = epsilon(as_releases(before), delta)
+        alone = epsilon(as_releases(asked), delta)
+        waiting = ", ".join(f"'{name}'" for name in self._book.unfinished() if name != run)
+        raise BudgetError(
+            f"run '{run}' asks for epsilon {alone:.4f} on the cohort '{cohort}'; {spent:.4f} is spent there, "
+            f"{held:.4f} with what unfinished runs have reserved; together that makes {total:.4f}, and this site "
+            f"allows {allowed:.4f} (all at delta {delta:g}). Nothing was released.",
+            "Ask for less (fewer rounds, more noise), or for a larger [policy] epsilon in the hospital's site.toml."
+            + (f" Unfinished runs: {waiting}; finishing them gives back what they have not used." * bool(waiting)),
+        )

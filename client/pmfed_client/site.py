@@ -1,0 +1,119 @@
+"""Site: what a hospital's site.toml says about where its data lies and what it allows."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+from pmfed.errors import StudyError
+from pmfed.study import Name
+from pmfed.validate import Frozen, read_toml
+from pmfed_client.policy import Policy
+
+FILE = "site.toml"
+
+
+def _inside(source: str) -> str:
+    if not source.strip():
+        raise ValueError("a path is empty; leave the source out where the site has none")
+    if ".." in PurePosixPath(source).parts or ".." in PureWindowsPath(source).parts:
+        raise ValueError("'..' leads out of the site's folder; write the whole path, from the root, instead")
+    return source
+
+
+class _About(Frozen):
+    name: Name
+    title: str = ""
+
+
+class _File(Frozen):
+    site: _About
+    data: dict[Annotated[str, Field(min_length=1)], Annotated[str, AfterValidator(_inside)]] = Field(
+        default_factory=dict
+    )
+    policy: Policy | None = None
+
+
+class Site(Frozen):
+    """One hospital: its name, its sources and its policy.
+
+    Parameters
+    ----------
+    name, title
+        How it is called in files, and by people.
+    folder
+        Where site.toml lies, with the ledger and the identity key beside it.
+    sources
+        Source name -> table or folder, resolved against ``folder``. Whether it exists is found out by who reads it.
+    policy
+        What the site allows; ``Policy.closed()`` when site.toml has no ``[policy]``.
+    """
+
+    name: Name
+    title: str = ""
+    folder: Path
+    sources: dict[str, Path] = Field(default_factory=dict)
+    policy: Policy
+
+    @property
+    def ledger(self) -> Path:
+        """The site's privacy ledger."""
+        return self.folder / "ledger.db"
+
+    @property
+    def identity(self) -> Path:
+        """The site's secret identity key."""
+        return self.folder / "identity.pem"
+
+    @classmethod
+    def read(cls, path: Path) -> Site:
+        """Read a site.toml, or the one in a folder.
+
+        Raises
+        ------
+        StudyError
+            The file is missing or does not fit; the message names file, line and key.
+        """
+        path = Path(path)
+        path = path / FILE if path.is_dir() else path
+        file = read_toml(path, _File)
+        folder = path.absolute().parent
+        return cls(
+            name=file.site.name,
+            title=file.site.title,
+            folder=folder,
+            sources={name: folder / source for name, source in sorted(file.data.items())},
+            policy=file.policy or Policy.closed(),
+        )
+
+
+def read_sites(folder: Path) -> tuple[Site, ...]:
+    """Read every site in the sub-folders of ``folder``, sorted by name.
+
+    Raises
+    ------
+    StudyError
+        There is no such folder, no sub-folder has a site.toml, two sites have one name, or a file does not fit.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise StudyError(f"{folder}: there is no such folder.", "Check the path.")
+    sites: dict[str, Site] = {}
+    for path in sorted(folder.glob(f"*/{FILE}")):
+        site = Site.read(path)
+        if other := sites.get(site.name):
+            raise StudyError(
+                f"{other.folder / FILE} and {path}: two sites are called '{site.name}'.", "Give each its own name."
+            )
+        sites[site.name] = site
+    if not sites:
+        single = (folder / FILE).is_file()
+        raise StudyError(
+            f"{folder}: none of its folders has a {FILE}.",
+            f"This is the folder of one site; name the folder around it, {folder.absolute().parent}."
+            if single
+            else f"Each site is a folder with a {FILE} in it.",
+        )
+    return tuple(sites[name] for name in sorted(sites))

@@ -1,0 +1,208 @@
+"""One private step, or a few local ones; statistics; evaluation. All of it on this site's patients only.
+
+What these methods return is ready to leave: noised where the plan says so, rounded to the grid, and nothing but sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pmfed.cohort import Cohort
+from pmfed.cohort.statistics import rows as statistics_rows
+from pmfed.cohort.statistics import solve as solve_statistics
+from pmfed.cohort.statistics import statistics_size
+from pmfed.models import build, flatten, load
+from pmfed.privacy.gradients import PrivateStep
+from pmfed.privacy.noise import Source
+from pmfed.privacy.plan import PrivacyPlan
+from pmfed.privacy.sampling import poisson
+from pmfed.secagg.grid import EVALUATION, STATISTICS, gradient_grid
+from pmfed.study import Study
+from pmfed.tasks import task_for
+
+Sum = npt.NDArray[np.uint32]
+Parameters = npt.NDArray[np.float32]
+Draw = Callable[[str, int, int], Source]
+
+EVALUATED = 4096  # records scored at a time
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Records as tensors, and which privacy unit (patient or record) each belongs to.
+
+    ``first`` and ``count`` say where the records of each unit start and how many there are, shape (units,).
+    """
+
+    inputs: dict[str, torch.Tensor]
+    present: dict[str, torch.Tensor]
+    targets: torch.Tensor
+    owner: npt.NDArray[np.int64]
+    first: npt.NDArray[np.int64]
+    count: npt.NDArray[np.int64]
+
+    def take(self, units: npt.NDArray[np.int64]) -> Batch:
+        """Return the records of some units, in order."""
+        counts = self.count[units]
+        ends = np.cumsum(counts)
+        records = np.arange(int(ends[-1]) if len(ends) else 0) + np.repeat(self.first[units] - (ends - counts), counts)
+        index = torch.from_numpy(records)
+        return Batch(
+            {name: values.index_select(0, index) for name, values in self.inputs.items()},
+            {name: seen.index_select(0, index) for name, seen in self.present.items()},
+            self.targets.index_select(0, index),
+            np.repeat(np.arange(len(units)), counts),
+            ends - counts,
+            counts,
+        )
+
+
+class Trainer:
+    """A study's model on one site's patients.
+
+    Parameters
+    ----------
+    study
+        What is learned.
+    plan
+        Clip, sampling rate and noise; the ledger was charged by the very same object.
+    cohort
+        The site's patients.
+    draw
+        ``draw(what, round, attempt)`` gives the randomness of one release.
+    """
+
+    def __init__(self, study: Study, plan: PrivacyPlan, cohort: Cohort, draw: Draw) -> None:
+        self.study, self.plan, self.cohort, self.draw = study, plan, cohort, draw
+        self.task = task_for(study)
+        self.model = build(study)
+        self.size = len(flatten(self.model))
+        self.scales = statistics_size(study) if study.needs_statistics else 0
+        self.grid = gradient_grid(study)
+        self._statistics: bytes | None = None
+        self._private = PrivateStep(self.model, self.task.loss, plan)
+        self._ready: tuple[Batch, Cohort] | None = None
+
+    @property
+    def expects(self) -> int:
+        """Length of the array that must arrive with a step or an evaluation."""
+        return self.size + self.scales
+
+    def lengths(self, kind: str) -> dict[str, int]:
+        """Lengths of the arrays that may leave, by name."""
+        if kind == "statistics":
+            return {"sum": self.scales}
+        if kind == "step":
+            return {"sum": self.size}
+        return {"sum": self.task.cells, "site": self.task.cells}
+
+    def statistics(self, sites: int) -> Sum:
+        """Return this site's noised sum of statistics rows over its training patients.
+
+        Guarantee
+        ---------
+        A row's norm is at most 1; the noise share is that of the plan for ``sites`` sites.
+        """
+        rows = statistics_rows(self.study, self.cohort.select(self.cohort.training))
+        noise = self.draw("statistics", 0, 0).gaussian(rows.shape[1], self.plan.statistics_std(sites))
+        return STATISTICS.encode(rows.sum(axis=0) + noise)
+
+    def step(self, sent: Parameters, sites: int, round: int, attempt: int) -> Sum:
+        """Return this site's share of one round.
+
+        Parameters
+        ----------
+        sent
+            Model parameters, followed by the statistics where the study has any.
+        sites
+            Sites in this attempt.
+        round, attempt
+            Name the randomness.
+
+        Guarantee
+        ---------
+        Patients are sampled afresh; each one's gradient (the mean over its records) is clipped to the plan's clip;
+        noise of the plan's share is added before rounding. An empty sample releases pure noise.
+        """
+        batch, _ = self._prepare(sent)
+        load(self.model, sent[: self.size])
+        source = self.draw("step", round, attempt)
+        if self.plan.algorithm == "fedavg":
+            return self.grid.encode(self._local_steps(sent[: self.size], batch, sites, source))
+        return self.grid.encode(self._noisy_sum(batch, sites, source))
+
+    def evaluate(self, sent: Parameters, sites: int) -> dict[str, Sum]:
+        """Return the sum of rows over held-out patients, and this site's own where the study asks for it.
+
+        Guarantee
+        ---------
+        With release "private" the sum carries its noise share and nothing else leaves.
+        """
+        total = self.score(sent)
+        rules = self.study.evaluation
+        if rules.release == "private":
+            std = self.plan.share(rules.release_noise, self.task.sensitivity, sites)
+            return {"sum": EVALUATION.encode(total + self.draw("evaluation", 0, 0).gaussian(len(total), std))}
+        exact = EVALUATION.encode(total)
+        return {"sum": exact, "site": exact} if rules.per_site else {"sum": exact}
+
+    def _noisy_sum(self, batch: Batch, sites: int, source: Source) -> npt.NDArray[np.float64]:
+        drawn = batch.take(poisson(len(batch.count), self.plan.sampling_rate, source))
+        return self._private.release(drawn.inputs, drawn.present, drawn.targets, drawn.owner, source, sites).vector
+
+    def _local_steps(self, start: Parameters, batch: Batch, sites: int, source: Source) -> npt.NDArray[np.float64]:
+        """DP-SGD steps here, each with the whole noise; what leaves is how far the model moved."""
+        training = self.study.training
+        assert training.local_learning_rate is not None
+        expected = self.plan.sampling_rate * self.study.cohort.expected_patients / sites
+        moved = start.astype(np.float64)
+        for _ in range(training.local_steps):
+            moved -= training.local_learning_rate / expected * self._noisy_sum(batch, sites, source)
+            load(self.model, moved.astype(np.float32))
+        reach = self.grid.limit * self.grid.unit
+        return np.clip(moved - start, -reach, reach)  # post-processing: every step was private already
+
+    def _prepare(self, sent: Parameters) -> tuple[Batch, Cohort]:
+        """Return training tensors and held-out patients, scaled by the statistics that came with the model."""
+        key = sent[self.size :].tobytes()
+        if self._ready is None or key != self._statistics:
+            cohort = self.cohort
+            if self.scales:
+                cohort = cohort.scaled(solve_statistics(self.study, sent[self.size :].astype(np.float64)))
+            training = cohort.select(cohort.training)
+            owner = training.owner if self.plan.unit == "patient" else np.arange(len(training.owner))
+            first, count = np.unique(owner, return_index=True, return_counts=True)[1:]
+            batch = Batch(
+                {name: torch.from_numpy(values) for name, values in training.inputs.items()},
+                {name: torch.from_numpy(seen) for name, seen in training.present.items()},
+                self.task.targets(training.targets),
+                owner,
+                first,
+                count,
+            )
+            self._ready, self._statistics = (batch, cohort.select(~cohort.training)), key
+        return self._ready
+
+    def score(self, sent: Parameters) -> npt.NDArray[np.float64]:
+        """Return the exact sum of rows over held-out patients; it stays here."""
+        _, held_out = self._prepare(sent)
+        load(self.model, sent[: self.size])
+        total = np.zeros(self.task.cells)
+        if held_out.patients == 0:
+            return total
+        weight = 1 / np.bincount(held_out.owner, minlength=held_out.patients)[held_out.owner]
+        with torch.no_grad():
+            for start in range(0, len(held_out.owner), EVALUATED):
+                part = slice(start, start + EVALUATED)
+                outputs = self.model(
+                    {name: torch.from_numpy(values[part]) for name, values in held_out.inputs.items()},
+                    {name: torch.from_numpy(seen[part]) for name, seen in held_out.present.items()},
+                )
+                rows = self.task.rows(outputs.double().numpy(), held_out.targets[part])
+                total += weight[part] @ rows
+        return total

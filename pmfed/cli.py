@@ -1,0 +1,224 @@
+"""The face of pmfed. The only file of this package that looks up at server, client and simulations.
+
+Everything heavy is imported inside the commands: `pmfed --help` must answer at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pmfed import __version__
+from pmfed.errors import PmfedError, UsageError
+
+if TYPE_CHECKING:
+    from pmfed_simulations.simulate import Simulation
+
+PROTOCOL_HELP = "Who is held out: holdout (the study's split), cv (5-fold over patients), leave-one-site-out."
+COMPARE_HELP = "What to train beside it: local, local-private, fedavg, no-privacy, pooled, pooled-private, none."
+
+app = typer.Typer(
+    help="Federated, privacy-preserving learning for precision medicine.\n\nStart with 'pmfed simulate'.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+study_app = typer.Typer(help="Check, plan and write studies.", no_args_is_help=True, rich_markup_mode=None)
+data_app = typer.Typer(help="Public data for the built-in studies.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(study_app, name="study")
+app.add_typer(data_app, name="data")
+
+
+def main() -> None:
+    """Run the command line; every known error becomes a message, its code and an exit code."""
+    try:
+        app(standalone_mode=False)
+    except PmfedError as error:
+        print(f"error {error.code}: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("stopped.", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        # Click's own usage errors know how to show themselves; anything else is a bug worth a traceback.
+        if hasattr(error, "show") and hasattr(error, "exit_code"):
+            error.show()
+            sys.exit(error.exit_code)
+        raise
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"pmfed {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and leave.")
+    ] = False,
+) -> None:
+    """Federated, privacy-preserving learning for precision medicine."""
+
+
+@app.command()
+def simulate(
+    study: Annotated[
+        str, typer.Argument(help="hospitals, warfarin, heart-disease, eicu, digits, or your own STUDY.toml.")
+    ] = "hospitals",
+    data: Annotated[Path | None, typer.Option(help="Folder of public data (or PMFED_DATA).")] = None,
+    sites: Annotated[
+        Path | None, typer.Option(help="Your own sites: a folder per site, each with a site.toml.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Where the run is written [default: runs/STUDY].")] = None,
+    epsilon: Annotated[float | None, typer.Option(help="Privacy budget of the run, instead of the study's.")] = None,
+    delta: Annotated[float | None, typer.Option(help="Delta, instead of the study's.")] = None,
+    rounds: Annotated[int | None, typer.Option(help="Rounds, instead of the study's.")] = None,
+    protocol: Annotated[str, typer.Option(help=PROTOCOL_HELP)] = "holdout",
+    seeds: Annotated[int, typer.Option(min=1, help="Repeat so often; reports mean and sd.")] = 1,
+    compare: Annotated[
+        str | None, typer.Option(help=COMPARE_HELP + " [default: local,no-privacy,pooled; none with --sites]")
+    ] = None,
+    workers: Annotated[int, typer.Option(help="Processes [default: the machine's cores].")] = 0,
+    engine: Annotated[str, typer.Option(help="local (in process) or ray (Flower's own simulation runtime).")] = "local",
+    insecure_reproducible: Annotated[
+        bool, typer.Option("--insecure-reproducible", help="Noise from a seed: same model every time, NO privacy.")
+    ] = False,
+    resume: Annotated[Path | None, typer.Option(help="Go on with the stopped simulation in this folder.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Only errors.")] = False,
+) -> None:
+    """Train one private model over many hospitals, on this machine, and compare it."""
+    from pmfed_simulations.simulate import Options, prepare
+    from pmfed_simulations.simulate import resume as resumed
+
+    if resume:
+        ready = resumed(resume)
+    else:
+        folder = out or Path("runs") / Path(study).stem
+        if folder.exists() and any(folder.iterdir()):
+            raise UsageError(
+                f"{folder}: the folder exists and is not empty.",
+                f"Choose another with --out, remove it, or go on with it: pmfed simulate --resume {folder}",
+            )
+        names = compare if compare is not None else "" if sites else "local,no-privacy,pooled"
+        ready = prepare(
+            Options(
+                study=study, out=str(folder), sites=str(sites) if sites else None, data=str(data) if data else None,
+                epsilon=epsilon, delta=delta, rounds=rounds, protocol=protocol, seeds=seeds,  # type: ignore[arg-type]
+                compare=tuple(name for name in names.split(",") if name not in ("", "none")),
+                workers=workers, reproducible=insecure_reproducible, engine=engine,
+            )
+        )  # fmt: skip
+    _simulate(ready, quiet)
+
+
+def _simulate(ready: Simulation, quiet: bool) -> None:
+    from pmfed_simulations.display import show_start, watch
+    from pmfed_simulations.simulate import simulate as run
+
+    from pmfed.errors import InterruptedRunError
+
+    if not quiet:
+        show_start(ready)
+    try:
+        with watch(ready, quiet) as tick:
+            result = run(ready, tick)
+    except PmfedError as error:
+        again = f"Go on with: pmfed simulate --resume {ready.out}"
+        if isinstance(error, InterruptedRunError) or not error.remedy:
+            raise type(error)(error.what, again) from None
+        raise type(error)(error.what, f"{error.remedy}\n  {again}") from None
+    if not quiet:
+        _show(result, ready.out)
+
+
+def _show(result: dict[str, Any], out: Path) -> None:
+    from pmfed_server.report.words import statement, table
+    from rich.console import Console
+
+    console = Console()
+    console.print()
+    console.print(table(result))
+    for sentence in statement(result):
+        console.print(sentence, style="dim", highlight=False)
+    console.print(f"\nreport  {out / 'report.html'}\nmodel   {out / 'model.safetensors'}\n", highlight=False)
+
+
+@study_app.command("check")
+def study_check(study: Annotated[str, typer.Argument(help="A built-in study or a STUDY.toml.")]) -> None:
+    """Validate a study; errors name the line."""
+    from pmfed_simulations.simulate import find_study
+
+    found = find_study(study)
+    inputs = sum(len(names) for names in found.inputs.values())
+    print(f"{found.study.name}: valid. {len(found.modalities)} modalities, {inputs} inputs beside images.")
+    print(f"fingerprint {found.fingerprint()}")
+    print(f"next: pmfed study plan {study}")
+
+
+@study_app.command("plan")
+def study_plan(
+    study: Annotated[str, typer.Argument(help="A built-in study or a STUDY.toml.")],
+    sites: Annotated[int, typer.Option(min=1, help="How many sites would take part.")] = 5,
+) -> None:
+    """Show noise, steps, epsilon, bytes and time before anyone trains."""
+    from pmfed_simulations.planning import show_plan
+    from pmfed_simulations.simulate import find_study
+
+    show_plan(find_study(study), sites)
+
+
+@study_app.command("new")
+def study_new(
+    path: Annotated[Path, typer.Argument(help="The file to write.")] = Path("study.toml"),
+) -> None:
+    """Write a commented study to start from."""
+    from pmfed_simulations.simulate import study_text
+
+    if path.exists():
+        raise UsageError(f"{path}: the file exists.", "Choose another name; nothing is overwritten.")
+    path.write_text(study_text("hospitals"), encoding="utf-8")
+    print(
+        f"{path} written: the study of the virtual hospitals, with comments. Change it, then: pmfed study check {path}"
+    )
+
+
+@data_app.command("list")
+def data_list() -> None:
+    """List public data: what it is, its licence, and which study uses it."""
+    from pmfed_simulations.display import show_catalogue
+
+    show_catalogue()
+
+
+@data_app.command("get")
+def data_get(
+    name: Annotated[str, typer.Argument(help="A name that 'pmfed data list' shows.")],
+    source: Annotated[Path | None, typer.Option("--from", help="A local copy to take it from.")] = None,
+    out: Annotated[Path, typer.Option(help="Where to put it.")] = Path("data"),
+) -> None:
+    """Get public data, with checksums: from where it is published, or from a local copy."""
+    from pmfed_simulations.public import get
+
+    folder = get(name, source, out)
+    print(f"{folder} is complete; checksums agree.\nnext: pmfed simulate ... --data {out}")
+
+
+@app.command()
+def bench(
+    only: Annotated[str | None, typer.Option(help="simulation")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the rows here.")] = None,
+) -> None:
+    """Measure speed side by side with the alternatives."""
+    from pmfed_simulations.bench import run_bench
+
+    run_bench(only, json_file)
+
+
+if __name__ == "__main__":
+    main()

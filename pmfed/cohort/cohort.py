@@ -1,0 +1,282 @@
+"""A site's files into patients: records joined by patient, masks for what is missing, training and held-out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pmfed.cohort.encode import Encoded, chance_equal, encode
+from pmfed.cohort.images import read_images
+from pmfed.cohort.records import Records, Sheet, modalities_at, read_records, read_sheets
+from pmfed.cohort.tables import MISSING, Problems, count, labels
+from pmfed.errors import DataError
+from pmfed.study import Images, Numeric, Study, Table
+
+if TYPE_CHECKING:
+    from pmfed.cohort.statistics import Statistics
+
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+LEAK = 1e-4  # an input that equals the outcome is refused when chance alone does that less often
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What reading a site's files found. Counts only, never a value of a patient.
+
+    ``missing`` counts records per ``modality.feature`` among those that have the modality; ``coverage`` counts
+    patients per modality. Of a selection, ``missing`` and what was dropped stay those of the reading.
+    """
+
+    patients: int = 0
+    records: int = 0
+    training: int = 0
+    held_out: int = 0
+    dropped_no_outcome: int = 0
+    dropped_over_cap: int = 0
+    missing: Mapping[str, int] = field(default_factory=dict)
+    coverage: Mapping[str, int] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Cohort:
+    """P patients with R records. Its repr shows counts only.
+
+    Attributes
+    ----------
+    ids : tuple of P str
+        Patient ids, ascending. They never leave the site.
+    owner : (R,) int64
+        Patient of each record, ascending.
+    training : (P,) bool
+        Who is trained on; the others are held out.
+    inputs : dict of (R, F) or (R, C, H, W) float32
+        Per modality, as `Study.inputs` orders them. NaN only where an input without public mean and scale is
+        missing and `scaled` was not called yet.
+    present : dict of (R,) bool
+        Whether the record has the modality; where not, its inputs are 0.
+    targets : (R,) float32 or int64
+        0 or 1 (binary), natural units (regression), or the class (multiclass, int64).
+    findings : Findings
+    """
+
+    ids: tuple[str, ...] = field(repr=False)
+    owner: Ints = field(repr=False)
+    training: Bools = field(repr=False)
+    inputs: dict[str, NDArray[np.float32]] = field(repr=False)
+    present: dict[str, Bools] = field(repr=False)
+    targets: NDArray[Any] = field(repr=False)
+    findings: Findings = field(default_factory=Findings)
+
+    def __post_init__(self) -> None:
+        assert len(self.training) == len(self.ids)
+        assert len(self.owner) == len(self.targets)
+        assert all(len(block) == len(self.owner) for block in (*self.inputs.values(), *self.present.values()))
+        assert self.inputs.keys() == self.present.keys()
+
+    @property
+    def patients(self) -> int:
+        """How many patients there are."""
+        return len(self.ids)
+
+    @property
+    def records(self) -> int:
+        """How many records there are."""
+        return len(self.owner)
+
+    def select(self, mask: Bools) -> Cohort:
+        """Return the patients marked in ``mask``, (P,) bool, with all their records."""
+        assert mask.shape == (self.patients,)
+        kept = mask[self.owner]
+        place = np.cumsum(mask) - 1
+        return Cohort(
+            ids=tuple(one for one, keep in zip(self.ids, mask, strict=True) if keep),
+            owner=place[self.owner[kept]].astype(np.int64),
+            training=self.training[mask],
+            inputs={name: block[kept] for name, block in self.inputs.items()},
+            present={name: there[kept] for name, there in self.present.items()},
+            targets=self.targets[kept],
+            findings=self.findings,
+        )._recounted()
+
+    def with_training(self, mask: Bools) -> Cohort:
+        """Return the same patients with those marked in ``mask``, (P,) bool, as training patients."""
+        assert mask.shape == (self.patients,)
+        return replace(self, training=mask.astype(bool))._recounted()
+
+    def scaled(self, statistics: Statistics) -> Cohort:
+        """Return this cohort with the inputs that waited for means and scales in their final form."""
+        inputs = dict(self.inputs)
+        for name in {name for name, _ in statistics.columns}:
+            inputs[name] = inputs[name].copy()
+        for (name, column), mean, scale in zip(statistics.columns, statistics.mean, statistics.scale, strict=True):
+            values = np.nan_to_num((inputs[name][:, column] - mean) / scale, nan=0.0)
+            inputs[name][:, column] = np.where(self.present[name], values, 0.0)
+        return replace(self, inputs=inputs)
+
+    def _recounted(self) -> Cohort:
+        training = int(self.training.sum())
+        findings = replace(
+            self.findings,
+            patients=self.patients,
+            records=self.records,
+            training=training,
+            held_out=self.patients - training,
+            coverage={name: len(np.unique(self.owner[there])) for name, there in self.present.items()},
+        )
+        return replace(self, findings=findings)
+
+
+def pool(cohorts: Sequence[Cohort]) -> Cohort:
+    """Return the patients of several sites as one cohort; nobody is taken for the same patient."""
+    assert cohorts
+    before = np.cumsum([0, *(cohort.patients for cohort in cohorts)])
+    found = [cohort.findings for cohort in cohorts]
+    names = cohorts[0].inputs
+    missing: dict[str, int] = {}
+    for findings in found:
+        for key, number_missing in findings.missing.items():
+            missing[key] = missing.get(key, 0) + number_missing
+    return Cohort(
+        ids=tuple(one for cohort in cohorts for one in cohort.ids),
+        owner=np.concatenate([cohort.owner + start for cohort, start in zip(cohorts, before, strict=False)]),
+        training=np.concatenate([cohort.training for cohort in cohorts]),
+        inputs={name: np.concatenate([cohort.inputs[name] for cohort in cohorts]) for name in names},
+        present={name: np.concatenate([cohort.present[name] for cohort in cohorts]) for name in names},
+        targets=np.concatenate([cohort.targets for cohort in cohorts]),
+        findings=Findings(
+            dropped_no_outcome=sum(findings.dropped_no_outcome for findings in found),
+            dropped_over_cap=sum(findings.dropped_over_cap for findings in found),
+            missing=missing,
+            warnings=tuple(dict.fromkeys(line for findings in found for line in findings.warnings)),
+        ),
+    )._recounted()
+
+
+def read_cohort(study: Study, sources: Mapping[str, Path], site: str) -> Cohort:
+    """Read a site's files into the cohort a study asks for.
+
+    Parameters
+    ----------
+    study
+        What to read.
+    sources
+        Tables and folders of the site by the names the study uses. A modality whose table or folder the site
+        does not have is absent there: zeros, and present nowhere.
+    site
+        The site's name, for messages.
+
+    Raises
+    ------
+    DataError
+        The files do not hold what the study needs; every problem found is listed, with counts.
+    """
+    problems, warnings = Problems(site), list[str]()
+    here = modalities_at(study, sources, warnings)
+    sheets = read_sheets(study, sources, here, problems)
+    problems.raise_any()
+    records = read_records(study, sheets, here, problems, warnings)
+    if records is None:
+        # Nothing will come of this reading, so look for whatever else is wrong before saying so.
+        for modality in here.values():
+            if not isinstance(modality, Images):
+                encode(modality, sheets[modality.table].frame, sheets[modality.table].path, problems)
+        problems.raise_any()
+    assert records is not None
+    inputs: dict[str, NDArray[np.float32]] = {}
+    present: dict[str, Bools] = {}
+    missing: dict[str, int] = {}
+    for name, modality in sorted(study.modalities.items()):
+        rows = records.rows[modality.table] if name in here else np.full(len(records.owner), -1)
+        there = rows >= 0
+        if isinstance(modality, Images):
+            files = _files(modality, sheets[modality.table], rows) if name in here else [""] * len(rows)
+            if name in here:
+                folder, path = sources[modality.folder], sources[modality.table]
+                inputs[name] = read_images(modality, files, folder, path, problems)
+            else:
+                inputs[name] = np.zeros((len(rows), modality.channels, *modality.size), dtype=np.float32)
+            present[name] = np.array([bool(file) for file in files], dtype=bool)
+            continue
+        present[name] = there
+        inputs[name] = np.zeros((len(rows), len(modality.names)), dtype=np.float32)
+        if not there.any():
+            continue
+        sheet = sheets[modality.table]
+        used, place = np.unique(rows[there], return_inverse=True)
+        encoded = encode(modality, sheet.frame.take(used), sheet.path, problems)
+        inputs[name][there] = encoded.inputs[place]
+        for key, raw in encoded.raw.items():
+            missing[f"{name}.{key}"] = gaps = int(np.isnan(raw[place]).sum())
+            if gaps == len(place):
+                warnings.append(f"{sheet.path}: '{key}' is missing in every record.")
+        if isinstance(modality, Table) and not problems:
+            _check_leaks(modality, encoded, records, there, place, sheet.path, problems, warnings)
+    problems.raise_any()
+    for name in here:
+        if not present[name].any():
+            warnings.append(f"modality '{name}' is absent: no patient of the cohort has it.")
+    if not any(there.any() for there in present.values()):
+        raise DataError(f"site '{site}': no patient has any of the study's modalities.", "Check [data] in site.toml.")
+    for split, size in (("training", records.training.sum()), ("held-out", (~records.training).sum())):
+        if not size:
+            warnings.append(f"there are no {split} patients.")
+    kind = np.int64 if study.outcome.task == "multiclass" else np.float32
+    return Cohort(
+        ids=records.ids,
+        owner=records.owner,
+        training=records.training,
+        inputs=inputs,
+        present=present,
+        targets=records.targets.astype(kind),
+        findings=Findings(
+            dropped_no_outcome=records.dropped_no_outcome,
+            dropped_over_cap=records.dropped_over_cap,
+            missing=missing,
+            warnings=tuple(warnings),
+        ),
+    )._recounted()
+
+
+def _files(spec: Images, sheet: Sheet, rows: Ints) -> list[str]:
+    """Return the file of every record, "" where there is none."""
+    codes, texts = labels(sheet.frame[spec.file])
+    named = ["" if text in MISSING else text for text in texts]
+    return [named[codes[row]] if row >= 0 else "" for row in rows]
+
+
+def _check_leaks(
+    modality: Table,
+    encoded: Encoded,
+    records: Records,
+    there: Bools,
+    place: Ints,
+    path: Path,
+    problems: Problems,
+    warnings: list[str],
+) -> None:
+    """An input that tells the outcome one to one is the outcome under another name."""
+    first = np.searchsorted(records.owner, np.arange(len(records.ids)))  # a patient's records are no news
+    for key, raw in encoded.raw.items():
+        spec = modality.features[key]
+        values = np.full(len(there), np.nan)
+        values[there] = raw[place]
+        known = int((~np.isnan(values[first])).sum())
+        chance = chance_equal(values[first], records.targets[first], isinstance(spec, Numeric))
+        if chance is None or chance > 0.05:
+            continue
+        what = f"{path}: column '{spec.column or key}' tells the outcome of every patient who has it"
+        if chance < LEAK:
+            problems.add(
+                f"{what} ({known:,} of {count(len(first), 'patient')}): it leaks the label.",
+                "Remove it from the study's features: it is the outcome under another name.",
+            )
+        else:
+            warnings.append(f"{what}; with so few patients that may be chance.")

@@ -1,0 +1,260 @@
+"""Columns of a table into the inputs of a model, as `Study.inputs` orders them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import lgamma, log
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pmfed.cohort.tables import MISSING, Problems, count, decimal_comma, first_row, labels, number
+from pmfed.study import Categorical, Genotypes, Numeric, Table, Variant
+
+Floats = NDArray[np.float64]
+
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)")
+_NO_CALL = MISSING | {"."}
+
+
+@dataclass(frozen=True, repr=False)
+class Encoded:
+    """A modality's rows.
+
+    Attributes
+    ----------
+    inputs : (T, F) float32
+        The inputs. NaN only where an input without public mean and scale is missing.
+    raw : dict of (T,) float64
+        Per feature what the column said (a number, which category, how often the first allele), NaN where
+        missing.
+    """
+
+    inputs: NDArray[np.float32]
+    raw: dict[str, Floats]
+
+
+def encode(modality: Table | Genotypes, frame: pd.DataFrame, path: Path, problems: Problems) -> Encoded:
+    """Encode the rows of a table.
+
+    Parameters
+    ----------
+    modality
+        Features or variants of the study.
+    frame
+        The table, from `read_table`.
+    path, problems
+        The table's file, for messages, and where they are gathered. Inputs of a column with a problem are
+        meaningless: raise before using them.
+    """
+    specs = modality.features if isinstance(modality, Table) else modality.variants
+    blocks: list[Floats] = []
+    raw: dict[str, Floats] = {}
+    for key in sorted(specs):
+        spec: Numeric | Categorical | Variant = specs[key]
+        report = _Report(frame, path, spec.column or key, problems)
+        if isinstance(spec, Numeric):
+            block, raw[key] = _numeric(spec, report)
+        elif isinstance(spec, Categorical):
+            block, raw[key] = _categorical(spec, report)
+        else:
+            block, raw[key] = _variant(spec, report)
+        if spec.indicator:
+            block = np.column_stack([block, np.isnan(raw[key])])
+        blocks.append(block)
+    inputs = np.concatenate(blocks, axis=1, dtype=np.float32, casting="unsafe")
+    assert inputs.shape[1] == len(modality.names)
+    return Encoded(inputs, raw)
+
+
+class _Report:
+    """One column and what is wrong with it."""
+
+    def __init__(self, frame: pd.DataFrame, path: Path, column: str, problems: Problems) -> None:
+        self.frame, self.path, self.column, self.problems = frame, path, column, problems
+        self.cells: pd.Series = frame[column]
+
+    def wrong(self, where: NDArray[np.bool_], what: str, remedy: str) -> None:
+        """Note the marked rows, if there are any."""
+        if where.any():
+            self.problems.add(
+                f"{self.path}: column '{self.column}': {count(int(where.sum()), 'row')} {what} "
+                f"({first_row(self.frame, where)}).",
+                remedy,
+            )
+
+    def numbers(self, minimum: float, maximum: float, what: str) -> Floats:
+        """Return the column as numbers within bounds, NaN where missing."""
+        values, text = number(self.cells)
+        remedy = "Correct the cells, or leave them empty where the value is unknown."
+        if text.any() and decimal_comma(self.cells, text):
+            remedy = "Write numbers with a decimal point, not with a decimal comma."
+        self.wrong(text, "with text where a number is expected", remedy)
+        with np.errstate(invalid="ignore"):
+            outside = (values < minimum) | (values > maximum)
+        self.wrong(
+            outside,
+            f"outside {minimum:g} to {maximum:g}, {what}",
+            "Correct or empty the impossible values (another unit?), or correct the bounds in the study.",
+        )
+        return np.where(outside, np.nan, values)
+
+
+def transformed(spec: Numeric, values: Floats | float) -> Floats:
+    """Return values on the scale on which the feature's mean and scale are given."""
+    return np.log1p(values) if spec.transform == "log1p" else np.asarray(values, dtype=np.float64)
+
+
+def middle_and_half(spec: Numeric) -> tuple[float, float]:
+    """Return centre and half width of the possible values after the transform: they map to [-1, 1]."""
+    low, high = float(transformed(spec, spec.minimum)), float(transformed(spec, spec.maximum))
+    return (low + high) / 2, (high - low) / 2
+
+
+def _numeric(spec: Numeric, report: _Report) -> tuple[Floats, Floats]:
+    values = report.numbers(spec.minimum, spec.maximum, "the possible values")
+    if spec.mean is not None and spec.scale is not None:
+        inputs = np.nan_to_num((transformed(spec, values) - spec.mean) / spec.scale, nan=0.0)
+    else:
+        middle, half = middle_and_half(spec)
+        inputs = np.clip((transformed(spec, values) - middle) / half, -1.0, 1.0)  # rounding only
+    return inputs[:, None], values
+
+
+def categories(column: pd.Series, values: Sequence[str]) -> NDArray[np.int64]:
+    """Return which of ``values`` each cell holds: -1 where it is missing, -2 where it is none of them.
+
+    A number matches however it is written: ``1.0`` is the value ``1``. A sign for "missing" that is itself
+    listed, such as ``NA``, is that value.
+    """
+    exact = {value.strip(): place for place, value in enumerate(values)}
+    plain: dict[str, int] = {}
+    for value, place in exact.items():
+        if (form := _plain(value)) is not None:
+            plain[form] = -2 if form in plain else place  # two values of one number: only exact text tells
+    codes, texts = labels(column)
+    place_of = np.array([_place(text, exact, plain) for text in texts], dtype=np.int64)
+    return place_of[codes]
+
+
+def _place(text: str, exact: dict[str, int], plain: dict[str, int]) -> int:
+    if text in exact:
+        return exact[text]
+    if text in MISSING:
+        return -1
+    form = _plain(text)
+    return -2 if form is None else plain.get(form, -2)
+
+
+def _plain(text: str) -> str | None:
+    """Return the one spelling of a number, or None for text; leading zeros mark a code, not a number."""
+    if not _NUMBER.fullmatch(text) or re.match(r"[+-]?0\d", text):
+        return None
+    sign = "-" if text.startswith("-") else ""
+    whole, _, part = text.lstrip("+-").partition(".")
+    part = part.rstrip("0")
+    digits = (whole or "0") + (f".{part}" if part else "")
+    return digits if digits == "0" else sign + digits
+
+
+def _categorical(spec: Categorical, report: _Report) -> tuple[Floats, Floats]:
+    places = categories(report.cells, spec.values)
+    unknown = places == -2
+    if not spec.other:
+        hint = "List the values in the study, or set 'other = true' to take them together."
+        if unknown.any():
+            known = {value.strip().casefold() for value in spec.values}
+            alike = report.cells[unknown].astype(str).str.strip().str.casefold().isin(known)
+            if alike.any():
+                hint = f"In {count(int(alike.sum()), 'row')} only capital letters differ. " + hint
+        report.wrong(unknown, f"with a category that is none of the study's {len(spec.values)}", hint)
+    places = np.where(unknown, len(spec.values), places)
+    columns = np.arange(len(spec.values) + spec.other)
+    raw = np.where(places < 0, np.nan, places.astype(np.float64))
+    return (places[:, None] == columns).astype(np.float64), raw
+
+
+def _variant(spec: Variant, report: _Report) -> tuple[Floats, Floats]:
+    dosages = _calls(spec, report) if spec.alleles else _dosages(report)
+    frequency = np.array(spec.frequency)
+    scale = np.sqrt(2 * frequency * (1 - frequency))
+    scale[scale == 0] = 1.0  # an allele that nobody or everybody has: nothing to scale by
+    inputs = np.nan_to_num((dosages - 2 * frequency) / scale, nan=0.0)
+    return inputs, dosages[:, 0]
+
+
+def _dosages(report: _Report) -> Floats:
+    cells = report.cells
+    if not pd.api.types.is_numeric_dtype(cells.dtype):
+        codes, texts = labels(cells)
+        no_call = np.array([_is_no_call(text) for text in texts], dtype=bool)[codes]
+        cells = cells.mask(no_call, "")
+        report = _Report(report.frame.assign(**{report.column: cells}), report.path, report.column, report.problems)
+    return report.numbers(0.0, 2.0, "the possible dosages")[:, None]
+
+
+def _calls(spec: Variant, report: _Report) -> Floats:
+    codes, texts = labels(report.cells)
+    counts = np.full((len(texts), len(spec.alleles)), np.nan)
+    malformed, unknown = np.zeros(len(texts), dtype=bool), np.zeros(len(texts), dtype=bool)
+    for place, text in enumerate(texts):
+        if _is_no_call(text):
+            continue
+        pair = [allele.strip() for allele in text.replace("|", "/").split("/")]
+        malformed[place] = len(pair) != 2
+        unknown[place] = not malformed[place] and bool(spec.known) and not set(pair) <= set(spec.known)
+        counts[place] = [pair.count(allele) for allele in spec.alleles]
+    report.wrong(
+        malformed[codes], "that hold no call of two alleles such as A/G", "Separate two alleles by '/' or '|'."
+    )
+    report.wrong(
+        unknown[codes],
+        f"with an allele that is none of the {len(spec.known)} known ones",
+        "Correct the calls (another strand?), or add the allele to 'known' in the study.",
+    )
+    return counts[codes]
+
+
+def _is_no_call(text: str) -> bool:
+    """Return whether a call says nothing; of half a call nothing can be counted either."""
+    return text in _NO_CALL or any(part.strip() in _NO_CALL for part in text.replace("|", "/").split("/"))
+
+
+def chance_equal(values: Floats, target: Floats, ordered: bool) -> float | None:
+    """Return how likely it is by chance alone that an input tells the outcome one to one as it does.
+
+    Parameters
+    ----------
+    values, target : (P,) float64
+        Input and outcome, one entry per patient; NaN where missing.
+    ordered
+        Whether the input is a number, so that a perfect (rank) correlation counts too.
+
+    Returns
+    -------
+    float or None
+        None where input and outcome are not one-to-one. Otherwise the probability that patients in random
+        order show it: tiny for a copy of the outcome, 1 for a column in which every patient differs.
+    """
+    known = ~np.isnan(values) & ~np.isnan(target)
+    if known.sum() < 3:
+        return None
+    _, x, x_sizes = np.unique(values[known], return_inverse=True, return_counts=True)
+    _, t, t_sizes = np.unique(target[known], return_inverse=True, return_counts=True)
+    if len(x_sizes) < 2 or len(t_sizes) < 2:
+        return None
+    arrangements = lgamma(len(t) + 1) - sum(lgamma(size + 1) for size in t_sizes)
+    one_to_one = len(x_sizes) == len(t_sizes) == len(np.unique(x * len(t_sizes) + t))
+    if ordered:
+        monotone = one_to_one and (np.array_equal(x, t) or np.array_equal(x, len(t_sizes) - 1 - t))
+        correlation = abs(float(np.corrcoef(values[known], target[known])[0, 1]))
+        if monotone or correlation > 1 - 1e-9:
+            return float(np.exp(log(2) - arrangements))
+    if not one_to_one:
+        return None
+    _, alike = np.unique(t_sizes, return_counts=True)
+    return float(np.exp(min(0.0, sum(lgamma(size + 1) for size in alike) - arrangements)))

@@ -1,0 +1,289 @@
+"""From tables to records: who is in the cohort, with which outcome, and which rows belong together."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pmfed.cohort.encode import categories
+from pmfed.cohort.joins import left_join, under_cap
+from pmfed.cohort.split import held_out
+from pmfed.cohort.tables import MISSING, Problems, count, first_row, labels, number, read_table
+from pmfed.errors import DataError
+from pmfed.study import Genotypes, Images, Modality, Study, Table
+
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, repr=False)
+class Sheet:
+    """A table of the site and the file it was read from."""
+
+    path: Path
+    frame: pd.DataFrame
+
+
+@dataclass(frozen=True, repr=False)
+class Records:
+    """R records of P patients.
+
+    Attributes
+    ----------
+    ids : tuple of P str
+        Ascending, so that the cohort does not depend on the order of the table.
+    owner : (R,) int64
+        Patient of each record, ascending.
+    rows : dict of (R,) int64
+        Per table the row of each record, -1 where the patient has none.
+    targets : (R,) float64
+        Class, or outcome in natural units.
+    training : (P,) bool
+    dropped_no_outcome, dropped_over_cap : int
+        Patients, and records.
+    """
+
+    ids: tuple[str, ...]
+    owner: Ints
+    rows: dict[str, Ints]
+    targets: NDArray[np.float64]
+    training: Bools
+    dropped_no_outcome: int
+    dropped_over_cap: int
+
+
+def modalities_at(study: Study, sources: Mapping[str, Path], warnings: list[str]) -> dict[str, Modality]:
+    """Return the modalities whose table (and folder) the site has; warn of the others."""
+    here = {}
+    for name, modality in sorted(study.modalities.items()):
+        needed = [modality.table, modality.folder] if isinstance(modality, Images) else [modality.table]
+        lacking = [source for source in needed if source not in sources]
+        if lacking:
+            listed = " and ".join(f"'{source}'" for source in lacking)
+            warnings.append(f"modality '{name}' is absent: the site has no source {listed}.")
+        else:
+            here[name] = modality
+    return here
+
+
+def read_sheets(
+    study: Study, sources: Mapping[str, Path], here: Mapping[str, Modality], problems: Problems
+) -> dict[str, Sheet]:
+    """Read the columns that the study names of the cohort table and of every modality's table."""
+    cohort = study.cohort
+    if cohort.table not in sources:
+        near = difflib.get_close_matches(cohort.table, list(sources), n=1)
+        hint = f"; did you mean '{near[0]}'?" if near else ""
+        problems.add(
+            f"there is no source '{cohort.table}', the study's cohort table{hint}",
+            f'Add {cohort.table} = "FILE" to [data] in site.toml.',
+        )
+        return {}
+    own = [cohort.patient, cohort.record, study.outcome.column, study.evaluation.split_column]
+    columns: dict[str, list[str]] = {cohort.table: [name for name in own if name is not None]}
+    for modality in here.values():
+        names = columns.setdefault(modality.table, [cohort.patient])
+        if isinstance(modality, Table):
+            names += [modality.features[key].column or key for key in sorted(modality.features)]
+        elif isinstance(modality, Genotypes):
+            names += [modality.variants[key].column or key for key in sorted(modality.variants)]
+        else:
+            names.append(modality.file)
+    sheets = {}
+    for source, names in columns.items():
+        also = [cohort.record] if cohort.record else []
+        try:
+            sheets[source] = Sheet(sources[source], read_table(sources[source], names, also))
+        except DataError as error:
+            problems.note(error)
+    return sheets
+
+
+def read_records(
+    study: Study, sheets: Mapping[str, Sheet], here: Mapping[str, Modality], problems: Problems, warnings: list[str]
+) -> Records | None:
+    """Return the site's records, or None when there are problems."""
+    cohort = study.cohort
+    base = sheets[cohort.table]
+    codes, texts = labels(base.frame[cohort.patient])
+    _check_identity(study, base, codes, texts, problems)
+    targets = _targets(study, base, problems)
+    held = _held(study, base, codes, texts, problems)
+    one_row = {modality.table for modality in here.values() if isinstance(modality, Genotypes)}
+    keys = {
+        source: _keys(study, base, sheet, source in one_row, problems, warnings)
+        for source, sheet in sheets.items()
+        if source != cohort.table
+    }
+    used = np.flatnonzero(~np.isnan(targets))
+    if not len(used):
+        problems.add(
+            f"{base.path}: no patients are left: of {count(len(targets), 'row')} none has the outcome "
+            f"'{study.outcome.column}'.",
+            "Check that this is the right table and that the outcome is filled in.",
+        )
+    if problems:
+        return None
+
+    if len(used) < len(targets):
+        warnings.append(f"{base.path}: {count(len(targets) - len(used), 'row')} without an outcome left out.")
+    ids = sorted({texts[code] for code in np.unique(codes[used])})
+    place = {text: rank for rank, text in enumerate(ids)}
+    owner = np.array([place.get(text, -1) for text in texts], dtype=np.int64)[codes[used]]
+    order = np.argsort(owner, kind="stable")
+    owner, rows = owner[order], {cohort.table: used[order]}
+    full = np.ones(len(owner))  # how many records each row would make without the cap
+    for left, right in keys.values():
+        full *= np.maximum(np.bincount(right[right >= 0], minlength=int(left.max()) + 1)[left[used]], 1)
+    split = study.evaluation.split_key
+    keep = under_cap(owner, ids, cohort.max_records, split, cohort.table)
+    owner, rows = owner[keep], {name: table[keep] for name, table in rows.items()}
+    for source, (left, right) in keys.items():
+        left_rows, right_rows = left_join(left[rows[cohort.table]], right)
+        owner, rows = owner[left_rows], {name: table[left_rows] for name, table in rows.items()}
+        rows[source] = right_rows
+        keep = under_cap(owner, ids, cohort.max_records, split, source)
+        owner, rows = owner[keep], {name: table[keep] for name, table in rows.items()}
+    over_cap = int(full.sum()) - len(owner)
+    if over_cap:
+        warnings.append(
+            f"{count(over_cap, 'record')} beyond the study's {cohort.max_records} per patient left out by a draw."
+        )
+    if held is None:
+        training = ~held_out(ids, split, study.evaluation.test_fraction)
+    else:
+        training = ~held[codes[rows[cohort.table][np.searchsorted(owner, np.arange(len(ids)))]]]
+    return Records(tuple(ids), owner, rows, targets[rows[cohort.table]], training, len(texts) - len(ids), over_cap)
+
+
+def _check_identity(study: Study, base: Sheet, codes: Ints, texts: list[str], problems: Problems) -> None:
+    """Every row needs a patient, and one row (or one record) may be there only once."""
+    cohort, rows = study.cohort, len(codes)
+    if not rows:
+        problems.add(f"{base.path}: no patients: the table has a header and no rows.", "Is it the right table?")
+    _check_filled(base, cohort.patient, codes, texts, problems)
+    if cohort.record is None:
+        several = int((np.bincount(codes, minlength=1) > 1).sum())
+        if several:
+            problems.add(
+                f"{base.path}: column '{cohort.patient}': {count(several, 'patient')} with more than one row "
+                f"({count(rows, 'row')}, {count(len(texts), 'patient')}).",
+                "Remove the duplicates, or name the column that tells records apart as 'record' in [cohort].",
+            )
+        return
+    record_codes, record_texts = labels(base.frame[cohort.record])
+    _check_filled(base, cohort.record, record_codes, record_texts, problems)
+    pairs = codes * len(record_texts) + record_codes
+    if twice := rows - len(np.unique(pairs)):
+        problems.add(
+            f"{base.path}: columns '{cohort.patient}' and '{cohort.record}': {count(twice, 'row')} repeating a record "
+            "that is there already.",
+            "Remove the duplicates.",
+        )
+
+
+def _check_filled(sheet: Sheet, column: str, codes: Ints, texts: list[str], problems: Problems) -> None:
+    empty = np.array([text in MISSING for text in texts], dtype=bool)[codes] if texts else np.zeros(0, bool)
+    if empty.any():
+        problems.add(
+            f"{sheet.path}: column '{column}': {count(int(empty.sum()), 'row')} empty "
+            f"({first_row(sheet.frame, empty)}).",
+            "Fill in the column or remove the rows.",
+        )
+
+
+def _targets(study: Study, base: Sheet, problems: Problems) -> NDArray[np.float64]:
+    """Return the outcome of every row, NaN where it is missing."""
+    outcome = study.outcome
+    cells = base.frame[outcome.column]
+    if outcome.task == "regression":
+        values, text = number(cells)
+        assert outcome.minimum is not None
+        assert outcome.maximum is not None
+        outside = (values < outcome.minimum) | (values > outcome.maximum)
+        complaints = {
+            "with text where a number is expected": text,
+            f"outside {outcome.minimum:g} to {outcome.maximum:g}, the possible values": outside,
+        }
+    else:
+        places = categories(cells, outcome.classes)
+        values = np.where(places < 0, np.nan, places.astype(np.float64))
+        complaints = {f"with a value that is none of the study's {len(outcome.classes)} classes": places == -2}
+    for what, where in complaints.items():
+        if where.any():
+            problems.add(
+                f"{base.path}: outcome '{outcome.column}': {count(int(where.sum()), 'row')} {what} "
+                f"({first_row(base.frame, where)}).",
+                "Correct the outcome, leave it empty where it is unknown, or correct [outcome] in the study.",
+            )
+    return values
+
+
+def _held(study: Study, base: Sheet, codes: Ints, texts: list[str], problems: Problems) -> Bools | None:
+    """Return per patient text whether the split column holds it out; None when there is no such column."""
+    column = study.evaluation.split_column
+    if column is None:
+        return None
+    words, said = labels(base.frame[column])
+    where = {"train": 0, "test": 1}
+    places = np.array([where.get(text.casefold(), -1) for text in said] or [-1], dtype=np.int64)[words]
+    unknown = places < 0
+    if unknown.any():
+        problems.add(
+            f"{base.path}: split column '{column}': {count(int(unknown.sum()), 'row')} with neither 'train' nor 'test' "
+            f"({first_row(base.frame, unknown)}).",
+            "Write 'train' or 'test' in every row.",
+        )
+    test = np.bincount(codes[places == 1], minlength=len(texts)) > 0
+    train = np.bincount(codes[places == 0], minlength=len(texts)) > 0
+    if both := int((test & train).sum()):
+        problems.add(
+            f"{base.path}: split column '{column}': {count(both, 'patient')} with records in both 'train' and 'test'.",
+            "Put all records of a patient into one split.",
+        )
+    return test
+
+
+def _keys(
+    study: Study, base: Sheet, sheet: Sheet, one_row: bool, problems: Problems, warnings: list[str]
+) -> tuple[Ints, Ints]:
+    """Return join keys of the cohort table's rows and of another table's; -1 joins nothing.
+
+    The key is the patient, and the record too where the other table tells records apart by the same column:
+    joined by the patient alone, the images of one visit would be paired with the findings of another.
+    """
+    patient, record = study.cohort.patient, study.cohort.record
+    codes, texts = labels(sheet.frame[patient])
+    _check_filled(sheet, patient, codes, texts, problems)
+    columns = [patient, record] if record and record in sheet.frame else [patient]
+    left, distinct = pd.factorize(_joint(base.frame, columns))
+    joint = _joint(sheet.frame, columns)
+    right = pd.Index(distinct).get_indexer(pd.Index(joint)).astype(np.int64)
+    strangers = int((right < 0).sum())
+    if len(right) and strangers == len(right):
+        problems.add(
+            f"{sheet.path}: column '{patient}': none of {count(len(texts), 'patient')} is in {base.path}.",
+            "Do both tables write patient ids in the same way?",
+        )
+    elif strangers:
+        warnings.append(f"{sheet.path}: {count(strangers, 'row')} of no patient in {base.path} left out.")
+    if one_row and (several := int((np.bincount(right[right >= 0], minlength=1) > 1).sum())):
+        problems.add(
+            f"{sheet.path}: column '{patient}': {count(several, 'patient')} with more than one row of genotypes.",
+            "Keep one row per patient.",
+        )
+    return left.astype(np.int64), right
+
+
+def _joint(frame: pd.DataFrame, columns: list[str]) -> NDArray[np.object_]:
+    parts = []
+    for column in columns:
+        codes, texts = labels(frame[column])
+        parts.append(np.array(texts, dtype=object)[codes])
+    return parts[0] if len(parts) == 1 else parts[0] + "\x1f" + parts[1]

@@ -1,0 +1,139 @@
+"""Federated means and scales of inputs that have no public ones, from sums in which a patient counts once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pmfed.cohort.encode import middle_and_half
+from pmfed.study import Numeric, Study, Table
+
+if TYPE_CHECKING:
+    from pmfed.cohort.cohort import Cohort
+
+Floats = NDArray[np.float64]
+
+# Shares of a patient's unit norm given to "is known" and to the two moments.
+_KNOWN, _MOMENTS = np.sqrt(1 / 3), np.sqrt(2 / 3)
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Means and scales of the U unscaled inputs of a study, on their bounded -1..1 scale.
+
+    Attributes
+    ----------
+    columns
+        Modality and column of each input.
+    mean, scale : (U,) float64
+        Mean, and standard deviation above 0.
+    """
+
+    columns: tuple[tuple[str, int], ...]
+    mean: Floats
+    scale: Floats
+
+    def natural(self, study: Study) -> dict[str, tuple[float, float]]:
+        """Return mean and scale as a study would give them, per ``modality.feature``, in the feature's units."""
+        found = {}
+        for (name, key, spec, _), mean, scale in zip(_unscaled(study), self.mean, self.scale, strict=True):
+            middle, half = middle_and_half(spec)
+            found[f"{name}.{key}"] = (middle + half * float(mean), half * float(scale))
+        return found
+
+
+def rows(study: Study, cohort: Cohort) -> Floats:
+    """Return each patient's contribution to the sum from which means and scales are solved.
+
+    Parameters
+    ----------
+    study
+        The study; its unscaled inputs are the numeric features without mean and scale.
+    cohort
+        The site's cohort, unscaled.
+
+    Returns
+    -------
+    (P, 3 U) float64
+        Per unscaled input: whether it is known, its mean over the patient's records and the mean distance
+        of its square from 1; weighted. Held-out patients have rows too: sum those of the training patients.
+
+    Guarantee
+    ---------
+    Every row has L2 norm at most 1, whatever the patient's records hold and however many there are: adding
+    or removing a patient changes the sum by at most 1. For an input v in [-1, 1] the part is
+    (a, b v, b (1 - v^2)) / sqrt(U) with a^2 + b^2 = 1, of squared norm (a^2 + b^2 (1 - v^2 + v^4)) / U
+    <= 1 / U; means over records stay inside that ball because it is convex.
+    """
+    columns = _columns(study)
+    patients = cohort.patients
+    out = np.zeros((patients, len(columns), 3))
+    for place, (name, column) in enumerate(columns):
+        values = cohort.inputs[name][:, column].astype(np.float64)
+        known = cohort.present[name] & ~np.isnan(values)
+        owner, v = cohort.owner[known], np.clip(values[known], -1.0, 1.0)
+        records = np.bincount(owner, minlength=patients)
+        share = np.divide(1.0, records, out=np.zeros(patients), where=records > 0)
+        out[:, place, 0] = _KNOWN * (records > 0)
+        out[:, place, 1] = _MOMENTS * share * np.bincount(owner, v, patients)
+        out[:, place, 2] = _MOMENTS * share * np.bincount(owner, 1.0 - v**2, patients)
+    flat: Floats = out.reshape(patients, 3 * len(columns)) / np.sqrt(max(1, len(columns)))
+    # Rounding can leave a norm at 1 + 1e-16; the promise is 1.
+    norms = np.linalg.norm(flat, axis=1, keepdims=True)
+    flat *= np.minimum(1.0, (1.0 - 1e-12) / np.maximum(norms, 0.5))
+    return flat
+
+
+def solve(study: Study, total: Floats) -> Statistics:
+    """Solve means and scales from the (noised) sum of `rows` over all patients of all sites.
+
+    Where the noise of the study's ``statistics_noise`` hides an input, its mean is the middle of its bounds
+    and its scale that of values spread evenly between them: inputs stay bounded, whatever the noise.
+
+    Parameters
+    ----------
+    study
+        The study.
+    total : (3 U,) float64
+        The sum.
+    """
+    columns = _columns(study)
+    assert total.shape == (3 * len(columns),)
+    parts = total.reshape(len(columns), 3) * np.sqrt(max(1, len(columns)))
+    known, first, second = parts[:, 0] / _KNOWN, parts[:, 1] / _MOMENTS, parts[:, 2] / _MOMENTS
+    noise = study.privacy.statistics_noise * np.sqrt(max(1, len(columns))) / _KNOWN  # sd of `known`
+    visible = known > np.maximum(3 * noise, 1.0)
+    people = np.where(visible, known, 1.0)
+    mean = np.where(visible, np.clip(first / people, -1.0, 1.0), 0.0)
+    square = 1.0 - second / people
+    # A spread that the noise could have made counts as the noise's: dividing by less would blow inputs up.
+    variance = np.clip(square - mean**2, np.maximum(noise / people, 1e-6), 1.0)
+    scale = np.sqrt(np.where(visible, variance, 1 / 3))
+    return Statistics(columns, mean, scale)
+
+
+def statistics_size(study: Study) -> int:
+    """Return how many numbers a row of `rows` holds: three per unscaled input."""
+    return 3 * len(_columns(study))
+
+
+def _unscaled(study: Study) -> list[tuple[str, str, Numeric, int]]:
+    """Return modality, key, feature and column of every input that has no public mean and scale."""
+    found = []
+    for name, modality in sorted(study.modalities.items()):
+        if not isinstance(modality, Table):
+            continue
+        column = 0
+        for key in sorted(modality.features):
+            spec = modality.features[key]
+            if isinstance(spec, Numeric) and spec.mean is None:
+                found.append((name, key, spec, column))
+            column += len(spec.names(key))
+    return found
+
+
+def _columns(study: Study) -> tuple[tuple[str, int], ...]:
+    return tuple((name, column) for name, _, _, column in _unscaled(study))

@@ -1,0 +1,90 @@
+"""A yes-or-no outcome: logistic loss, AUROC, accuracy, calibration."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pmfed.study import Outcome
+from pmfed.tasks.task import Floats, Metric, area_under_roc, one_hot, redraw
+
+BINS = 500
+LOGITS = 10.0  # scores are binned by logit in [-10, 10]: 0.04 wide, so ties hardly touch the AUROC
+
+
+class Binary:
+    """Two classes, one output: the logit of the second class."""
+
+    metrics: ClassVar[tuple[Metric, ...]] = (
+        Metric("auroc", "AUROC", True),
+        Metric("accuracy", "accuracy", True),
+        Metric("balanced_accuracy", "balanced accuracy", True),
+        Metric("brier", "Brier score", False),
+    )
+    cells = 2 * BINS
+    sensitivity = 1.0  # one cell per record, averaged over a patient's records
+
+    def __init__(self, outcome: Outcome) -> None:
+        self.baseline = outcome.baseline if isinstance(outcome.baseline, float) else 0.5
+
+    def bias(self) -> torch.Tensor:
+        return torch.logit(torch.tensor([self.baseline], dtype=torch.float32))
+
+    def targets(self, values: npt.NDArray[Any]) -> torch.Tensor:
+        return torch.from_numpy(np.asarray(values, dtype=np.float32))
+
+    def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.binary_cross_entropy_with_logits(outputs[:, 0], targets, reduction="none")
+
+    def rows(self, outputs: Floats, values: npt.NDArray[Any]) -> Floats:
+        scaled = (np.clip(outputs[:, 0], -LOGITS, LOGITS) + LOGITS) / (2 * LOGITS)
+        bins = np.minimum((scaled * BINS).astype(np.int64), BINS - 1)
+        return one_hot(bins + BINS * (np.asarray(values) > 0.5), self.cells)
+
+    def measure(self, total: Floats) -> dict[str, float]:
+        negative, positive = total[:BINS], total[BINS:]
+        n, p = negative.sum(), positive.sum()
+        half = BINS // 2
+        right_negative, right_positive = negative[:half].sum(), positive[half:].sum()
+        scores = _probabilities()
+        error = (negative * scores**2 + positive * (1 - scores) ** 2).sum()
+        nan = float("nan")
+        return {
+            "auroc": area_under_roc(negative, positive),
+            "accuracy": float((right_negative + right_positive) / (n + p)) if n + p > 0 else nan,
+            "balanced_accuracy": float((right_negative / n + right_positive / p) / 2) if n > 0 and p > 0 else nan,
+            "brier": float(error / (n + p)) if n + p > 0 else nan,
+        }
+
+    def resample(self, total: Floats, random: np.random.Generator) -> Floats:
+        return redraw(total, random)
+
+    def curves(self, total: Floats) -> dict[str, Any]:
+        negative, positive = np.clip(total[:BINS], 0, None), np.clip(total[BINS:], 0, None)
+        count = negative + positive
+        if count.sum() <= 0:
+            return {}
+        # Ten groups of about equally many patients, as a calibration plot wants them.
+        group = np.minimum((10 * (np.cumsum(count) - count / 2) / count.sum()).astype(int), 9)
+        points = []
+        for index in range(10):
+            here = group == index
+            size = count[here].sum()
+            if size > 0:
+                predicted = float((count[here] * _probabilities()[here]).sum() / size)
+                points.append(
+                    {
+                        "predicted": predicted,
+                        "observed": float(positive[here].sum() / size),
+                        "count": float(size),
+                    }
+                )
+        return {"calibration": points}
+
+
+def _probabilities() -> Floats:
+    centres = (np.arange(BINS) + 0.5) / BINS * 2 * LOGITS - LOGITS
+    return np.asarray(1 / (1 + np.exp(-centres)), dtype=np.float64)

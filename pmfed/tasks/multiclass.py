@@ -1,0 +1,79 @@
+"""One class of several: cross-entropy, accuracy, macro AUROC, confusion."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pmfed.study import Outcome
+from pmfed.tasks.task import Floats, Metric, area_under_roc, one_hot, redraw
+
+BINS = 200  # of the probability of each class, on the logit scale
+LOGITS = 10.0
+
+
+class Multiclass:
+    """Several classes, one output each."""
+
+    metrics: ClassVar[tuple[Metric, ...]] = (
+        Metric("accuracy", "accuracy", True),
+        Metric("balanced_accuracy", "balanced accuracy", True),
+        Metric("auroc", "macro AUROC", True),
+    )
+
+    def __init__(self, outcome: Outcome) -> None:
+        self.classes = outcome.classes
+        count = len(outcome.classes)
+        shares = outcome.baseline if isinstance(outcome.baseline, tuple) else (1 / count,) * count
+        self.shares = shares
+        self.confusion = count * count
+        self.cells = self.confusion + count * 2 * BINS
+        self.sensitivity = float(np.sqrt(1 + count))  # one cell of the confusion, one per class histogram
+
+    def bias(self) -> torch.Tensor:
+        return torch.log(torch.tensor(self.shares, dtype=torch.float32))
+
+    def targets(self, values: npt.NDArray[Any]) -> torch.Tensor:
+        return torch.from_numpy(np.asarray(values, dtype=np.int64))
+
+    def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.cross_entropy(outputs, targets, reduction="none")
+
+    def rows(self, outputs: Floats, values: npt.NDArray[Any]) -> Floats:
+        count = len(self.classes)
+        truth = np.asarray(values, dtype=np.int64)
+        shifted = np.exp(outputs - outputs.max(axis=1, keepdims=True))
+        probability = np.clip(shifted / shifted.sum(axis=1, keepdims=True), 1e-9, 1 - 1e-9)
+        scaled = (np.clip(np.log(probability / (1 - probability)), -LOGITS, LOGITS) + LOGITS) / (2 * LOGITS)
+        bins = np.minimum((scaled * BINS).astype(np.int64), BINS - 1)
+        parts = [one_hot(truth * count + outputs.argmax(axis=1), self.confusion)]
+        parts += [one_hot(bins[:, index] + BINS * (truth == index), 2 * BINS) for index in range(count)]
+        return np.concatenate(parts, axis=1)
+
+    def measure(self, total: Floats) -> dict[str, float]:
+        count = len(self.classes)
+        confusion = np.clip(total[: self.confusion], 0, None).reshape(count, count)
+        sizes = confusion.sum(axis=1)
+        histograms = total[self.confusion :].reshape(count, 2, BINS)
+        areas = [area_under_roc(histograms[index, 0], histograms[index, 1]) for index in range(count)]
+        told = [area for area in areas if np.isfinite(area)]
+        nan = float("nan")
+        seen = sizes > 0
+        return {
+            "accuracy": float(np.trace(confusion) / sizes.sum()) if sizes.sum() > 0 else nan,
+            "balanced_accuracy": float((np.diag(confusion)[seen] / sizes[seen]).mean()) if seen.any() else nan,
+            "auroc": float(np.mean(told)) if told else nan,
+        }
+
+    def resample(self, total: Floats, random: np.random.Generator) -> Floats:
+        # Confusion and histograms are drawn apart: each metric reads only one of them.
+        parts = [total[: self.confusion], *total[self.confusion :].reshape(len(self.classes), 2 * BINS)]
+        return np.concatenate([redraw(part, random) for part in parts])
+
+    def curves(self, total: Floats) -> dict[str, Any]:
+        count = len(self.classes)
+        confusion = np.clip(total[: self.confusion], 0, None).reshape(count, count)
+        return {"confusion": {"classes": list(self.classes), "counts": confusion.round(1).tolist()}}

@@ -1,0 +1,115 @@
+"""A number: squared loss on a transformed scale, mean absolute error and share within 20 %."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pmfed.study import Outcome
+from pmfed.tasks.task import Floats, Metric, one_hot, redraw
+
+BINS = 256  # of the absolute error, finer near zero
+GRID = 24  # predicted against true, per axis
+
+
+class Regression:
+    """One output: the outcome on the transformed scale, centred at the baseline."""
+
+    metrics: ClassVar[tuple[Metric, ...]] = (
+        Metric("mae", "mean absolute error", False),
+        Metric("within_20", "within 20 %", True),
+        Metric("rmse", "root mean squared error", False),
+    )
+    cells = 2 + 2 * BINS + GRID * GRID
+    sensitivity = 2.0  # |error| and error^2 as shares of the range, and two one-hot parts: each at most 1
+
+    def __init__(self, outcome: Outcome) -> None:
+        assert outcome.minimum is not None
+        assert outcome.maximum is not None
+        self.low, self.high = outcome.minimum, outcome.maximum
+        self.transform, self.scale = outcome.transform, outcome.scale
+        base = outcome.baseline if isinstance(outcome.baseline, float) else (self.low + self.high) / 2
+        self.centre = float(self._forward(np.array([base]))[0])
+
+    def _forward(self, values: npt.NDArray[Any]) -> Floats:
+        real = np.asarray(values, dtype=np.float64)
+        return np.sqrt(real) if self.transform == "sqrt" else np.log(real) if self.transform == "log" else real
+
+    def _backward(self, values: Floats) -> Floats:
+        if self.transform == "sqrt":
+            real = np.clip(values, 0, None) ** 2
+        elif self.transform == "log":
+            real = np.exp(np.clip(values, None, np.log(self.high)))
+        else:
+            real = values
+        return np.clip(real, self.low, self.high)
+
+    def bias(self) -> torch.Tensor:
+        return torch.zeros(1)
+
+    def targets(self, values: npt.NDArray[Any]) -> torch.Tensor:
+        return torch.from_numpy(((self._forward(values) - self.centre) / self.scale).astype(np.float32))
+
+    def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return 0.5 * (outputs[:, 0] - targets) ** 2
+
+    def predict(self, outputs: Floats) -> Floats:
+        """Return predictions in natural units, shape (B,)."""
+        return self._backward(outputs[:, 0] * self.scale + self.centre)
+
+    def rows(self, outputs: Floats, values: npt.NDArray[Any]) -> Floats:
+        truth = np.asarray(values, dtype=np.float64)
+        predicted = self.predict(outputs)
+        share = np.abs(predicted - truth) / (self.high - self.low)
+        bins = np.minimum((np.sqrt(share) * BINS).astype(np.int64), BINS - 1)
+        near = np.abs(predicted - truth) <= 0.2 * np.abs(truth)
+        square = _cell(truth, self.low, self.high) * GRID + _cell(predicted, self.low, self.high)
+        return np.concatenate(
+            [
+                np.stack([share, share**2], axis=1),
+                one_hot(bins + BINS * near, 2 * BINS),
+                one_hot(square, GRID * GRID),
+            ],
+            axis=1,
+        )
+
+    def measure(self, total: Floats) -> dict[str, float]:
+        cells = total[2 : 2 + 2 * BINS]
+        count = cells.sum()
+        if count <= 0:
+            return dict.fromkeys((metric.name for metric in self.metrics), float("nan"))
+        span = self.high - self.low
+        return {
+            "mae": float(total[0] / count * span),
+            "within_20": float(cells[BINS:].sum() / count),
+            "rmse": float(np.sqrt(max(total[1] / count, 0.0)) * span),
+        }
+
+    def resample(self, total: Floats, random: np.random.Generator) -> Floats:
+        cells, square = total[2 : 2 + 2 * BINS], total[2 + 2 * BINS :]
+        drawn = redraw(cells, random)
+        # The exact sums move by as much as the binned ones do.
+        middle = np.tile(((np.arange(BINS) + 0.5) / BINS) ** 2, 2)
+        moved = [
+            float(exact * drawn.sum() / max(cells.sum(), 1e-9) + drawn @ power - drawn.sum() * _mean(cells, power))
+            for exact, power in ((total[0], middle), (total[1], middle**2))
+        ]
+        return np.concatenate([moved, drawn, square])
+
+    def curves(self, total: Floats) -> dict[str, Any]:
+        counts = np.clip(total[2 + 2 * BINS :], 0, None).reshape(GRID, GRID)
+        edges = (self.low + (self.high - self.low) * (np.arange(GRID + 1) / GRID) ** 2).round(3)
+        return {"predicted_true": {"edges": edges.tolist(), "counts": counts.round(1).tolist()}}
+
+
+def _cell(values: Floats, low: float, high: float) -> npt.NDArray[np.int64]:
+    """Bins grow with the value: most outcomes of medicine are skewed to the right."""
+    share = np.sqrt(np.clip((values - low) / (high - low), 0, 1))
+    return np.minimum((share * GRID).astype(np.int64), GRID - 1)
+
+
+def _mean(cells: Floats, weights: Floats) -> float:
+    return float(cells @ weights / cells.sum()) if cells.sum() > 0 else 0.0

@@ -1,0 +1,137 @@
+"""What may travel between coordinator and site: one flat array and one small record. The allow-list.
+
+A message is a `Request` or `Reply` (strict JSON, unknown keys refused, sizes bounded) and at most a few named
+flat arrays. Nothing else fits through. `check_reply` is the last thing a site does before it lets go of
+a message: kind by kind it knows which fields and arrays may leave, of which type and of which length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field, ValidationError
+
+from pmfed.errors import ProtocolError
+from pmfed.validate import Frozen
+
+VERSION: Literal[1] = 1
+MAX_RECORD = 1 << 20  # bytes of JSON; studies with thousands of features still fit
+
+Kind = Literal["enroll", "statistics", "step", "evaluate", "finish"]
+Arrays = Mapping[str, npt.NDArray[Any]]
+RunId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+Fingerprint = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Request(Frozen):
+    """What the coordinator asks of a site.
+
+    ``sites`` is how many sites take part in this attempt: a site's share of the noise follows from it. ``round``
+    and ``attempt`` name a release; no site answers one twice. ``text`` is the canonical study when enrolling.
+    """
+
+    version: Literal[1] = VERSION
+    kind: Kind
+    run: RunId
+    study: Fingerprint
+    round: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    attempt: Annotated[int, Field(ge=0, lt=2**15)] = 0
+    sites: Annotated[int, Field(ge=1, lt=2**20)]
+    text: str = ""
+
+
+class Reply(Frozen):
+    """What a site answers.
+
+    ``ok = false`` carries an error ``code`` and a safe sentence and never any array. ``text`` is a document the
+    kind allows: the versions a site runs (enroll) or its signed receipt (finish).
+    """
+
+    version: Literal[1] = VERSION
+    kind: Kind
+    run: RunId
+    round: int = 0
+    attempt: int = 0
+    site: str = ""
+    ok: bool = True
+    code: str = ""
+    reason: str = ""
+    text: str = ""
+
+
+# Which arrays may leave a site, by kind, and what they are made of. Everything else stays.
+ALLOWED: dict[str, dict[str, type[np.generic]]] = {
+    "enroll": {},
+    "statistics": {"sum": np.uint32},
+    "step": {"sum": np.uint32},
+    "evaluate": {"sum": np.uint32, "site": np.uint32},
+    "finish": {},
+}
+WITH_TEXT = ("enroll", "finish")
+
+
+def check_reply(reply: Reply, arrays: Arrays, lengths: Mapping[str, int]) -> None:
+    """Refuse a reply that holds anything the allow-list does not name.
+
+    Parameters
+    ----------
+    reply, arrays
+        What is about to leave the site.
+    lengths
+        The only length each array may have.
+
+    Raises
+    ------
+    ProtocolError
+        Something is there that must not leave.
+
+    Guarantee
+    ---------
+    What passes holds, beside run, round, attempt and site name, only flat uint32 arrays of the expected length
+    under the names allowed for its kind; no floats, no counts, no optimizer state, no buffers.
+    """
+    allowed = ALLOWED[reply.kind] if reply.ok else {}
+    for name, array in arrays.items():
+        if name not in allowed:
+            raise ProtocolError(f"array '{name}' may not leave a site in a '{reply.kind}' reply. Nothing was released.")
+        if array.dtype != allowed[name] or array.ndim != 1 or len(array) != lengths.get(name):
+            raise ProtocolError(
+                f"array '{name}' of a '{reply.kind}' reply is {array.dtype}{list(array.shape)}, "
+                f"not {np.dtype(allowed[name])}[{lengths.get(name, 0)}]. Nothing was released."
+            )
+    if reply.text and not (reply.ok and reply.kind in WITH_TEXT):
+        raise ProtocolError(f"a '{reply.kind}' reply may not carry text. Nothing was released.")
+
+
+Record = TypeVar("Record", Request, Reply)
+
+
+def dump(record: Request | Reply) -> bytes:
+    """Return the bytes of a record."""
+    return record.model_dump_json().encode()
+
+
+def parse_request(data: bytes) -> Request:
+    """Read a request strictly; ProtocolError when it is not one."""
+    return _parse(data, Request)
+
+
+def parse_reply(data: bytes) -> Reply:
+    """Read a reply strictly; ProtocolError when it is not one."""
+    return _parse(data, Reply)
+
+
+def _parse(data: bytes, model: type[Record]) -> Record:
+    name = model.__name__.lower()
+    if len(data) > MAX_RECORD:
+        raise ProtocolError(f"a {name} of {len(data)} bytes is larger than the {MAX_RECORD} allowed.")
+    try:
+        return model.model_validate_json(data, strict=True)
+    except ValidationError as error:
+        fields = sorted({".".join(map(str, item["loc"])) or "record" for item in error.errors()})
+        raise ProtocolError(
+            f"not a valid {name}: {', '.join(fields)}.", "Coordinator and site must run versions that fit together."
+        ) from None

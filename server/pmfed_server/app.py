@@ -1,0 +1,57 @@
+"""The Flower ServerApp: reads RUN/study.toml, takes the run to its end, writes what it leaves behind.
+
+The run configuration names the folder (``run``), the run id (``id``), how many sites to wait for (``sites``) and how
+long (``patience``, seconds).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import torch
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from pmfed.errors import PmfedError
+from pmfed.privacy.plan import PrivacyPlan
+from pmfed.study import Study
+from pmfed_server.results import summarise, write_results
+from pmfed_server.rounds import Rounds
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run the study of the folder that the run configuration names."""
+    torch.set_num_threads(1)
+    config = context.run_config
+    folder = Path(str(config["run"]))
+    try:
+        study = Study.read(folder / "study.toml")
+        sites = int(config["sites"])
+        conduct(
+            grid,
+            study,
+            PrivacyPlan.solve(study, sites),
+            folder,
+            run=str(config["id"]),
+            sites=sites,
+            patience=float(config.get("patience", 600.0)),
+        )
+    except PmfedError as error:
+        # Flower may run this app in a process of its own: the folder is where the caller looks for the reason.
+        said = {"code": error.code, "what": error.what, "remedy": error.remedy}
+        (folder / "failed.json").write_text(json.dumps(said), encoding="utf-8")
+        raise
+
+
+def conduct(
+    grid: Grid, study: Study, plan: PrivacyPlan, folder: Path, *, run: str, sites: int, patience: float
+) -> None:
+    """Take a run to its end and write RUN/; parameters as for `Rounds`."""
+    started = time.perf_counter()
+    outcome = Rounds(grid, study, plan, folder, run=run, sites=sites, patience=patience).run()
+    write_results(folder, study, outcome, summarise(study, plan, outcome, time.perf_counter() - started))

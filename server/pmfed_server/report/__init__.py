@@ -1,0 +1,8 @@
+"""What a run leaves for people: the report page, the terminal table and the privacy statement."""
+
+from __future__ import annotations
+
+from pmfed_server.report.page import write_report
+from pmfed_server.report.words import spending, statement, table
+
+__all__ = ["spending", "statement", "table", "write_report"]

@@ -1,0 +1,172 @@
+"""What a run leaves behind: RUN/ with study, model, metrics, receipts, result.json and the report."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors.numpy import save
+
+from pmfed import __version__
+from pmfed.models import build
+from pmfed.privacy.plan import PrivacyPlan
+from pmfed.study import Study
+from pmfed.tasks import task_for
+from pmfed.tasks.task import average, headline, intervals
+from pmfed_server.checkpoint import write_atomically
+from pmfed_server.report import write_report
+from pmfed_server.rounds import Evaluated, Outcome
+
+Metrics = dict[str, float | None]
+
+
+def versions() -> dict[str, str]:
+    """Return the versions a result depends on."""
+    names = ("flwr", "opacus", "torch", "dp-accounting", "numpy")
+    return {
+        "pmfed": __version__,
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in names},
+    }
+
+
+def metrics_of(study: Study, evaluated: Evaluated, *, bootstrap: bool = True) -> Metrics:
+    """Return the metrics of an evaluation with ``_low`` and ``_high``, the 95 % bootstrap interval over patients."""
+    task = task_for(study)
+    by_site = study.evaluation.average == "sites"
+    totals = list(evaluated.per_site.values()) if by_site else [evaluated.total]
+    found: dict[str, float] = average([task.measure(total) for total in totals])
+    if bootstrap:
+        for name, (low, high) in intervals(task, totals, by_site=by_site).items():
+            found |= {f"{name}_low": low, f"{name}_high": high}
+    return finite(found)
+
+
+def finite(values: Mapping[str, float]) -> Metrics:
+    """Return values that JSON can hold: None where a figure cannot be told."""
+    return {name: round(value, 6) if np.isfinite(value) else None for name, value in values.items()}
+
+
+def summarise(study: Study, plan: PrivacyPlan, outcome: Outcome, wall_s: float) -> dict[str, Any]:
+    """Return result.json of one run."""
+    task = task_for(study)
+    metric = headline(task, study.evaluation.metric)
+    receipts = {site: json.loads(text) for site, text in outcome.receipts.items() if text}
+    return {
+        "study": study.study.name,
+        "title": study.study.title,
+        "fingerprint": study.fingerprint(),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "sites": [{"name": name} for name in sorted(outcome.sites.values())],
+        "refused": outcome.refused,
+        "rounds": outcome.rounds,
+        "parameters": len(outcome.parameters),
+        "task": study.outcome.task,
+        "unit": study.outcome.unit,
+        "metric": {"name": metric.name, "label": metric.label, "higher_is_better": metric.higher_is_better},
+        "average": study.evaluation.average,
+        "metrics": {
+            "test": metrics_of(study, outcome.evaluated),
+            "per_site": {
+                site: metrics_of(study, Evaluated(total, {site: total}))
+                for site, total in sorted(outcome.evaluated.per_site.items())
+            },
+        },
+        "privacy": privacy_of(study, plan, outcome.steps, receipts),
+        "secure_aggregation": False,
+        "timing": {
+            "wall_s": round(wall_s, 3),
+            "train_s": round(outcome.train_seconds, 3),
+            "overhead_s": round(wall_s - outcome.train_seconds, 3),
+        },
+        "traffic": {"bytes_up_per_site": round(outcome.bytes_up), "bytes_down_per_site": round(outcome.bytes_down)},
+        "versions": versions(),
+    }
+
+
+def privacy_of(
+    study: Study, plan: PrivacyPlan, rounds: int, receipts: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Return the privacy part of result.json; ``rounds`` are those the sites were charged for."""
+    steps = rounds * study.training.local_steps
+
+    def told(against: str) -> float | None:
+        value = plan.epsilon(steps, against)  # type: ignore[arg-type]
+        return round(value, 4) if np.isfinite(value) else None
+
+    return {
+        "unit": plan.unit,
+        "mechanism": plan.algorithm,
+        "epsilon": told("colluders"),
+        "delta": plan.delta,
+        "epsilon_collusion": {"public": told("public"), "colluders": told("colluders"), "others": told("others")},
+        "colluders": plan.colluders,
+        "noise_multiplier": plan.noise_multiplier,
+        "sampling_rate": plan.sampling_rate,
+        "clip": plan.clip if np.isfinite(plan.clip) else None,
+        "steps": steps,
+        "evaluation_release": study.evaluation.release,
+        "insecure": False,
+        "spent": {
+            site: {"epsilon": round(receipt["epsilon"], 4), "delta": receipt["delta"]}
+            for site, receipt in sorted(receipts.items())
+        },
+    }
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the rounds of metrics.jsonl; a line cut short by a crash is left out."""
+    rounds = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            rounds.append(json.loads(line))
+        except ValueError:
+            continue
+    return rounds
+
+
+def write_model(
+    path: Path, study: Study, parameters: npt.NDArray[np.float32], statistics: npt.NDArray[np.float32] | None
+) -> None:
+    """Write the model as safetensors, a tensor per parameter, with the study in the header."""
+    tensors: dict[str, npt.NDArray[Any]] = {}
+    position = 0
+    for name, parameter in build(study).named_parameters():
+        size = parameter.numel()
+        tensors[name] = parameters[position : position + size].reshape(tuple(parameter.shape)).copy()
+        position += size
+    if statistics is not None:
+        tensors["statistics"] = statistics
+    write_atomically(path, save(tensors, {"study": study.canonical(), "fingerprint": study.fingerprint()}))
+
+
+def write_results(folder: Path, study: Study, outcome: Outcome, result: Mapping[str, Any]) -> None:
+    """Write everything of one run into RUN/."""
+    write_model(folder / "model.safetensors", study, outcome.parameters, outcome.statistics)
+    sums = {"total": outcome.evaluated.total}
+    sums |= {f"site:{name}": total for name, total in outcome.evaluated.per_site.items()}
+    write_atomically(folder / "evaluation.safetensors", save(sums))
+    if any(outcome.receipts.values()):
+        (folder / "receipts").mkdir(exist_ok=True)
+    for site, text in outcome.receipts.items():
+        if text:
+            (folder / "receipts" / f"{site}.json").write_text(text + "\n", encoding="utf-8")
+    write_results_page(folder, result, task_for(study).curves(outcome.evaluated.total))
+
+
+def write_results_page(folder: Path, result: Mapping[str, Any], curves: Mapping[str, Any]) -> None:
+    """Write result.json and report.html."""
+    write_atomically(folder / "result.json", (json.dumps(result, indent=2) + "\n").encode())
+    write_report(folder, dict(result), read_lines(folder / "metrics.jsonl"), dict(curves))
+
+
+__all__: Sequence[str] = (
+    "finite", "metrics_of", "privacy_of", "read_lines", "summarise", "versions", "write_results", "write_results_page",
+)  # fmt: skip

@@ -1,0 +1,320 @@
+"""The coordinator's side of a run: enrol, statistics, rounds, evaluation, receipts.
+
+Read `Rounds.run` aloud: it is the way of the data. A round is one noisy step over all sites; when a site fails, the
+attempt is thrown away and repeated by those that remain, with fresh patients, fresh noise in larger shares, and a
+fresh charge. The sites agreed to so many charges and no more, so a run with retries takes fewer steps, never more.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from flwr.serverapp import Grid
+
+from pmfed.cohort.statistics import statistics_size
+from pmfed.errors import BudgetError, RunError
+from pmfed.models import build, flatten
+from pmfed.privacy.plan import PrivacyPlan
+from pmfed.secagg.grid import EVALUATION, STATISTICS, gradient_grid
+from pmfed.study import Study
+from pmfed.tasks import task_for
+from pmfed.tasks.task import average
+from pmfed.wire import Kind, Request
+from pmfed_server.checkpoint import read_checkpoint, write_checkpoint
+from pmfed_server.fleet import Answer, Fleet
+from pmfed_server.optimizer import ServerOptimizer
+
+log = logging.getLogger("pmfed.server")
+
+Sum = npt.NDArray[np.float64]
+STRIKES = 3  # a site that fails this often in a row is left out of the rest of the run
+
+
+@dataclass
+class Evaluated:
+    """What held-out patients added up to: all together, and per site where study and sites allow it."""
+
+    total: Sum
+    per_site: dict[str, Sum] = field(default_factory=dict)
+
+
+@dataclass
+class Outcome:
+    """What a finished run gives to `results`."""
+
+    sites: dict[int, str]
+    refused: dict[str, str]
+    evaluated: Evaluated
+    receipts: dict[str, str]
+    parameters: npt.NDArray[np.float32]
+    statistics: npt.NDArray[np.float32] | None
+    steps: int
+    rounds: int
+    train_seconds: float
+    bytes_up: float
+    bytes_down: float
+
+
+class Rounds:
+    """One run of a study over the sites of a Flower grid.
+
+    Parameters
+    ----------
+    grid
+        Flower's grid.
+    study
+        What is learned.
+    plan
+        The privacy plan the progress is told by; every site computes its own from the study.
+    folder
+        RUN/: progress goes to metrics.jsonl and checkpoints/.
+    run
+        32 hex digits; the sites' ledgers know the run by it.
+    sites
+        How many sites to wait for.
+    patience
+        Seconds to wait for sites and for answers.
+    """
+
+    def __init__(
+        self, grid: Grid, study: Study, plan: PrivacyPlan, folder: Path, *, run: str, sites: int, patience: float
+    ) -> None:
+        self.study, self.plan, self.folder = study, plan, folder
+        self.run_id, self.expected = run, sites
+        self.fleet = Fleet(grid, patience)
+        self.task = task_for(study)
+        self.optimizer = ServerOptimizer(study.training, flatten(build(study)))
+        self.unit = gradient_grid(study)
+        self.sites: dict[int, str] = {}
+        self.refused: dict[str, str] = {}
+        self.strikes: dict[int, int] = {}
+        self.statistics: npt.NDArray[np.float32] | None = None
+        self.round = self.charged = self.resumes = 0
+        self.train_seconds = 0.0
+        self.spent = spending(plan, study.training.local_steps)
+
+    def run(self) -> Outcome:
+        """Take the run from wherever it stands to its end.
+
+        Raises
+        ------
+        RunError
+            Too few sites enrolled, or too few were left in a round.
+        """
+        self._resume()
+        self._enroll()
+        if self.study.needs_statistics and self.statistics is None:
+            self._learn_statistics()
+        self._train()
+        evaluated = self._evaluate(self.round)
+        receipts = self._finish()
+        count = max(1, len(self.sites))
+        return Outcome(
+            self.sites, self.refused, evaluated, receipts, self.optimizer.result, self.statistics, self.charged,
+            self.round, self.train_seconds, self.fleet.bytes_up / count, self.fleet.bytes_down / count,
+        )  # fmt: skip
+
+    # -- the legs -------------------------------------------------------------------------------------------------
+
+    def _resume(self) -> None:
+        found = read_checkpoint(self.folder / "checkpoints")
+        if found is None:
+            return
+        state, progress = found
+        self.optimizer.restore(state)
+        self.statistics = state.get("statistics")
+        self.round = int(progress["round"])
+        # The round under way when the coordinator died may have been charged: count it as if it had.
+        self.charged = int(progress["charged"]) + 1
+        self.resumes = int(progress["resumes"]) + 1
+        log.info("resuming after round %d", self.round)
+
+    def _enroll(self) -> None:
+        nodes = self.fleet.gather(self.expected)
+        request = self._request("enroll", text=self.study.canonical(), sites=len(nodes))
+        for answer in self.fleet.ask(request, nodes):
+            if answer.ok and answer.reply is not None:
+                self.sites[answer.node] = answer.reply.site
+            else:
+                self.refused[_name(answer)] = answer.problem
+        needed = self.study.quorum(len(nodes))
+        if len(self.sites) < needed:
+            raise RunError(
+                f"{len(self.sites)} of {len(nodes)} sites agreed to take part; the study needs {needed}.\n"
+                + _listed(self.refused),
+                "Settle the reasons above with these sites, or lower training.quorum.",
+            )
+
+    def _learn_statistics(self) -> None:
+        request = self._request("statistics")
+        answers = self.fleet.ask(request, self.sites)
+        if failed := {_name(answer): answer.problem for answer in answers if not answer.ok}:
+            raise RunError("federated means and scales could not be learned.\n" + _listed(failed))
+        total = STATISTICS.decode(_add(answers, statistics_size(self.study)))
+        self.statistics = total.astype(np.float32)
+        self._checkpoint()
+
+    def _train(self) -> None:
+        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as lines:
+            while self.round < self.study.training.rounds and self.charged < self.study.training.rounds:
+                line = self._one_round()
+                if line is None:
+                    break
+                lines.write(json.dumps(line) + "\n")
+                lines.flush()
+
+    def _one_round(self) -> dict[str, Any] | None:
+        """Take one step; return its line for metrics.jsonl, or None when the sites' budget ends here."""
+        started = time.perf_counter()
+        up, down = self.fleet.bytes_up, self.fleet.bytes_down
+        number = self.round + 1
+        dropped: dict[str, str] = {}
+        attempt = 100 * self.resumes
+        roster = [node for node in self.sites if self.strikes.get(node, 0) < STRIKES]
+        while True:
+            self._check_quorum(roster, dropped, number)
+            if self.charged >= self.study.training.rounds:
+                return None
+            request = self._request("step", round=number, attempt=attempt, sites=len(roster))
+            answers = self.fleet.ask(request, roster, self._sent())
+            if (
+                answers
+                and all(answer.code == BudgetError.code for answer in answers if not answer.ok)
+                and not any(answer.ok for answer in answers)
+            ):
+                return None
+            self.charged += 1
+            failed = [answer for answer in answers if not answer.ok or len(answer.arrays.get("sum", ())) != self._size]
+            if not failed:
+                break
+            for answer in failed:
+                dropped[self.sites[answer.node]] = answer.problem or "sent a vector of the wrong length"
+                self.strikes[answer.node] = self.strikes.get(answer.node, 0) + 1
+                log.warning("round %d: %s: %s", number, self.sites[answer.node], dropped[self.sites[answer.node]])
+            gone = {answer.node for answer in failed}
+            roster = [node for node in roster if node not in gone]
+            attempt += 1
+        for node in roster:
+            self.strikes[node] = 0
+        total = self.unit.decode(_add(answers, self._size))
+        self._apply(total, len(roster))
+        self.round = number
+        self._checkpoint()
+        seconds = time.perf_counter() - started
+        self.train_seconds += seconds
+        line: dict[str, Any] = {
+            "round": number,
+            "epsilon": self.spent(self.charged),
+            "sites": len(roster),
+            "attempt": attempt,
+            "dropped": dropped,
+            "seconds": round(seconds, 4),
+            "bytes_up": self.fleet.bytes_up - up,
+            "bytes_down": self.fleet.bytes_down - down,
+        }
+        every = self.study.evaluation.every
+        if self.study.evaluation.release == "exact" and (number % every == 0 or number == 1):
+            line["metrics"] = self.measure(self._evaluate(number))
+        return line
+
+    def _apply(self, total: Sum, sites: int) -> None:
+        if self.study.training.algorithm == "fedavg":
+            self.optimizer.replace(total / sites)
+        else:
+            # The divisor is public. The true batch size would tell how many patients took part.
+            self.optimizer.step(total / (self.plan.sampling_rate * self.study.cohort.expected_patients))
+
+    def _evaluate(self, number: int) -> Evaluated:
+        roster = [node for node in self.sites if self.strikes.get(node, 0) < STRIKES]
+        request = self._request("evaluate", round=number, attempt=self.resumes, sites=len(roster))
+        answers = self.fleet.ask(request, roster, self._sent(self.optimizer.result))
+        told = [answer for answer in answers if len(answer.arrays.get("sum", ())) == self.task.cells]
+        self._check_quorum([answer.node for answer in told], {}, number)
+        evaluated = Evaluated(EVALUATION.decode(_add(told, self.task.cells)))
+        for answer in told:
+            if "site" in answer.arrays:
+                evaluated.per_site[self.sites[answer.node]] = EVALUATION.decode(answer.arrays["site"])
+        return evaluated
+
+    def _finish(self) -> dict[str, str]:
+        answers = self.fleet.ask(self._request("finish", round=self.round), self.sites)
+        return {self.sites[answer.node]: answer.reply.text for answer in answers if answer.reply and answer.ok}
+
+    # -- helpers --------------------------------------------------------------------------------------------------
+
+    @property
+    def _size(self) -> int:
+        return len(self.optimizer.parameters)
+
+    def measure(self, evaluated: Evaluated) -> dict[str, float]:
+        """Return the metrics of an evaluation as the study wants them averaged."""
+        if self.study.evaluation.average == "sites":
+            return average([self.task.measure(total) for total in evaluated.per_site.values()])
+        return self.task.measure(evaluated.total)
+
+    def _request(
+        self, kind: Kind, *, round: int = 0, attempt: int = 0, sites: int | None = None, text: str = ""
+    ) -> Request:
+        return Request(
+            kind=kind, run=self.run_id, study=self.study.fingerprint(), round=round, attempt=attempt,
+            sites=sites or len(self.sites), text=text,
+        )  # fmt: skip
+
+    def _sent(self, parameters: npt.NDArray[np.float32] | None = None) -> npt.NDArray[np.float32]:
+        """One flat array travels down: the parameters, then the statistics where there are any."""
+        vector = self.optimizer.parameters if parameters is None else parameters
+        return vector if self.statistics is None else np.concatenate([vector, self.statistics])
+
+    def _check_quorum(self, roster: Sequence[int], dropped: Mapping[str, str], number: int) -> None:
+        needed = self.study.quorum(len(self.sites))
+        if len(roster) < needed or len(roster) <= self.plan.colluders:
+            raise RunError(
+                f"round {number}: {len(roster)} of {len(self.sites)} sites are left; the study needs {needed}.\n"
+                + _listed(dropped),
+                "What was charged stays charged. Mend the sites, then resume the run.",
+            )
+
+    def _checkpoint(self) -> None:
+        state: dict[str, npt.NDArray[Any]] = dict(self.optimizer.state())
+        if self.statistics is not None:
+            state["statistics"] = self.statistics
+        progress = {"round": self.round, "charged": self.charged, "resumes": self.resumes, "run": self.run_id}
+        write_checkpoint(self.folder / "checkpoints", state, progress)
+
+
+def spending(plan: PrivacyPlan, local_steps: int) -> Callable[[int], float | None]:
+    """Return epsilon after so many rounds, quickly enough to tell after each.
+
+    Computed at a dozen places and interpolated between them: for progress displays and plots. What is reported at the
+    end is computed exactly.
+    """
+    if not plan.private:
+        return lambda rounds: None
+    most = plan.steps // local_steps
+    marks = np.unique(np.geomspace(1, most, 12).round().astype(int))
+    told = plan.curve([int(mark) * local_steps for mark in marks])
+    return lambda rounds: round(float(np.interp(np.log(rounds), np.log(marks), told)), 4)
+
+
+def _add(answers: Sequence[Answer], size: int) -> npt.NDArray[np.uint32]:
+    """Add up the sites' vectors modulo 2^32."""
+    total = np.zeros(size, dtype=np.uint32)
+    for answer in answers:
+        total += answer.arrays["sum"]
+    return total
+
+
+def _name(answer: Answer) -> str:
+    return (answer.reply.site if answer.reply else "") or f"node {answer.node}"
+
+
+def _listed(reasons: Mapping[str, str]) -> str:
+    return "\n".join(f"  {site}: {reason}" for site, reason in sorted(reasons.items()))

@@ -1,0 +1,135 @@
+"""What a person sees while a simulation runs: a live line in a terminal, a plain log elsewhere."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from pmfed.tasks import task_for
+from pmfed.tasks.task import headline
+from pmfed_simulations.simulate import Simulation
+
+EVERY = 10.0  # seconds between two lines of the plain log
+
+
+def show_start(simulation: Simulation) -> None:
+    """Say what is about to happen."""
+    study, cohorts = simulation.study, simulation.cohorts
+    patients = sum(cohort.patients for cohort in cohorts.values())
+    console = Console()
+    console.print(f"[bold]{study.study.title}[/bold]", highlight=False)
+    console.print(
+        f"{patients} patients at {len(cohorts)} hospitals; {study.training.rounds} rounds; promise: epsilon "
+        f"{study.privacy.epsilon:g}, delta {study.privacy.delta:g} per {study.privacy.unit}; "
+        f"{len(simulation.jobs)} training(s) in all",
+        highlight=False,
+    )
+    if simulation.options.reproducible:
+        console.print("INSECURE: the noise follows a seed. Nothing is private in this run.", style="bold red")
+    for name, cohort in cohorts.items():
+        for warning in cohort.findings.warnings:
+            console.print(f"  {name}: {warning}", style="yellow", highlight=False)
+
+
+@contextmanager
+def watch(simulation: Simulation, quiet: bool) -> Iterator[Callable[[], None]]:
+    """Give a function to call often; it keeps the display true."""
+    if quiet:
+        yield lambda: None
+    elif sys.stdout.isatty():
+        with _live(simulation) as tick:
+            yield tick
+    else:
+        yield _log(simulation)
+
+
+@contextmanager
+def _live(simulation: Simulation) -> Iterator[Callable[[], None]]:
+    columns = (
+        TextColumn("rounds"),
+        MofNCompleteColumn(),
+        BarColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+    )
+    with Progress(*columns, refresh_per_second=4) as progress:
+        bar = progress.add_task("", total=simulation.rounds)
+        last = 0.0
+
+        def tick() -> None:
+            nonlocal last
+            if time.monotonic() - last > 0.5:
+                last = time.monotonic()
+                progress.update(bar, completed=simulation.rounds_done(), description=_said(simulation))
+
+        yield tick
+        progress.update(bar, completed=simulation.rounds_done(), description=_said(simulation))
+
+
+def _log(simulation: Simulation) -> Callable[[], None]:
+    started = last = time.monotonic()
+
+    def tick() -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= EVERY:
+            last = now
+            done = simulation.rounds_done()
+            left = (now - started) / done * (simulation.rounds - done) if done else float("nan")
+            print(f"{done}/{simulation.rounds} rounds, about {left:.0f} s left  {_said(simulation)}", flush=True)
+
+    return tick
+
+
+def _said(simulation: Simulation) -> str:
+    """Return epsilon so far and the last metric of the federation's training under way."""
+    metric = headline(task_for(simulation.study), simulation.study.evaluation.metric)
+    for row in simulation.main.jobs:
+        for job in row:
+            line = _last(job.folder / "metrics.jsonl")
+            if line and line["round"] < job.study.training.rounds:
+                said = f"epsilon {line['epsilon']:.2f}" if line["epsilon"] is not None else ""
+                value = line.get("metrics", {}).get(metric.name)
+                return said + (f"  {metric.label} {value:.3f}" if value is not None else "")
+    return ""
+
+
+def _last(path: Path) -> dict[str, Any] | None:
+    """Return the last whole line; the metric is that of the last line that has one."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return None
+    found: dict[str, Any] | None = None
+    for text in reversed(lines):
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue
+        found = found or line
+        if "metrics" in line:
+            return {**found, "metrics": line["metrics"]}
+    return found
+
+
+def show_catalogue() -> None:
+    """Print the catalogue of public data."""
+    from pmfed_simulations.public import CATALOGUE
+
+    table = Table(box=None, pad_edge=False)
+    for column in ("name", "what", "licence", "study"):
+        table.add_column(column)
+    for entry in CATALOGUE.values():
+        table.add_row(entry.name, entry.title, entry.licence, entry.study or "-")
+    console = Console()
+    console.print(table)
+    console.print("get one with: pmfed data get NAME [--from DIR]", highlight=False)

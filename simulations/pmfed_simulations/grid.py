@@ -1,0 +1,190 @@
+"""Flower's grid inside one process: the same ServerApp and ClientApp, no SuperLink, no Ray.
+
+Flower's strategies talk to the public `Grid` interface, so a grid that calls the ClientApp directly runs the very
+apps that a deployment runs. With several workers the sites are spread over forked processes; messages then
+cross a pipe in Flower's own protobuf encoding, never as pickles.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import traceback
+from collections.abc import Iterable, Mapping
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+import torch
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.common.serde import message_from_proto, message_to_proto
+from flwr.proto.message_pb2 import Message as ProtoMessage
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+
+from pmfed.errors import RunError
+
+RUN = 1  # the one run an in-process grid knows
+FAILED = 200  # error code of an answer that never came about
+
+
+class LocalGrid(Grid):
+    """A Flower grid whose nodes live in this process or in forked workers.
+
+    Parameters
+    ----------
+    app
+        The ClientApp every node runs.
+    nodes
+        Node id -> Flower node configuration.
+    workers
+        Processes to spread the nodes over; 1 keeps them here.
+    """
+
+    def __init__(self, app: ClientApp, nodes: Mapping[int, dict[str, Any]], workers: int = 1) -> None:
+        # Private touches, here and below: Flower's Message asks which task it belongs to, and no SuperLink told it.
+        TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = RUN
+        self._app = app
+        self._contexts = {node: Context(RUN, node, dict(config), RecordDict(), {}) for node, config in nodes.items()}
+        self._replies: dict[str, Message] = {}
+        self._sent = 0
+        workers = min(workers, len(self._contexts))
+        self._home = {node: index % workers for index, node in enumerate(self._contexts)}
+        self._workers = [
+            _Worker(app, {node: self._contexts[node] for node, home in self._home.items() if home == index})
+            for index in range(workers if workers > 1 else 0)
+        ]
+
+    def __enter__(self) -> LocalGrid:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self._workers:
+            worker.stop()
+
+    def set_run(self, run: Run) -> None:
+        """Nothing to set: there is one run."""
+
+    @property
+    def run(self) -> Run:
+        """The one run."""
+        return Run.create_empty(RUN)
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        """Return a message to a node."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Return the ids of all nodes."""
+        return list(self._contexts)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Run the ClientApp on each message; workers do so side by side."""
+        ids = []
+        queues: dict[int, list[Message]] = {}
+        for message in messages:
+            node = message.metadata.dst_node_id
+            self._sent += 1
+            message.metadata.__dict__["_message_id"] = str(self._sent)  # as Flower's own in-memory grid does
+            ids.append(message.metadata.message_id)
+            if self._workers:
+                queues.setdefault(self._home[node], []).append(message)
+            else:
+                self._replies[ids[-1]] = _answer(self._app, message, self._contexts[node])
+        self._exchange(queues)
+        return ids
+
+    def _exchange(self, queues: dict[int, list[Message]]) -> None:
+        """Give each worker one message at a time: two full pipes facing each other would wait for ever."""
+        for index in queues:
+            self._workers[index].give(queues[index].pop(0))
+        busy = set(queues)
+        while busy:
+            wait([handle for index in busy for handle in self._workers[index].handles])
+            for index in [index for index in busy if self._workers[index].ready()]:
+                reply = self._workers[index].take()
+                self._replies[reply.metadata.reply_to_message_id] = reply
+                if queues[index]:
+                    self._workers[index].give(queues[index].pop(0))
+                else:
+                    busy.discard(index)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Return the replies to these messages, once."""
+        return [self._replies.pop(name) for name in message_ids if name in self._replies]
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        """Push and pull in one go."""
+        return self.pull_messages(self.push_messages(messages))
+
+
+class _Worker:
+    """A forked process with some of the nodes. What was loaded before the fork is shared, not copied."""
+
+    def __init__(self, app: ClientApp, contexts: Mapping[int, Context]) -> None:
+        here, there = multiprocessing.Pipe()
+        self._pipe = here
+        fork = multiprocessing.get_context("fork")
+        self._process = fork.Process(target=_serve, args=(app, contexts, there), daemon=True)
+        self._process.start()
+        there.close()
+
+    @property
+    def handles(self) -> list[Any]:
+        """What to wait on: an answer, or the end of the process."""
+        return [self._pipe, self._process.sentinel]
+
+    def give(self, message: Message) -> None:
+        """Send one message."""
+        self._pipe.send_bytes(message_to_proto(message).SerializeToString())
+
+    def ready(self) -> bool:
+        """Whether an answer lies there; RunError when none can come any more."""
+        if self._pipe.poll():
+            return True
+        if not self._process.is_alive():
+            raise RunError("a worker process of the simulation died.", "Is the machine out of memory? Try --workers 1.")
+        return False
+
+    def take(self) -> Message:
+        """Read one answer."""
+        try:
+            return message_from_proto(ProtoMessage.FromString(self._pipe.recv_bytes()))
+        except (EOFError, ConnectionError):
+            raise RunError(
+                "a worker process of the simulation died.", "Is the machine out of memory? Try --workers 1."
+            ) from None
+
+    def stop(self) -> None:
+        self._pipe.close()
+        self._process.join(timeout=5)
+        if self._process.is_alive():
+            self._process.kill()
+
+
+def _serve(app: ClientApp, contexts: Mapping[int, Context], pipe: Connection) -> None:
+    """Answer messages until the pipe closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    torch.set_num_threads(1)
+    try:
+        while True:
+            message = message_from_proto(ProtoMessage.FromString(pipe.recv_bytes()))
+            reply = _answer(app, message, contexts[message.metadata.dst_node_id])
+            pipe.send_bytes(message_to_proto(reply).SerializeToString())
+    except (EOFError, BrokenPipeError):
+        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+
+
+def _answer(app: ClientApp, message: Message, context: Context) -> Message:
+    """Run the ClientApp; an exception becomes Flower's error reply, as on a real node."""
+    try:
+        return app(message, context)
+    except Exception as error:
+        return Message(Error(FAILED, type(error).__name__), reply_to=message)

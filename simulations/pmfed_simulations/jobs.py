@@ -1,0 +1,255 @@
+"""One job is one training: a study, some sites, who is held out, and under which rehearsal.
+
+A protocol such as five-fold cross-validation over five seeds is a list of jobs; so is each line of the comparison
+table. Every job runs the very ServerApp and ClientApp of a deployment and leaves a RUN folder. Jobs run side by side in
+forked processes, which share the cohorts read before the fork.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import secrets
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pmfed_client import resident
+from pmfed_client.agent import Agent, Rehearsal
+from pmfed_client.app import app as client_app
+from pmfed_client.site import Site
+from pmfed_client.trainer import Trainer
+from pmfed_server.app import conduct
+from pmfed_server.checkpoint import write_atomically
+from safetensors.numpy import load_file, save
+
+from pmfed.cohort import Cohort, pool
+from pmfed.errors import ERRORS, InterruptedRunError, PmfedError, RunError
+from pmfed.models import build
+from pmfed.privacy.noise import SecretSource
+from pmfed.privacy.plan import PrivacyPlan
+from pmfed.study import Study
+from pmfed_simulations.grid import LocalGrid
+
+Sum = npt.NDArray[np.float64]
+Masks = Mapping[str, npt.NDArray[np.bool_]]
+Books = Literal["kept", "private", "noiseless"]
+PATIENCE = 3600.0
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One training.
+
+    Parameters
+    ----------
+    folder
+        Where its RUN folder is.
+    study
+        What is learned; folds and comparisons change it.
+    sites
+        Who takes part.
+    training
+        Training patients by site, (P,) bool, where the protocol and not the study's split decides.
+    books
+        ``"kept"``: the sites' ledgers are charged and policies asked. The others are comparisons on the
+        researcher's machine that nobody promises anything about: with the study's noise, or without any.
+    pooled
+        All patients in one place instead of a federation.
+    scored
+        Every site whose held-out patients the model is scored on afterwards (in the same process).
+    seed
+        Repeatable randomness, or None for the secret one.
+    """
+
+    folder: Path
+    study: Study
+    sites: tuple[Site, ...]
+    training: Masks | None = None
+    books: Books = "kept"
+    pooled: bool = False
+    scored: tuple[str, ...] = ()
+    seed: int | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether the job's results are there."""
+        return (self.folder / ("scores.safetensors" if self.scored else "result.json")).exists()
+
+    def totals(self) -> dict[str, Sum]:
+        """Return the sums over held-out patients this job left behind, per site (or "total" for all together)."""
+        if self.scored:
+            return load_file(self.folder / "scores.safetensors")
+        found = load_file(self.folder / "evaluation.safetensors")
+        sites = {name.removeprefix("site:"): total for name, total in found.items() if name != "total"}
+        return sites or {"total": found["total"]}
+
+
+def run_job(job: Job, cohorts: Mapping[str, Cohort], workers: int = 1) -> None:
+    """Run a job to its end, or on from its last checkpoint."""
+    torch.set_num_threads(1)
+    job.folder.mkdir(parents=True, exist_ok=True)
+    run = _run_id(job.folder)
+    (job.folder / "failed.json").unlink(missing_ok=True)
+    write_atomically(job.folder / "study.toml", job.study.to_toml().encode())
+    agents = _agents(job, cohorts)
+    for name, agent in agents.items():
+        resident.register(name, agent)
+    plan = plan_of(job.study, len(agents), job.books)
+    try:
+        nodes = {number: {"site": name} for number, name in enumerate(agents, start=1)}
+        with LocalGrid(client_app, nodes, workers) as grid:
+            conduct(grid, job.study, plan, job.folder, run=run, sites=len(nodes), patience=PATIENCE)
+    finally:
+        for name in agents:
+            resident.forget(name)
+    if job.scored:
+        totals = score(job, cohorts, load_file(job.folder / "model.safetensors"))
+        write_atomically(job.folder / "scores.safetensors", save(totals))
+
+
+def plan_of(study: Study, sites: int, books: Books) -> PrivacyPlan:
+    """Return the plan a job runs under."""
+    if books != "noiseless":
+        return PrivacyPlan.solve(study, sites)
+    bare = PrivacyPlan.solve(study, sites, rounds=0)
+    return replace(bare, steps=study.steps).without_noise()
+
+
+def score(job: Job, cohorts: Mapping[str, Cohort], tensors: Mapping[str, npt.NDArray[Any]]) -> dict[str, Sum]:
+    """Return the sum of rows over the held-out patients of each site the job is scored on."""
+    statistics = tensors.get("statistics", np.zeros(0, np.float32))
+    rest = [tensors[name].reshape(-1) for name, _ in build(job.study).named_parameters()]
+    sent = np.concatenate([*rest, statistics]).astype(np.float32)
+    totals = {}
+    plan = plan_of(job.study.replace(privacy={"colluders": 0}), 1, "noiseless")
+    for name in job.scored:
+        trainer = Trainer(job.study, plan, _cut(job, name, cohorts[name]), lambda *_: SecretSource())
+        totals[name] = trainer.score(sent)
+    return totals
+
+
+def run_jobs(
+    jobs: Sequence[Job], cohorts: Mapping[str, Cohort], workers: int, tick: Callable[[], None] = lambda: None
+) -> None:
+    """Run jobs side by side in forked processes; what is done already is left alone.
+
+    Parameters
+    ----------
+    jobs
+        In the order to start them.
+    cohorts
+        Patients by site.
+    workers
+        How many processes at once. A single job spreads its sites over them instead.
+    tick
+        Called several times a second.
+
+    Raises
+    ------
+    PmfedError
+        The first failure; the other running jobs are stopped.
+    InterruptedRunError
+        Ctrl-C.
+    """
+    waiting = [job for job in jobs if not job.done]
+    inner = workers if len(waiting) == 1 else 1
+    fork = multiprocessing.get_context("fork")
+    running: dict[Job, Any] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < workers:
+                job = waiting.pop(0)
+                process = fork.Process(target=_child, args=(job, cohorts, inner), daemon=False)
+                sys.stdout.flush()
+                process.start()
+                running[job] = process
+            tick()
+            next(iter(running.values())).join(timeout=0.1)
+            for job in [job for job, process in running.items() if not process.is_alive()]:
+                process = running.pop(job)
+                if process.exitcode != 0:
+                    raise _failure(job, process.exitcode)
+    except KeyboardInterrupt:
+        raise InterruptedRunError("stopped. What was charged to the sites' ledgers stays charged.") from None
+    finally:
+        for process in running.values():
+            process.terminate()
+        for process in running.values():
+            process.join(timeout=10)
+        tick()
+
+
+def _child(job: Job, cohorts: Mapping[str, Cohort], workers: int) -> None:
+    """A forked process that runs one job and ends without touching what it inherited."""
+    os.setpgrp()  # Ctrl-C goes to the parent, which stops us
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(143) if workers == 1 else sys.exit(143))
+    code = 0
+    try:
+        run_job(job, cohorts, workers)
+    except PmfedError as error:
+        _note(job.folder, error)
+        code = 1
+    except BaseException as error:
+        if not isinstance(error, SystemExit):
+            (job.folder / "crash.txt").write_text(traceback.format_exc(), encoding="utf-8")
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _note(folder: Path, error: PmfedError) -> None:
+    said = {"code": error.code, "what": error.what, "remedy": error.remedy}
+    (folder / "failed.json").write_text(json.dumps(said), encoding="utf-8")
+
+
+def _failure(job: Job, code: int | None) -> PmfedError:
+    """Return the error a child left behind."""
+    noted = job.folder / "failed.json"
+    if noted.exists():
+        said = json.loads(noted.read_text(encoding="utf-8"))
+        return ERRORS.get(said["code"], PmfedError)(said["what"], said["remedy"])
+    return RunError(f"{job.folder}: the job ended with code {code}.", f"See {job.folder / 'crash.txt'} if it is there.")
+
+
+def _run_id(folder: Path) -> str:
+    """Return the run id this folder has had since its first start."""
+    path = folder / "run-id"
+    if not path.exists():
+        write_atomically(path, secrets.token_hex(16).encode())
+    return path.read_text(encoding="utf-8").strip()
+
+
+def _agents(job: Job, cohorts: Mapping[str, Cohort]) -> dict[str, Agent]:
+    rehearsal = Rehearsal(
+        plan=None if job.books == "kept" else lambda study, sites: plan_of(study, sites, job.books), seed=job.seed
+    )
+    cut = {site.name: _cut(job, site.name, cohorts[site.name]) for site in job.sites}
+    if job.pooled:
+        return {"pooled": Agent(job.sites[0], cohort=pool(list(cut.values())), rehearsal=rehearsal)}
+    return {site.name: Agent(site, cohort=cut[site.name], rehearsal=rehearsal) for site in job.sites}
+
+
+def _cut(job: Job, name: str, cohort: Cohort) -> Cohort:
+    return cohort if job.training is None else cohort.with_training(job.training[name])
+
+
+def rounds_done(jobs: Sequence[Job]) -> int:
+    """Return how many rounds the jobs have taken so far, from their metrics.jsonl."""
+    total = 0
+    for job in jobs:
+        try:
+            with (job.folder / "metrics.jsonl").open("rb") as lines:
+                total += sum(1 for _ in lines)
+        except FileNotFoundError:
+            continue
+    return total

@@ -1,0 +1,210 @@
+"""How a simulation measures: who is held out of which training, and what stands beside the federation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pmfed_client.site import Site
+
+from pmfed.cohort import Cohort, folds
+from pmfed.errors import UsageError
+from pmfed.study import Study
+from pmfed_simulations.jobs import Books, Job, Masks
+
+Protocol = Literal["holdout", "cv", "leave-one-site-out"]
+PROTOCOLS: tuple[Protocol, ...] = ("holdout", "cv", "leave-one-site-out")
+FOLDS = 5
+
+COMPARISONS = {
+    "local": "each hospital alone, no noise",
+    "local-private": "each hospital alone, same epsilon",
+    "fedavg": "FedAvg with local DP, same epsilon",
+    "no-privacy": "federation without noise",
+    "pooled": "all data in one place, no noise",
+    "pooled-private": "all data in one place, same epsilon",
+}
+
+
+@dataclass(frozen=True)
+class Series:
+    """A line of the comparison table: the same training over all folds and seeds.
+
+    ``jobs[seed]`` lists the folds of that seed.
+    """
+
+    name: str
+    label: str
+    private: bool
+    jobs: tuple[tuple[Job, ...], ...]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One fold: who trains, who takes part, who is scored."""
+
+    name: str
+    training: Masks | None
+    sites: tuple[Site, ...]
+    scored: tuple[str, ...]
+
+
+def cuts(
+    study: Study, sites: Sequence[Site], cohorts: Mapping[str, Cohort], protocol: Protocol, seed: int
+) -> list[Cut]:
+    """Return the folds of a protocol.
+
+    ``holdout`` keeps the study's own split. ``cv`` deals patients into five folds by keyed hash, anew for each seed.
+    ``leave-one-site-out`` trains on all patients of the others and scores all patients of the one left out.
+    """
+    everyone = tuple(sites)
+    if protocol == "holdout":
+        return [Cut("", None, everyone, ())]
+    if protocol == "cv":
+        key = f"{study.evaluation.split_key}/{seed}"
+        dealt = {name: folds(cohort.ids, key, FOLDS) for name, cohort in cohorts.items()}
+        names = tuple(site.name for site in sites)
+        return [
+            Cut(f"fold-{fold + 1}", {name: fold != which for name, which in dealt.items()}, everyone, names)
+            for fold in range(FOLDS)
+        ]
+    if len(sites) < 3:
+        raise UsageError(f"leave-one-site-out needs at least three sites, not {len(sites)}.")
+    return [
+        Cut(
+            f"without-{left.name}",
+            {name: np.full(cohort.patients, name != left.name) for name, cohort in cohorts.items()},
+            tuple(site for site in sites if site.name != left.name),
+            (left.name,),
+        )
+        for left in sites
+    ]
+
+
+def fit(study: Study, cut: Cut, cohorts: Mapping[str, Cohort]) -> Study:
+    """Return the study with the public expected count of this fold.
+
+    A cross-validation trains on a known share of the patients; the divisor moves by that share, from the study's
+    public constant and never from a count.
+    """
+    if cut.training is None:
+        return study
+    expected = study.cohort.expected_patients / (1 - study.evaluation.test_fraction)
+    if cut.name.startswith("fold"):
+        share = 1 - 1 / FOLDS
+    else:
+        # Which hospital is left out is public, and so is about how large it is.
+        sizes = {name: cohort.patients for name, cohort in cohorts.items()}
+        share = round(1 - sizes[cut.scored[0]] / sum(sizes.values()), 2)
+    return study.replace(cohort={"expected_patients": max(1, round(expected * share))})
+
+
+def federation(
+    study: Study,
+    sites: Sequence[Site],
+    cohorts: Mapping[str, Cohort],
+    out: Path,
+    *,
+    protocol: Protocol,
+    seeds: int,
+    reproducible: bool,
+) -> Series:
+    """Return the private federation itself, with ledgers kept."""
+    single = protocol == "holdout" and seeds == 1
+    rows = []
+    for seed in range(seeds):
+        row = []
+        for cut in cuts(study, sites, cohorts, protocol, seed):
+            name = f"seed-{seed + 1}" + (f"-{cut.name}" if cut.name else "")
+            row.append(
+                Job(
+                    out if single else out / "runs" / name,
+                    fit(_seeded(study, seed), cut, cohorts),
+                    cut.sites,
+                    cut.training,
+                    scored=cut.scored,
+                    seed=seed if reproducible else None,
+                )
+            )
+        rows.append(tuple(row))
+    return Series("federation", "federation, private", True, tuple(rows))
+
+
+def comparison(
+    name: str, main: Series, sites: Sequence[Site], cohorts: Mapping[str, Cohort], out: Path
+) -> list[Series]:
+    """Return the lines of the table that one ``--compare`` name stands for, cut exactly as the federation is."""
+    if name not in COMPARISONS:
+        raise UsageError(f"--compare does not know '{name}'.", f"It knows: {', '.join(COMPARISONS)}.")
+    if name in ("local", "local-private"):
+        return [_alone(name, site, main, sites, cohorts[site.name], out) for site in sites]
+    books: Books = "noiseless" if name in ("no-privacy", "pooled") else "private"
+    label = {"no-privacy": "federation, no noise", "pooled": "all data in one place, no noise"}.get(
+        name, COMPARISONS[name]
+    )
+    return [Series(name, label, books == "private", _over(main, lambda job: _beside(job, name, books, sites, out)))]
+
+
+def _over(main: Series, change: Callable[[Job], Job | None]) -> tuple[tuple[Job, ...], ...]:
+    rows = tuple(tuple(job for job in map(change, row) if job is not None) for row in main.jobs)
+    return tuple(row for row in rows if row)
+
+
+def _beside(job: Job, name: str, books: Books, sites: Sequence[Site], out: Path) -> Job:
+    study = job.study
+    pooled = name.startswith("pooled")
+    if pooled:
+        study = study.replace(privacy={"colluders": 0})
+    if name == "fedavg" and study.training.algorithm == "fedsgd":
+        study = study.replace(training=_fedavg(study))
+    return Job(_folder(job, name, out), study, job.sites, job.training, books, pooled, _scored(job, sites), job.seed)
+
+
+def _alone(name: str, site: Site, main: Series, sites: Sequence[Site], cohort: Cohort, out: Path) -> Series:
+    """One hospital that trains by itself, scored on everyone's held-out patients."""
+    books: Books = "private" if name == "local-private" else "noiseless"
+
+    def change(job: Job) -> Job | None:
+        if site not in job.sites:
+            return None  # the site left out has nobody to train on
+        # Within its own walls a hospital knows its count; the best it could do alone is what we compare with.
+        training = cohort.training if job.training is None else job.training[site.name]
+        expected = max(2, int(training.sum()))
+        study = job.study.replace(
+            cohort={"expected_patients": expected},
+            privacy={"colluders": 0, "delta": min(job.study.privacy.delta, 0.9 / expected)},
+        )
+        return Job(
+            _folder(job, f"{name}-{site.name}", out), study, (site,), job.training, books, False, _scored(job, sites),
+            job.seed,
+        )  # fmt: skip
+
+    suffix = ", same epsilon" if name == "local-private" else ""
+    return Series(f"{name}:{site.name}", f"{site.name} alone{suffix}", name == "local-private", _over(main, change))
+
+
+def _scored(job: Job, sites: Sequence[Site]) -> tuple[str, ...]:
+    return job.scored or tuple(site.name for site in sites)
+
+
+def _folder(job: Job, name: str, out: Path) -> Path:
+    return out / "comparisons" / name / (job.folder.name if job.folder.parent.name == "runs" else "run")
+
+
+def _seeded(study: Study, seed: int) -> Study:
+    return study.replace(model={"seed": study.model.seed + seed}) if seed else study
+
+
+def _fedavg(study: Study) -> dict[str, object]:
+    """Ten rounds of local steps in place of as many single ones; the local rate is the server's."""
+    training = study.training
+    rounds = max(1, training.rounds // 10)
+    return {
+        "algorithm": "fedavg",
+        "rounds": rounds,
+        "local_steps": max(1, training.rounds // rounds),
+        "local_learning_rate": training.optimizer.learning_rate,
+    }

@@ -1,0 +1,245 @@
+"""`pmfed simulate`: a whole federation on one machine, measured beside its alternatives."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from pmfed_client.site import Site, read_sites
+from pmfed_server.checkpoint import write_atomically
+from pmfed_server.results import write_results_page
+
+from pmfed.cohort import Cohort, read_cohort
+from pmfed.errors import StudyError, UsageError
+from pmfed.study import Study
+from pmfed_simulations.datasets import write_sites
+from pmfed_simulations.hospitals import write_hospitals
+from pmfed_simulations.jobs import Job, rounds_done, run_jobs
+from pmfed_simulations.protocols import PROTOCOLS, Protocol, Series, comparison, federation
+from pmfed_simulations.summary import summarise_series
+
+BUILT_IN = ("hospitals", "warfarin", "heart-disease", "eicu", "digits")
+NEEDS_DATA = ("warfarin", "heart-disease", "eicu")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `pmfed simulate` was asked. JSON-able, so that a stopped simulation can go on."""
+
+    study: str
+    out: str
+    sites: str | None = None
+    data: str | None = None
+    epsilon: float | None = None
+    delta: float | None = None
+    rounds: int | None = None
+    protocol: Protocol = "holdout"
+    seeds: int = 1
+    compare: tuple[str, ...] = ()
+    workers: int = 0
+    reproducible: bool = False
+    engine: str = "local"
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """A simulation made ready: every job known, every cohort read."""
+
+    options: Options
+    study: Study
+    sites: tuple[Site, ...]
+    cohorts: dict[str, Cohort]
+    main: Series
+    others: tuple[Series, ...]
+    best: dict[str, float] | None
+
+    @property
+    def out(self) -> Path:
+        """RUN/."""
+        return Path(self.options.out)
+
+    @property
+    def jobs(self) -> list[Job]:
+        """All jobs, the federation first."""
+        return [job for series in (self.main, *self.others) for row in series.jobs for job in row]
+
+    @property
+    def rounds(self) -> int:
+        """Rounds over all jobs."""
+        return sum(job.study.training.rounds for job in self.jobs)
+
+    def rounds_done(self) -> int:
+        """Rounds taken so far."""
+        return rounds_done(self.jobs)
+
+
+def study_text(name: str) -> str:
+    """Return the study.toml of a built-in study."""
+    return (files("pmfed_simulations") / "studies" / f"{name}.toml").read_text(encoding="utf-8")
+
+
+def find_study(name: str) -> Study:
+    """Return a built-in study by name, or the one in a file."""
+    if name in BUILT_IN:
+        return Study.from_text(study_text(name), f"{name}.toml")
+    path = Path(name)
+    if path.suffix != ".toml" and not path.exists():
+        raise UsageError(
+            f"there is no built-in study '{name}'.",
+            f"Built in are {', '.join(BUILT_IN)}; your own is a file ending in .toml.",
+        )
+    return Study.read(path)
+
+
+def prepare(options: Options) -> Simulation:
+    """Read or make the sites, read every cohort, and list the jobs.
+
+    Raises
+    ------
+    PmfedError
+        Anything that can be known to be wrong before training is found here.
+    """
+    torch.set_num_threads(1)
+    study = _chosen(options)
+    out = Path(options.out)
+    if options.protocol not in PROTOCOLS:
+        raise UsageError(f"--protocol {options.protocol} is not one of {', '.join(PROTOCOLS)}.")
+    sites = _sites(options, out)
+    cohorts = {site.name: read_cohort(study, site.sources, site.name) for site in sites}
+    main = federation(
+        study, sites, cohorts, out, protocol=options.protocol, seeds=options.seeds, reproducible=options.reproducible
+    )
+    if not options.sites:
+        main = _fresh_ledgers(main, out)
+    others = [line for name in options.compare for line in comparison(name, main, sites, cohorts, out)]
+    best = None
+    if (truth := out / "sites" / "truth.json").exists():
+        best = json.loads(truth.read_text(encoding="utf-8"))
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomically(out / "simulation.json", (json.dumps(asdict(options), indent=2) + "\n").encode())
+    return Simulation(options, study, sites, cohorts, main, tuple(others), best)
+
+
+def workers_of(options: Options) -> int:
+    """Return how many processes to use: as asked, or the machine's cores."""
+    return options.workers or len(os.sched_getaffinity(0))
+
+
+def simulate(simulation: Simulation, tick: Callable[[], None] = lambda: None) -> dict[str, Any]:
+    """Run every job that is not done yet and write RUN/result.json and RUN/report.html.
+
+    Parameters
+    ----------
+    simulation
+        As `prepare` made it.
+    tick
+        Called several times a second, for a progress display.
+
+    Returns
+    -------
+    dict
+        result.json.
+    """
+    run_jobs(simulation.jobs, simulation.cohorts, workers_of(simulation.options), tick)
+    result, curves = summarise_series(
+        simulation.study, simulation.main, simulation.others, simulation.options.protocol, simulation.cohorts
+    )
+    if simulation.best:
+        result["best_possible"] = simulation.best
+    write_results_page(simulation.out, result, curves)
+    return result
+
+
+def resume(out: Path) -> Simulation:
+    """Make the simulation of a folder ready again; what is done in it stays done.
+
+    Raises
+    ------
+    UsageError
+        The folder holds no simulation.
+    """
+    path = out / "simulation.json"
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+        options = Options(**{**said, "compare": tuple(said["compare"]), "out": str(out)})
+    except (OSError, ValueError, TypeError, KeyError):
+        raise UsageError(
+            f"{out}: this folder holds no simulation that could go on.", "Name the folder --out named."
+        ) from None
+    return prepare(options)
+
+
+def _chosen(options: Options) -> Study:
+    study = find_study(options.study)
+    privacy = {key: value for key in ("epsilon", "delta") if (value := getattr(options, key)) is not None}
+    training = {"rounds": options.rounds} if options.rounds is not None else {}
+    try:
+        return study.replace(privacy=privacy, training=training)
+    except ValueError as error:
+        lines = str(error).splitlines()
+        said = next((line.strip() for line in lines[1:] if "error" in line or "should" in line.lower()), lines[0])
+        raise StudyError(f"--epsilon, --delta or --rounds does not fit the study: {said.split(' [type')[0]}") from None
+
+
+def _sites(options: Options, out: Path) -> tuple[Site, ...]:
+    """Return the sites: the researcher's own, or a built-in study's, written into RUN/sites."""
+    if options.sites:
+        return read_sites(Path(options.sites))
+    if options.study not in BUILT_IN:
+        raise UsageError(
+            "a study of your own needs --sites DIR.", "DIR holds a folder per site, each with a site.toml and its data."
+        )
+    made = out / "sites"
+    if not made.exists():
+        data = options.data or os.environ.get("PMFED_DATA")
+        if options.study in NEEDS_DATA and not data:
+            raise UsageError(
+                f"the study '{options.study}' needs public data: --data DIR, or PMFED_DATA.",
+                f"'pmfed data get {options.study}' tells how to get it.",
+            )
+        beside = out / "sites.new"
+        if options.study == "hospitals":
+            write_hospitals(beside)
+        else:
+            write_sites(options.study, Path(data) if data else None, beside)
+        beside.replace(made)
+    return read_sites(made)
+
+
+def _fresh_ledgers(main: Series, out: Path) -> Series:
+    """Give each training of a built-in study books of its own.
+
+    Several seeds and folds measure one method on public data; nobody would ever publish all of their models. Each
+    training's ledger therefore starts empty. On the researcher's own sites every training is charged to the one
+    ledger the site has.
+    """
+    if len(main.jobs) == 1 and len(main.jobs[0]) == 1:
+        return main
+
+    def moved(job: Job) -> Job:
+        def at(site: Site) -> Site:
+            folder = job.folder / "ledgers" / site.name
+            folder.mkdir(parents=True, exist_ok=True)
+            return site.model_copy(update={"folder": folder})
+
+        return Job(**{**job.__dict__, "sites": tuple(at(site) for site in job.sites)})
+
+    return Series(main.name, main.label, main.private, tuple(tuple(moved(job) for job in row) for row in main.jobs))
+
+
+__all__: Sequence[str] = (
+    "BUILT_IN",
+    "Options",
+    "Simulation",
+    "find_study",
+    "prepare",
+    "resume",
+    "simulate",
+    "study_text",
+)

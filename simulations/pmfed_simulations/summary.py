@@ -1,0 +1,108 @@
+"""From the jobs of a simulation to one result.json: means over seeds, intervals over patients, comparisons."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from pmfed_server.results import Metrics, finite, metrics_of
+from pmfed_server.rounds import Evaluated
+
+from pmfed.cohort import Cohort
+from pmfed.study import Study
+from pmfed.tasks import task_for
+from pmfed_simulations.jobs import Job, Sum
+from pmfed_simulations.protocols import Protocol, Series
+
+
+def gather(row: Sequence[Job]) -> Evaluated:
+    """Add up what the folds of one seed say: every patient was held out exactly once."""
+    per_site: dict[str, Sum] = {}
+    for job in row:
+        for name, total in job.totals().items():
+            per_site[name] = per_site.get(name, np.zeros_like(total)) + total
+    return Evaluated(np.sum(list(per_site.values()), axis=0), per_site)
+
+
+def over_seeds(study: Study, series: Series) -> Metrics:
+    """Return the metrics of a line: the mean over seeds, ``_sd`` where there are several, the mean interval."""
+    found = [metrics_of(study, gather(row)) for row in series.jobs]
+    return _mean(found)
+
+
+def per_site(study: Study, series: Series) -> dict[str, Metrics]:
+    """Return the metrics of a line at each site, averaged over seeds."""
+    told = [gather(row).per_site for row in series.jobs]
+    return {
+        name: _mean(
+            [metrics_of(study, Evaluated(sites[name], {name: sites[name]}), bootstrap=len(told) == 1) for sites in told]
+        )
+        for name in sorted(told[0])
+        if name != "total" and told[0][name].sum() > 0
+    }
+
+
+def _mean(found: Sequence[Metrics]) -> Metrics:
+    mean: dict[str, float] = {}
+    for name in found[0]:
+        values = [value for one in found if (value := one.get(name)) is not None]
+        mean[name] = statistics.fmean(values) if values else float("nan")
+        if len(values) > 1 and not name.endswith(("_low", "_high")):
+            mean[f"{name}_sd"] = statistics.stdev(values)
+    return finite(mean)
+
+
+def summarise_series(
+    study: Study, main: Series, others: Sequence[Series], protocol: Protocol, cohorts: Mapping[str, Cohort]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return result.json of a whole simulation, and the curves of its report.
+
+    The privacy part is that of one training: a cross-validation trains several models to measure one method, and
+    the epsilon is what each of them spends.
+    """
+    first = [job for row in main.jobs for job in row]
+    results = [json.loads((job.folder / "result.json").read_text(encoding="utf-8")) for job in first]
+    result: dict[str, Any] = {**results[0]}
+    result["fingerprint"] = study.fingerprint()
+    result["protocol"] = protocol
+    result["seeds"] = len(main.jobs)
+    result["trainings"] = len(first)
+    result["sites"] = [
+        {"name": name, "patients": int(cohort.training.sum()), "held_out": int((~cohort.training).sum())}
+        if protocol == "holdout"
+        else {"name": name, "patients": cohort.patients, "held_out": None}
+        for name, cohort in sorted(cohorts.items())
+    ]
+    metrics = over_seeds(study, main)
+    sites = per_site(study, main)
+    result["metrics"] = {"test": metrics, "per_site": sites}
+    privacy = dict(result["privacy"])
+    privacy["epsilon"] = max(one["privacy"]["epsilon"] for one in results)
+    spent: dict[str, dict[str, float]] = {}
+    for one in results:
+        for name, figures in one["privacy"]["spent"].items():
+            if name not in spent or figures["epsilon"] > spent[name]["epsilon"]:
+                spent[name] = figures
+    privacy["spent"] = spent
+    privacy["insecure"] = any(job.seed is not None for job in first)
+    result["privacy"] = privacy
+    result["comparisons"] = [_line(study, main, metrics, sites, privacy["epsilon"])]
+    for series in others:
+        if series.jobs:
+            line = _line(study, series, over_seeds(study, series), per_site(study, series), study.privacy.epsilon)
+            result["comparisons"].append(line)
+    return result, task_for(study).curves(gather(main.jobs[0]).total)
+
+
+def _line(study: Study, series: Series, metrics: Metrics, sites: dict[str, Metrics], epsilon: float) -> dict[str, Any]:
+    return {
+        "name": series.name,
+        "label": series.label,
+        "private": series.private,
+        "epsilon": epsilon if series.private else None,
+        "metrics": metrics,
+        "per_site": sites,
+    }

@@ -1,0 +1,239 @@
+"""Public data become the sites, patients and splits that others published on; nothing leaks into the inputs."""
+
+from __future__ import annotations
+
+import gzip
+import shutil
+import time
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from pmfed_client.site import read_sites
+from pmfed_simulations.datasets import BUILT, warfarin, write_sites
+
+from pmfed.cohort import Cohort, read_cohort
+from pmfed.errors import DataError, UsageError
+from pmfed.study import Study
+
+
+def study(name: str) -> Study:
+    return Study.read(Path(str(files("pmfed_simulations") / "studies" / f"{name}.toml")))
+
+
+def cohorts(name: str, folder: Path) -> dict[str, Cohort]:
+    return {site.name: read_cohort(study(name), site.sources, site.name) for site in read_sites(folder)}
+
+
+def inputs(cohort: Cohort) -> np.ndarray:
+    return np.concatenate([cohort.inputs[name] for name in sorted(cohort.inputs)], axis=1)
+
+
+@pytest.fixture(scope="module")
+def written(public_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("sites")
+    for name in BUILT:
+        write_sites(name, public_data, out / name)
+    return out
+
+
+@pytest.mark.parametrize("name", list(BUILT))
+def test_sites_fit_their_study_and_its_delta(name: str, written: Path) -> None:
+    sites = read_sites(written / name)
+    assert {site.policy.delta for site in sites} == {study(name).privacy.delta}
+    assert all(site.policy.exact_metrics and site.policy.per_site_metrics for site in sites)
+    for cohort in cohorts(name, written / name).values():
+        assert cohort.training.sum() >= 20, "the policy would refuse"
+        assert np.isfinite(inputs(cohort)).all()
+        # Constants that fit their inputs: nothing sits dozens of scales away, or every patient would be clipped.
+        assert np.median(np.linalg.norm(inputs(cohort), axis=1)) < 10
+
+
+def test_expected_patients_is_near_the_training_patients(written: Path) -> None:
+    for name in BUILT:
+        training = sum(int(cohort.training.sum()) for cohort in cohorts(name, written / name).values())
+        assert training == pytest.approx(study(name).cohort.expected_patients, rel=0.05), name
+
+
+def test_warfarin_is_the_consortiums_cohort(written: Path) -> None:
+    found = cohorts("warfarin", written / "warfarin")
+    assert len(found) == 21
+    assert sum(len(cohort.ids) for cohort in found.values()) == 5410
+    doses = np.concatenate([cohort.targets for cohort in found.values()])
+    assert doses.mean() == pytest.approx(31.05, abs=0.01)
+    assert sum(len(names) for names in study("warfarin").inputs.values()) == 27
+
+
+def test_warfarin_holds_neither_inr_nor_site(written: Path) -> None:
+    columns = set()
+    for path in (written / "warfarin" / "site-01").glob("*.csv"):
+        columns |= set(pd.read_csv(path, nrows=1).columns)
+    assert not [column for column in columns if "inr" in column.lower() or "site" in column.lower()]
+
+
+def test_the_published_warfarin_equation_gives_its_published_error(written: Path) -> None:
+    # NEJM 2009;360:753, supplementary appendix: the pharmacogenetic equation for the square root of the dose. Right
+    # doses, units, decades and genotypes give the error of SOURCE.txt (8.66, on patients with what it needs).
+    tables = [
+        pd.read_csv(site / "patients.csv").merge(pd.read_csv(site / "genotypes.csv"), on="patient_id")
+        for site in sorted((written / "warfarin").iterdir())
+    ]
+    t = pd.concat(tables, ignore_index=True).dropna(subset=["age", "height", "weight"])
+    missing = t["vkorc1"].isna()
+    root = (
+        5.6044 - 0.2614 * t["age"] + 0.0087 * t["height"] + 0.0128 * t["weight"]
+        - 0.8677 * (t["vkorc1"] == "A/G") - 1.6974 * (t["vkorc1"] == "A/A") - 0.4854 * missing
+        - 0.5211 * (t["cyp2c9"] == "*1/*2") - 0.9357 * (t["cyp2c9"] == "*1/*3") - 1.0616 * (t["cyp2c9"] == "*2/*2")
+        - 1.9206 * (t["cyp2c9"] == "*2/*3") - 2.3312 * (t["cyp2c9"] == "*3/*3") - 0.2188 * t["cyp2c9"].isna()
+        - 0.1092 * (t["race"] == "asian") - 0.2760 * (t["race"] == "black") - 0.1032 * t["race"].isna()
+        + 1.1816 * t["enzyme_inducer"] - 0.5503 * t["amiodarone"].fillna(0)
+    )  # fmt: skip
+    error = (root**2 - t["dose"]).abs()
+    assert len(t) == 4302
+    assert error.mean() == pytest.approx(8.56, abs=0.15)
+    assert (error <= 0.2 * t["dose"]).mean() == pytest.approx(0.455, abs=0.015)
+
+
+def test_vkorc1_is_imputed_from_its_neighbours_where_they_are_linked() -> None:
+    row = dict.fromkeys(warfarin._RENAMED.values())
+    known = {"stable": "1", "dose": "35", "site": "1", "age": "60 - 69", "height": "170", "weight": "80"}
+    cases = [
+        ({"vkorc1": "G/G", "vkorc1_1173": "T/T", "race": "White"}, "G/G"),  # typed: never overwritten
+        ({"vkorc1_1173": "C/T", "race": "Black or African American"}, "A/G"),  # 1173 tags it in everyone
+        ({"vkorc1_2255": "T/T", "race": "Asian"}, "A/A"),
+        ({"vkorc1_2255": "T/T", "race": "Black or African American"}, None),
+        ({"vkorc1_1542": "C/C", "race": "White"}, "A/A"),  # coded on the other strand
+        ({"vkorc1_1542": "C/C", "race": "Unknown"}, None),
+    ]
+    table = pd.DataFrame([{**row, **known, "patient_id": str(i), **case} for i, (case, _) in enumerate(cases)])
+    subjects = table.rename(columns={new: old for old, new in warfarin._RENAMED.items()})
+    calls = warfarin.eligible(subjects)["vkorc1"]
+    assert [None if pd.isna(call) else call for call in calls] == [call for _, call in cases]
+
+
+def test_warfarin_leaves_out_who_has_no_stable_dose() -> None:
+    row = dict.fromkeys(warfarin._RENAMED.values())
+    rows = [
+        {**row, "patient_id": "a", "site": "1", "stable": "1", "dose": "35"},
+        {**row, "patient_id": "b", "site": "1", "stable": "0", "dose": "35"},
+        {**row, "patient_id": "c", "site": "1", "stable": "1"},
+    ]
+    subjects = pd.DataFrame(rows, dtype=object).rename(columns={new: old for old, new in warfarin._RENAMED.items()})
+    assert warfarin.eligible(subjects)["patient_id"].tolist() == ["a"]
+
+
+def test_heart_disease_is_flambys_split(written: Path) -> None:
+    found = cohorts("heart-disease", written / "heart-disease")
+    sizes = {name: (int(cohort.training.sum()), int((~cohort.training).sum())) for name, cohort in found.items()}
+    assert sizes == {"cleveland": (199, 104), "hungarian": (172, 89), "switzerland": (30, 16), "va": (85, 45)}
+    # FLamby stratifies the three hospitals where both outcomes are frequent: train and test alike within a patient.
+    for name in ("cleveland", "hungarian", "va"):
+        ill, train = found[name].targets, found[name].training
+        assert abs(ill[train].mean() - ill[~train].mean()) < 0.01
+    # Which patients, not only how many: positions in the hospital's file, from scikit-learn's own splitter.
+    from sklearn.model_selection import train_test_split
+
+    _, test = train_test_split(np.arange(46), test_size=1 - 0.66, train_size=0.66, random_state=43)
+    held_out = {f"switzerland-{i + 1:03d}" for i in test}
+    switzerland = found["switzerland"]
+    assert {switzerland.ids[i] for i in np.flatnonzero(~switzerland.training)} == held_out
+
+
+def test_heart_disease_zero_cholesterol_is_not_measured(written: Path) -> None:
+    table = pd.read_csv(written / "heart-disease" / "switzerland" / "patients.csv")
+    assert table["cholesterol"].isna().all()
+    assert pd.read_csv(written / "heart-disease" / "cleveland" / "patients.csv")["cholesterol"].min() > 50
+
+
+def test_eicu_has_patients_with_several_stays_and_no_leak(written: Path) -> None:
+    found = cohorts("eicu", written / "eicu")
+    assert set(found) == {"midwest", "northeast", "south", "west", "unknown"}
+    assert sum(len(names) for names in study("eicu").inputs.values()) == 59
+    records = sum(len(cohort.owner) for cohort in found.values())
+    patients = sum(len(cohort.ids) for cohort in found.values())
+    assert 1.1 < records / patients < 1.5
+    died = np.concatenate([cohort.targets for cohort in found.values()])
+    assert 0.08 < died.mean() < 0.1
+    # No single input may tell the outcome: a leak such as the discharge location would.
+    columns = np.concatenate([inputs(cohort) for cohort in found.values()])
+    correlation = [abs(np.corrcoef(column, died)[0, 1]) for column in columns.T if column.std() > 0]
+    assert max(correlation) < 0.35
+    header = set(pd.read_csv(written / "eicu" / "west" / "stays.csv", nrows=1).columns)
+    assert not [name for name in header if any(word in name for word in ("discharge", "predict", "actual", "los"))]
+
+
+def test_eicu_minus_one_is_missing(written: Path) -> None:
+    stays = pd.read_csv(written / "eicu" / "south" / "stays.csv")
+    measured = stays.drop(columns=["patient_id", "stay_id", "sex", "source"])
+    assert (measured.min() >= 0).all()
+    assert stays["urine"].isna().mean() > 0.3
+
+
+def test_digits_are_the_same_everywhere_and_spread_evenly(tmp_path: Path) -> None:
+    write_sites("digits", None, tmp_path / "a")
+    write_sites("digits", None, tmp_path / "b")
+    tables = [pd.read_csv(path) for path in sorted((tmp_path / "a").glob("*/patients.csv"))]
+    again = [pd.read_csv(path) for path in sorted((tmp_path / "b").glob("*/patients.csv"))]
+    assert len(tables) == 20
+    assert all(one.equals(other) for one, other in zip(tables, again, strict=True))
+    counts = np.array([table["digit"].value_counts().reindex(range(10)).to_numpy() for table in tables])
+    assert counts.sum() == 1797
+    assert np.ptp(counts, axis=0).max() <= 1
+    assert np.ptp(counts.sum(axis=1)) <= 1
+    assert len(pd.concat(tables)["patient_id"].unique()) == 1797
+
+
+def test_warfarin_sites_are_written_fast(public_data: Path, tmp_path: Path) -> None:
+    start = time.perf_counter()
+    write_sites("warfarin", public_data, tmp_path)
+    assert time.perf_counter() - start < 3
+
+
+def test_the_data_sets_own_folder_is_enough(public_data: Path, tmp_path: Path) -> None:
+    write_sites("heart-disease", public_data / "heart_disease_uci", tmp_path)
+    assert len(read_sites(tmp_path)) == 4
+
+
+def test_an_unknown_study_names_the_near_one(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="heart-disease"):
+        write_sites("heart-desease", None, tmp_path)
+
+
+@pytest.mark.parametrize("name", [name for name, built in BUILT.items() if built.folder])
+def test_missing_data_tell_how_to_get_them(name: str, tmp_path: Path) -> None:
+    remedy = f"pmfed data get {BUILT[name].folder}"
+    for data in (None, tmp_path / "nowhere", tmp_path):
+        with pytest.raises(DataError) as caught:
+            write_sites(name, data, tmp_path / "out")
+        assert remedy in caught.value.remedy
+        assert not (tmp_path / "out").exists()
+
+
+def test_another_table_is_refused_by_its_columns(tmp_path: Path) -> None:
+    (tmp_path / warfarin.FILE).write_text("Project Site;Age\n1;60 - 69\n", encoding="utf-8")
+    with pytest.raises(DataError, match="1 columns, none of them called 'PharmGKB Subject ID'"):
+        write_sites("warfarin", tmp_path, tmp_path / "out")
+    for hospital in ("cleveland", "hungarian", "switzerland", "va"):
+        (tmp_path / f"processed.{hospital}.data").write_text("1,2,3\n", encoding="utf-8")
+    with pytest.raises(DataError, match="3 columns"):
+        write_sites("heart-disease", tmp_path, tmp_path / "out")
+
+
+def test_a_damaged_table_is_refused_without_its_content(public_data: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "heart_disease_uci"
+    shutil.copytree(public_data / "heart_disease_uci", copy, copy_function=shutil.copyfile)
+    copy.chmod(0o755)
+    text = (copy / "processed.va.data").read_text(encoding="utf-8").replace("63,1,4", "sixty-three,1,4", 1)
+    (copy / "processed.va.data").write_text(text, encoding="utf-8")
+    with pytest.raises(DataError) as caught:
+        write_sites("heart-disease", tmp_path, tmp_path / "out")
+    assert "sixty-three" not in str(caught.value)
+
+    broken = tmp_path / "eicu_demo"
+    broken.mkdir()
+    with gzip.open(public_data / "eicu_demo" / "patient.csv.gz") as whole:
+        (broken / "patient.csv.gz").write_bytes(gzip.compress(whole.read(20_000))[:4_000])  # cut off
+    with pytest.raises(DataError, match=r"patient\.csv\.gz"):
+        write_sites("eicu", tmp_path, tmp_path / "out")
