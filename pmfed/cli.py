@@ -75,16 +75,16 @@ def simulate(
     sites: Annotated[
         Path | None, typer.Option(help="Your own sites: a folder per site, each with a site.toml.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Where the run is written [default: runs/STUDY].")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where the run is written; else runs/STUDY.")] = None,
     epsilon: Annotated[float | None, typer.Option(help="Privacy budget of the run, instead of the study's.")] = None,
     delta: Annotated[float | None, typer.Option(help="Delta, instead of the study's.")] = None,
     rounds: Annotated[int | None, typer.Option(help="Rounds, instead of the study's.")] = None,
     protocol: Annotated[str, typer.Option(help=PROTOCOL_HELP)] = "holdout",
     seeds: Annotated[int, typer.Option(min=1, help="Repeat so often; reports mean and sd.")] = 1,
     compare: Annotated[
-        str | None, typer.Option(help=COMPARE_HELP + " [default: local,no-privacy,pooled; none with --sites]")
+        str | None, typer.Option(help=COMPARE_HELP + " Without --sites the first choice is local,no-privacy,pooled.")
     ] = None,
-    workers: Annotated[int, typer.Option(help="Processes [default: the machine's cores].")] = 0,
+    workers: Annotated[int, typer.Option(help="Processes; 0 is the machine's cores.")] = 0,
     engine: Annotated[str, typer.Option(help="local (in process) or ray (Flower's own simulation runtime).")] = "local",
     insecure_reproducible: Annotated[
         bool, typer.Option("--insecure-reproducible", help="Noise from a seed: same model every time, NO privacy.")

@@ -11,6 +11,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from pydantic import ValidationError
 
 from pmfed import __version__
 from pmfed.cohort import Cohort, read_cohort
-from pmfed.errors import PmfedError, ProtocolError
+from pmfed.errors import PmfedError, ProtocolError, RunError
 from pmfed.privacy.noise import SecretSource, SeededSource
 from pmfed.privacy.plan import PrivacyPlan
 from pmfed.study import Study
@@ -32,6 +33,8 @@ from pmfed_client.site import Site
 from pmfed_client.trainer import Trainer
 
 log = logging.getLogger("pmfed.site")
+
+SESSIONS = "sessions"  # in the site's folder: a note for each run under way
 
 Sums = dict[str, npt.NDArray[np.uint32]]
 
@@ -85,6 +88,7 @@ class Agent:
     ---------
     Without a rehearsal, nothing computed from patients leaves `handle` unless the site's policy admitted the
     study, the whole run was reserved in the ledger, and this very (run, round, attempt) was durably charged first.
+    An agent that was started again takes a run up by the same way in: nothing is admitted on the word of a file.
     """
 
     def __init__(self, site: Site, *, cohort: Cohort | None = None, rehearsal: Rehearsal | None = None) -> None:
@@ -157,24 +161,32 @@ class Agent:
             raise ProtocolError("the study that was sent is not valid here. Nothing was released.") from None
         if study.fingerprint() != request.study:
             raise ProtocolError("the study that was sent has another fingerprint. Nothing was released.")
-        cohort = self._cohort or read_cohort(study, self.site.sources, self.site.name)
-        make = self.rehearsal.plan or PrivacyPlan.solve
-        plan = make(study, request.sites)
+        session = self._join(request.run, study, request.sites)
         if self.charges:
-            held_out = cohort.patients - int(cohort.training.sum())
-            self.site.policy.admit(study, plan, int(cohort.training.sum()), held_out)
-            self.ledger.reserve(request.run, request.study, entries(study, plan), self.site.policy.budget)
-        self._sessions[request.run] = Session(study, plan, Trainer(study, plan, cohort, self._source(request.run)))
+            self._remember(request)
+        self._sessions[request.run] = session
         if not self.charges:
             return ""
         identity = Identity.at(self.site.identity)
         said = f"{request.run}|{request.study}|{self.site.name}"
         return json.dumps({"pmfed": __version__, "key": identity.public, "signature": identity.sign(said.encode())})
 
+    def _join(self, run: str, study: Study, sites: int) -> Session:
+        """Admit a study and reserve the run; a run that is reserved already is admitted and reserved the same way."""
+        cohort = self._cohort or read_cohort(study, self.site.sources, self.site.name)
+        make = self.rehearsal.plan or PrivacyPlan.solve
+        plan = make(study, sites)
+        if self.charges:
+            held_out = cohort.patients - int(cohort.training.sum())
+            self.site.policy.admit(study, plan, int(cohort.training.sum()), held_out)
+            self.ledger.reserve(run, study.fingerprint(), entries(study, plan), self.site.policy.budget)
+        return Session(study, plan, Trainer(study, plan, cohort, self._source(run)))
+
     def _finish(self, request: Request, session: Session) -> str:
         if not self.charges:
             return ""
         self.ledger.finish(request.run)
+        self._note(request.run).unlink(missing_ok=True)
         receipt = {"site": self.site.name, **self.ledger.receipt(request.run)}
         return Identity.at(self.site.identity).signed(receipt)
 
@@ -186,12 +198,38 @@ class Agent:
             self.ledger.charge(request.run, what, request.round, request.attempt, noise_multiplier, count)
 
     def _session(self, request: Request) -> Session:
-        session = self._sessions.get(request.run)
+        session = self._sessions.get(request.run) or self._taken_up(request.run)
         if session is None:
             raise ProtocolError("this site is not enrolled in that run. Nothing was released.")
         if request.study != session.study.fingerprint():
             raise ProtocolError("the message names another study than the run's. Nothing was released.")
         return session
+
+    def _note(self, run: str) -> Path:
+        return self.site.folder / SESSIONS / f"{run}.json"
+
+    def _remember(self, request: Request) -> None:
+        """Note which run this site takes part in, for an agent that is started again."""
+        note = self._note(request.run)
+        beside = note.with_name(note.name + ".new")
+        try:
+            note.parent.mkdir(exist_ok=True)
+            beside.write_text(json.dumps({"study": request.text, "sites": request.sites}), encoding="utf-8")
+            beside.replace(note)
+        except OSError as error:
+            raise RunError(f"{note}: cannot be written ({error.strerror}). Nothing was released.") from None
+
+    def _taken_up(self, run: str) -> Session | None:
+        """Take up a run that another agent of this site was enrolled in, or return None when there was none."""
+        if not self.charges:
+            return None
+        try:
+            noted = json.loads(self._note(run).read_text(encoding="utf-8"))
+            study, sites = Study.parse(noted["study"]), int(noted["sites"])
+        except (OSError, ValueError, TypeError, KeyError):  # absent, or cut short: the coordinator can enrol us anew
+            return None
+        self._sessions[run] = self._join(run, study, sites)
+        return self._sessions[run]
 
     def _vector(self, session: Session, arrays: Arrays) -> npt.NDArray[np.float32]:
         vector = arrays.get("parameters")

@@ -85,13 +85,18 @@ class Trainer:
         self.scales = statistics_size(study) if study.needs_statistics else 0
         self.grid = gradient_grid(study)
         self._statistics: bytes | None = None
-        self._private = PrivateStep(self.model, self.task.loss, plan)
+        self.private = PrivateStep(self.model, self.task.loss, plan)
         self._ready: tuple[Batch, Cohort] | None = None
 
     @property
     def expects(self) -> int:
         """Length of the array that must arrive with a step or an evaluation."""
         return self.size + self.scales
+
+    @property
+    def training(self) -> Batch:
+        """This site's training records, for a study whose inputs are all scaled by public constants."""
+        return self._prepare(np.zeros(self.expects, np.float32))[0]
 
     def lengths(self, kind: str) -> dict[str, int]:
         """Lengths of the arrays that may leave, by name."""
@@ -153,7 +158,7 @@ class Trainer:
 
     def _noisy_sum(self, batch: Batch, sites: int, source: Source) -> npt.NDArray[np.float64]:
         drawn = batch.take(poisson(len(batch.count), self.plan.sampling_rate, source))
-        return self._private.release(drawn.inputs, drawn.present, drawn.targets, drawn.owner, source, sites).vector
+        return self.private.release(drawn.inputs, drawn.present, drawn.targets, drawn.owner, source, sites).vector
 
     def _local_steps(self, start: Parameters, batch: Batch, sites: int, source: Source) -> npt.NDArray[np.float64]:
         """DP-SGD steps here, each with the whole noise; what leaves is how far the model moved."""

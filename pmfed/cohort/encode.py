@@ -151,8 +151,8 @@ def _place(text: str, exact: dict[str, int], plain: dict[str, int]) -> int:
 
 
 def _plain(text: str) -> str | None:
-    """Return the one spelling of a number, or None for text; leading zeros mark a code, not a number."""
-    if not _NUMBER.fullmatch(text) or re.match(r"[+-]?0\d", text):
+    """Return the one spelling of a number, or None for text; leading zeros stay, as in codes."""
+    if not _NUMBER.fullmatch(text):
         return None
     sign = "-" if text.startswith("-") else ""
     whole, _, part = text.lstrip("+-").partition(".")
@@ -208,9 +208,7 @@ def _calls(spec: Variant, report: _Report) -> Floats:
         malformed[place] = len(pair) != 2
         unknown[place] = not malformed[place] and bool(spec.known) and not set(pair) <= set(spec.known)
         counts[place] = [pair.count(allele) for allele in spec.alleles]
-    report.wrong(
-        malformed[codes], "that hold no call of two alleles such as A/G", "Separate two alleles by '/' or '|'."
-    )
+    report.wrong(malformed[codes], "without a call of two alleles such as A/G", "Separate two alleles by '/' or '|'.")
     report.wrong(
         unknown[codes],
         f"with an allele that is none of the {len(spec.known)} known ones",

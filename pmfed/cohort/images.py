@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pmfed.cohort.tables import Problems, count
+from pmfed.cohort.tables import Problems
 from pmfed.study import Images
 
 _REMEDIES = {
@@ -65,7 +65,7 @@ def read_images(
         if number:
             size = f" {spec.size[0]} x {spec.size[1]} pixels" if "size" in failure else ""
             problems.add(
-                f"{path}: column '{spec.file}': {count(number, 'listed file')} {failure}{size} ({folder}).",
+                f"{path}: column '{spec.file}': listed files in {folder} that {failure}{size}: {number:,}.",
                 _REMEDIES[failure],
             )
     return images

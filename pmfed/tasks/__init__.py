@@ -18,5 +18,5 @@ __all__ = ["Metric", "Task", "task_for"]
 
 def task_for(study: Study) -> Task:
     """Return the task of a study's outcome."""
-    kinds = {"binary": Binary, "multiclass": Multiclass, "regression": Regression}
+    kinds: dict[str, type[Task]] = {"binary": Binary, "multiclass": Multiclass, "regression": Regression}
     return kinds[study.outcome.task](study.outcome)

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from pmfed.study import Outcome
-from pmfed.tasks.task import Floats, Metric, area_under_roc, one_hot, redraw
+from pmfed.tasks.task import Floats, Metric, area_under_roc, one_hot, ratio, redraw
 
 BINS = 500
 LOGITS = 10.0  # scores are binned by logit in [-10, 10]: 0.04 wide, so ties hardly touch the AUROC
@@ -44,23 +44,22 @@ class Binary:
         bins = np.minimum((scaled * BINS).astype(np.int64), BINS - 1)
         return one_hot(bins + BINS * (np.asarray(values) > 0.5), self.cells)
 
-    def measure(self, total: Floats) -> dict[str, float]:
-        negative, positive = total[:BINS], total[BINS:]
-        n, p = negative.sum(), positive.sum()
+    def measure(self, total: Floats) -> dict[str, Floats]:
+        negative, positive = total[..., :BINS], total[..., BINS:]
+        n, p = negative.sum(axis=-1), positive.sum(axis=-1)
         half = BINS // 2
-        right_negative, right_positive = negative[:half].sum(), positive[half:].sum()
+        right_n, right_p = negative[..., :half].sum(axis=-1), positive[..., half:].sum(axis=-1)
         scores = _probabilities()
-        error = (negative * scores**2 + positive * (1 - scores) ** 2).sum()
-        nan = float("nan")
+        error = (negative * scores**2 + positive * (1 - scores) ** 2).sum(axis=-1)
         return {
             "auroc": area_under_roc(negative, positive),
-            "accuracy": float((right_negative + right_positive) / (n + p)) if n + p > 0 else nan,
-            "balanced_accuracy": float((right_negative / n + right_positive / p) / 2) if n > 0 and p > 0 else nan,
-            "brier": float(error / (n + p)) if n + p > 0 else nan,
+            "accuracy": ratio(right_n + right_p, n + p),
+            "balanced_accuracy": (ratio(right_n, n) + ratio(right_p, p)) / 2,
+            "brier": ratio(error, n + p),
         }
 
-    def resample(self, total: Floats, random: np.random.Generator) -> Floats:
-        return redraw(total, random)
+    def resample(self, total: Floats, draws: int, random: np.random.Generator) -> Floats:
+        return redraw(total, draws, random)
 
     def curves(self, total: Floats) -> dict[str, Any]:
         negative, positive = np.clip(total[:BINS], 0, None), np.clip(total[BINS:], 0, None)

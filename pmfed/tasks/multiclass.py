@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from pmfed.study import Outcome
-from pmfed.tasks.task import Floats, Metric, area_under_roc, one_hot, redraw
+from pmfed.tasks.task import Floats, Metric, area_under_roc, one_hot, ratio, redraw
 
 BINS = 200  # of the probability of each class, on the logit scale
 LOGITS = 10.0
@@ -53,27 +53,31 @@ class Multiclass:
         parts += [one_hot(bins[:, index] + BINS * (truth == index), 2 * BINS) for index in range(count)]
         return np.concatenate(parts, axis=1)
 
-    def measure(self, total: Floats) -> dict[str, float]:
+    def measure(self, total: Floats) -> dict[str, Floats]:
         count = len(self.classes)
-        confusion = np.clip(total[: self.confusion], 0, None).reshape(count, count)
-        sizes = confusion.sum(axis=1)
-        histograms = total[self.confusion :].reshape(count, 2, BINS)
-        areas = [area_under_roc(histograms[index, 0], histograms[index, 1]) for index in range(count)]
-        told = [area for area in areas if np.isfinite(area)]
-        nan = float("nan")
-        seen = sizes > 0
+        shape = total.shape[:-1]
+        confusion = np.clip(total[..., : self.confusion], 0, None).reshape(*shape, count, count)
+        right, sizes = np.diagonal(confusion, axis1=-2, axis2=-1), confusion.sum(axis=-1)
+        histograms = total[..., self.confusion :].reshape(*shape, count, 2, BINS)
+        areas = area_under_roc(histograms[..., 0, :], histograms[..., 1, :])
         return {
-            "accuracy": float(np.trace(confusion) / sizes.sum()) if sizes.sum() > 0 else nan,
-            "balanced_accuracy": float((np.diag(confusion)[seen] / sizes[seen]).mean()) if seen.any() else nan,
-            "auroc": float(np.mean(told)) if told else nan,
+            "accuracy": ratio(right.sum(axis=-1), sizes.sum(axis=-1)),
+            "balanced_accuracy": _mean_of_known(ratio(right, sizes)),
+            "auroc": _mean_of_known(areas),
         }
 
-    def resample(self, total: Floats, random: np.random.Generator) -> Floats:
+    def resample(self, total: Floats, draws: int, random: np.random.Generator) -> Floats:
         # Confusion and histograms are drawn apart: each metric reads only one of them.
         parts = [total[: self.confusion], *total[self.confusion :].reshape(len(self.classes), 2 * BINS)]
-        return np.concatenate([redraw(part, random) for part in parts])
+        return np.concatenate([redraw(part, draws, random) for part in parts], axis=1)
 
     def curves(self, total: Floats) -> dict[str, Any]:
         count = len(self.classes)
         confusion = np.clip(total[: self.confusion], 0, None).reshape(count, count)
         return {"confusion": {"classes": list(self.classes), "counts": confusion.round(1).tolist()}}
+
+
+def _mean_of_known(values: Floats) -> Floats:
+    """Return the mean over the last axis of what is not NaN: classes nobody had say nothing."""
+    known = np.isfinite(values)
+    return ratio(np.where(known, values, 0.0).sum(axis=-1), known.sum(axis=-1))

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from pmfed.study import Outcome
-from pmfed.tasks.task import Floats, Metric, one_hot, redraw
+from pmfed.tasks.task import Floats, Metric, one_hot, ratio, redraw
 
 BINS = 256  # of the absolute error, finer near zero
 GRID = 24  # predicted against true, per axis
@@ -76,28 +76,27 @@ class Regression:
             axis=1,
         )
 
-    def measure(self, total: Floats) -> dict[str, float]:
-        cells = total[2 : 2 + 2 * BINS]
-        count = cells.sum()
-        if count <= 0:
-            return dict.fromkeys((metric.name for metric in self.metrics), float("nan"))
+    def measure(self, total: Floats) -> dict[str, Floats]:
+        cells = total[..., 2 : 2 + 2 * BINS]
+        count = cells.sum(axis=-1)
         span = self.high - self.low
         return {
-            "mae": float(total[0] / count * span),
-            "within_20": float(cells[BINS:].sum() / count),
-            "rmse": float(np.sqrt(max(total[1] / count, 0.0)) * span),
+            "mae": ratio(total[..., 0], count) * span,
+            "within_20": ratio(cells[..., BINS:].sum(axis=-1), count),
+            "rmse": np.sqrt(np.clip(ratio(total[..., 1], count), 0.0, None)) * span,
         }
 
-    def resample(self, total: Floats, random: np.random.Generator) -> Floats:
-        cells, square = total[2 : 2 + 2 * BINS], total[2 + 2 * BINS :]
-        drawn = redraw(cells, random)
-        # The exact sums move by as much as the binned ones do.
+    def resample(self, total: Floats, draws: int, random: np.random.Generator) -> Floats:
+        drawn = np.zeros((draws, self.cells))
+        cells = total[2 : 2 + 2 * BINS]
+        drawn[:, 2 : 2 + 2 * BINS] = picked = redraw(cells, draws, random)
+        count = picked.sum(axis=1)
+        # Within a bin errors are taken for its middle; the offset makes the mean over all draws the exact one.
         middle = np.tile(((np.arange(BINS) + 0.5) / BINS) ** 2, 2)
-        moved = [
-            float(exact * drawn.sum() / max(cells.sum(), 1e-9) + drawn @ power - drawn.sum() * _mean(cells, power))
-            for exact, power in ((total[0], middle), (total[1], middle**2))
-        ]
-        return np.concatenate([moved, drawn, square])
+        for column, powers in ((0, middle), (1, middle**2)):
+            offset = (total[column] - cells @ powers) / max(cells.sum(), 1e-9)
+            drawn[:, column] = picked @ powers + count * offset
+        return drawn
 
     def curves(self, total: Floats) -> dict[str, Any]:
         counts = np.clip(total[2 + 2 * BINS :], 0, None).reshape(GRID, GRID)
@@ -109,7 +108,3 @@ def _cell(values: Floats, low: float, high: float) -> npt.NDArray[np.int64]:
     """Bins grow with the value: most outcomes of medicine are skewed to the right."""
     share = np.sqrt(np.clip((values - low) / (high - low), 0, 1))
     return np.minimum((share * GRID).astype(np.int64), GRID - 1)
-
-
-def _mean(cells: Floats, weights: Floats) -> float:
-    return float(cells @ weights / cells.sum()) if cells.sum() > 0 else 0.0

@@ -59,12 +59,12 @@ class Task(Protocol):
         """Return what each record adds to the sum, shape (B, cells), from outputs and natural outcomes."""
         ...
 
-    def measure(self, total: Floats) -> dict[str, float]:
-        """Return the metrics of a sum of rows, NaN where it does not hold enough to tell."""
+    def measure(self, total: Floats) -> dict[str, Floats]:
+        """Return the metrics of sums of rows (..., cells), each of shape (...); NaN where a sum cannot tell."""
         ...
 
-    def resample(self, total: Floats, random: np.random.Generator) -> Floats:
-        """Draw the sum of as many patients again, with replacement (the bootstrap)."""
+    def resample(self, total: Floats, draws: int, random: np.random.Generator) -> Floats:
+        """Draw the sum of as many patients again, with replacement (the bootstrap): (draws, cells)."""
         ...
 
     def curves(self, total: Floats) -> dict[str, Any]:
@@ -77,18 +77,19 @@ def headline(task: Task, name: str | None) -> Metric:
     return next((metric for metric in task.metrics if metric.name == name), task.metrics[0])
 
 
-def average(measures: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Return the plain mean over sites of each metric, leaving out sites that cannot tell."""
-    means: dict[str, float] = {}
-    for name in measures[0] if measures else ():
-        told = [measure[name] for measure in measures if np.isfinite(measure[name])]
-        means[name] = float(np.mean(told)) if told else float("nan")
+def measured(task: Task, totals: Sequence[Floats]) -> dict[str, Floats]:
+    """Return the metrics of sums (..., cells) over sites: the plain mean of those sites that can tell."""
+    told = [task.measure(total) for total in totals]
+    means = {}
+    for name in told[0]:
+        values = np.stack([one[name] for one in told])
+        known = np.isfinite(values)
+        count = known.sum(axis=0)
+        means[name] = np.where(count > 0, np.where(known, values, 0.0).sum(axis=0) / np.maximum(count, 1), np.nan)
     return means
 
 
-def intervals(
-    task: Task, totals: Sequence[Floats], *, by_site: bool = False, draws: int = 1000, seed: int = 0
-) -> dict[str, tuple[float, float]]:
+def intervals(task: Task, totals: Sequence[Floats], *, draws: int = 1000) -> dict[str, tuple[float, float]]:
     """Return 95 % bootstrap intervals over patients for every metric.
 
     Parameters
@@ -96,33 +97,23 @@ def intervals(
     task
         The task whose rows were summed.
     totals
-        One sum per site (or one for all).
-    by_site
-        Average the sites' metrics instead of measuring all patients together.
+        One sum (all patients together), or one per site whose metrics are averaged.
     draws
         Bootstrap samples.
-    seed
-        The intervals describe published sums; their randomness need not be secret.
 
     Notes
     -----
     Rows are mostly one-hot cells, so drawing patients with replacement is drawing cells from a multinomial
-    (Efron and Tibshirani 1993, chapter 6).
+    (Efron and Tibshirani 1993, chapter 6). The seed is fixed: the intervals describe sums that are published anyway.
     """
-    random = np.random.default_rng(seed)
-    told: dict[str, list[float]] = {metric.name: [] for metric in task.metrics}
-    whole = [total for total in totals if total.sum() > 0]
+    random = np.random.default_rng(0)
+    whole = [task.resample(total, draws, random) for total in totals if total.sum() > 0]
     if not whole:
         return {}
-    for _ in range(draws):
-        drawn = [task.resample(total, random) for total in (whole if by_site else [sum(whole, np.zeros(task.cells))])]
-        measure = average([task.measure(one) for one in drawn])
-        for name, values in told.items():
-            values.append(measure[name])
     result: dict[str, tuple[float, float]] = {}
-    for name, values in told.items():
-        finite = [value for value in values if np.isfinite(value)]
-        if finite:
+    for name, values in measured(task, whole).items():
+        finite = values[np.isfinite(values)]
+        if len(finite):
             low, high = np.percentile(finite, [2.5, 97.5])
             result[name] = (float(low), float(high))
     return result
@@ -135,20 +126,26 @@ def one_hot(index: npt.NDArray[np.int64], size: int) -> Floats:
     return rows
 
 
-def redraw(cells: Floats, random: np.random.Generator) -> Floats:
-    """Draw as many patients again over the same cells; noise may have left cells below zero."""
+def redraw(cells: Floats, draws: int, random: np.random.Generator) -> Floats:
+    """Draw as many patients again over the same cells, (draws, cells); noise may have left cells below zero."""
     mass = np.clip(cells, 0.0, None)
-    total = mass.sum()
-    if total <= 0:
-        return np.zeros_like(cells)
-    return random.multinomial(max(1, round(total)), mass / total).astype(np.float64)
+    seen = np.flatnonzero(mass)
+    drawn = np.zeros((draws, len(cells)))
+    if len(seen):
+        shares = mass[seen] / mass[seen].sum()
+        drawn[:, seen] = random.multinomial(max(1, round(mass.sum())), shares, size=draws)
+    return drawn
 
 
-def area_under_roc(negative: Floats, positive: Floats) -> float:
-    """Return the area under the ROC curve from histograms of scores over the same bins, ties counted half."""
+def area_under_roc(negative: Floats, positive: Floats) -> Floats:
+    """Return the area under the ROC curve from histograms (..., bins) of scores, ties counted half."""
     negative, positive = np.clip(negative, 0, None), np.clip(positive, 0, None)
-    n, p = negative.sum(), positive.sum()
-    if n <= 0 or p <= 0:
-        return float("nan")
-    below = np.cumsum(negative) - negative
-    return float((positive * (below + 0.5 * negative)).sum() / (n * p))
+    below = np.cumsum(negative, axis=-1) - negative
+    wins = (positive * (below + 0.5 * negative)).sum(axis=-1)
+    return ratio(wins, negative.sum(axis=-1) * positive.sum(axis=-1))
+
+
+def ratio(part: Any, whole: Any) -> Floats:
+    """Return part / whole, NaN where whole is not above zero."""
+    whole = np.asarray(whole, dtype=np.float64)
+    return np.where(whole > 0, np.asarray(part) / np.where(whole > 0, whole, 1.0), np.nan)

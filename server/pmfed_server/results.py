@@ -19,7 +19,7 @@ from pmfed.models import build
 from pmfed.privacy.plan import PrivacyPlan
 from pmfed.study import Study
 from pmfed.tasks import task_for
-from pmfed.tasks.task import average, headline, intervals
+from pmfed.tasks.task import headline, intervals, measured
 from pmfed_server.checkpoint import write_atomically
 from pmfed_server.report import write_report
 from pmfed_server.rounds import Evaluated, Outcome
@@ -37,15 +37,13 @@ def versions() -> dict[str, str]:
     }
 
 
-def metrics_of(study: Study, evaluated: Evaluated, *, bootstrap: bool = True) -> Metrics:
+def metrics_of(study: Study, evaluated: Evaluated) -> Metrics:
     """Return the metrics of an evaluation with ``_low`` and ``_high``, the 95 % bootstrap interval over patients."""
     task = task_for(study)
-    by_site = study.evaluation.average == "sites"
-    totals = list(evaluated.per_site.values()) if by_site else [evaluated.total]
-    found: dict[str, float] = average([task.measure(total) for total in totals])
-    if bootstrap:
-        for name, (low, high) in intervals(task, totals, by_site=by_site).items():
-            found |= {f"{name}_low": low, f"{name}_high": high}
+    totals = evaluated.measured_as(study.evaluation.average)
+    found = {name: float(value) for name, value in measured(task, totals).items()}
+    for name, (low, high) in intervals(task, totals).items():
+        found |= {f"{name}_low": low, f"{name}_high": high}
     return finite(found)
 
 
@@ -75,7 +73,7 @@ def summarise(study: Study, plan: PrivacyPlan, outcome: Outcome, wall_s: float) 
         "metrics": {
             "test": metrics_of(study, outcome.evaluated),
             "per_site": {
-                site: metrics_of(study, Evaluated(total, {site: total}))
+                site: metrics_of(study, Evaluated.of_site(site, total))
                 for site, total in sorted(outcome.evaluated.per_site.items())
             },
         },

@@ -26,7 +26,7 @@ from pmfed.privacy.plan import PrivacyPlan
 from pmfed.secagg.grid import EVALUATION, STATISTICS, gradient_grid
 from pmfed.study import Study
 from pmfed.tasks import task_for
-from pmfed.tasks.task import average
+from pmfed.tasks.task import measured
 from pmfed.wire import Kind, Request
 from pmfed_server.checkpoint import read_checkpoint, write_checkpoint
 from pmfed_server.fleet import Answer, Fleet
@@ -44,6 +44,15 @@ class Evaluated:
 
     total: Sum
     per_site: dict[str, Sum] = field(default_factory=dict)
+
+    @classmethod
+    def of_site(cls, site: str, total: Sum) -> Evaluated:
+        """Return the evaluation of one site alone."""
+        return cls(total, {site: total})
+
+    def measured_as(self, average: str) -> list[Sum]:
+        """Return the sums whose metrics are averaged: one per site, or the one of all patients together."""
+        return list(self.per_site.values()) if average == "sites" else [self.total]
 
 
 @dataclass
@@ -256,9 +265,10 @@ class Rounds:
 
     def measure(self, evaluated: Evaluated) -> dict[str, float]:
         """Return the metrics of an evaluation as the study wants them averaged."""
-        if self.study.evaluation.average == "sites":
-            return average([self.task.measure(total) for total in evaluated.per_site.values()])
-        return self.task.measure(evaluated.total)
+        totals = evaluated.measured_as(self.study.evaluation.average)
+        return {
+            name: round(float(value), 6) for name, value in measured(self.task, totals).items() if np.isfinite(value)
+        }
 
     def _request(
         self, kind: Kind, *, round: int = 0, attempt: int = 0, sites: int | None = None, text: str = ""

@@ -42,6 +42,7 @@ from pmfed_simulations.grid import LocalGrid
 Sum = npt.NDArray[np.float64]
 Masks = Mapping[str, npt.NDArray[np.bool_]]
 Books = Literal["kept", "private", "noiseless"]
+Engine = Literal["local", "ray"]
 PATIENCE = 3600.0
 
 
@@ -68,6 +69,8 @@ class Job:
         Every site whose held-out patients the model is scored on afterwards (in the same process).
     seed
         Repeatable randomness, or None for the secret one.
+    engine
+        What carries the messages: this process and its forks, or Flower's simulation runtime on Ray.
     """
 
     folder: Path
@@ -78,6 +81,7 @@ class Job:
     pooled: bool = False
     scored: tuple[str, ...] = ()
     seed: int | None = None
+    engine: Engine = "local"
 
     @property
     def done(self) -> bool:
@@ -100,6 +104,18 @@ def run_job(job: Job, cohorts: Mapping[str, Cohort], workers: int = 1) -> None:
     run = _run_id(job.folder)
     (job.folder / "failed.json").unlink(missing_ok=True)
     write_atomically(job.folder / "study.toml", job.study.to_toml().encode())
+    if job.engine == "ray":
+        from pmfed_simulations.ray_engine import run_job_on_ray
+
+        run_job_on_ray(job, run, workers, PATIENCE)
+    else:
+        _run_here(job, run, cohorts, workers)
+    if job.scored:
+        totals = score(job, cohorts, load_file(job.folder / "model.safetensors"))
+        write_atomically(job.folder / "scores.safetensors", save(totals))
+
+
+def _run_here(job: Job, run: str, cohorts: Mapping[str, Cohort], workers: int) -> None:
     agents = _agents(job, cohorts)
     for name, agent in agents.items():
         resident.register(name, agent)
@@ -111,9 +127,6 @@ def run_job(job: Job, cohorts: Mapping[str, Cohort], workers: int = 1) -> None:
     finally:
         for name in agents:
             resident.forget(name)
-    if job.scored:
-        totals = score(job, cohorts, load_file(job.folder / "model.safetensors"))
-        write_atomically(job.folder / "scores.safetensors", save(totals))
 
 
 def plan_of(study: Study, sites: int, books: Books) -> PrivacyPlan:
@@ -149,7 +162,7 @@ def run_jobs(
     cohorts
         Patients by site.
     workers
-        How many processes at once. A single job spreads its sites over them instead.
+        How many processes at once. A single job, and any job on Ray, spreads its sites over them instead.
     tick
         Called several times a second.
 
@@ -161,13 +174,21 @@ def run_jobs(
         Ctrl-C.
     """
     waiting = [job for job in jobs if not job.done]
-    inner = workers if len(waiting) == 1 else 1
+    single = len(waiting) == 1
+
+    def wide(job: Job) -> bool:
+        return single or job.engine == "ray"
+
+    def room() -> bool:
+        return not running or (len(running) < workers and not any(map(wide, (waiting[0], *running))))
+
     fork = multiprocessing.get_context("fork")
     running: dict[Job, Any] = {}
     try:
         while waiting or running:
-            while waiting and len(running) < workers:
+            while waiting and room():
                 job = waiting.pop(0)
+                inner = workers if wide(job) else 1
                 process = fork.Process(target=_child, args=(job, cohorts, inner), daemon=False)
                 sys.stdout.flush()
                 process.start()
@@ -191,7 +212,8 @@ def run_jobs(
 def _child(job: Job, cohorts: Mapping[str, Cohort], workers: int) -> None:
     """A forked process that runs one job and ends without touching what it inherited."""
     os.setpgrp()  # Ctrl-C goes to the parent, which stops us
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(143) if workers == 1 else sys.exit(143))
+    alone = workers == 1 and job.engine == "local"  # with no processes of its own to stop first
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(143) if alone else sys.exit(143))
     code = 0
     try:
         run_job(job, cohorts, workers)

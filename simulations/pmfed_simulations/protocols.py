@@ -68,7 +68,7 @@ def cuts(
         dealt = {name: folds(cohort.ids, key, FOLDS) for name, cohort in cohorts.items()}
         names = tuple(site.name for site in sites)
         return [
-            Cut(f"fold-{fold + 1}", {name: fold != which for name, which in dealt.items()}, everyone, names)
+            Cut(f"fold-{fold + 1}", {name: np.not_equal(which, fold) for name, which in dealt.items()}, everyone, names)
             for fold in range(FOLDS)
         ]
     if len(sites) < 3:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,9 @@ from pmfed.errors import StudyError, UsageError
 from pmfed.study import Study
 from pmfed_simulations.datasets import write_sites
 from pmfed_simulations.hospitals import write_hospitals
-from pmfed_simulations.jobs import Job, rounds_done, run_jobs
+from pmfed_simulations.jobs import Engine, Job, rounds_done, run_jobs
 from pmfed_simulations.protocols import PROTOCOLS, Protocol, Series, comparison, federation
+from pmfed_simulations.ray_engine import check_ray
 from pmfed_simulations.summary import summarise_series
 
 BUILT_IN = ("hospitals", "warfarin", "heart-disease", "eicu", "digits")
@@ -44,7 +46,7 @@ class Options:
     compare: tuple[str, ...] = ()
     workers: int = 0
     reproducible: bool = False
-    engine: str = "local"
+    engine: Engine = "local"
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,7 @@ def prepare(options: Options) -> Simulation:
     out = Path(options.out)
     if options.protocol not in PROTOCOLS:
         raise UsageError(f"--protocol {options.protocol} is not one of {', '.join(PROTOCOLS)}.")
+    _check_engine(options)
     sites = _sites(options, out)
     cohorts = {site.name: read_cohort(study, site.sources, site.name) for site in sites}
     main = federation(
@@ -118,9 +121,14 @@ def prepare(options: Options) -> Simulation:
     if not options.sites:
         main = _fresh_ledgers(main, out)
     others = [line for name in options.compare for line in comparison(name, main, sites, cohorts, out)]
+    if options.engine == "ray":
+        # The federation itself; the comparisons beside it train here as ever.
+        rows = tuple(tuple(replace(job, engine="ray") for job in row) for row in main.jobs)
+        main = replace(main, jobs=rows)
     best = None
     if (truth := out / "sites" / "truth.json").exists():
-        best = json.loads(truth.read_text(encoding="utf-8"))
+        known = json.loads(truth.read_text(encoding="utf-8"))["reachable_auc_held_out"]
+        best = {"auroc": known} if known is not None else None
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / "simulation.json", (json.dumps(asdict(options), indent=2) + "\n").encode())
     return Simulation(options, study, sites, cohorts, main, tuple(others), best)
@@ -175,6 +183,19 @@ def resume(out: Path) -> Simulation:
     return prepare(options)
 
 
+def _check_engine(options: Options) -> None:
+    if options.engine not in ("local", "ray"):
+        raise UsageError(f"--engine {options.engine} is neither local nor ray.")
+    if options.engine == "ray":
+        if options.protocol != "holdout":
+            raise UsageError(
+                f"--engine ray knows no --protocol {options.protocol}: its sites read their own folders and hold out "
+                "the patients the study says.",
+                "Leave --engine out, or use --protocol holdout.",
+            )
+        check_ray()
+
+
 def _chosen(options: Options) -> Study:
     study = find_study(options.study)
     privacy = {key: value for key in ("epsilon", "delta") if (value := getattr(options, key)) is not None}
@@ -204,6 +225,7 @@ def _sites(options: Options, out: Path) -> tuple[Site, ...]:
                 f"'pmfed data get {options.study}' tells how to get it.",
             )
         beside = out / "sites.new"
+        shutil.rmtree(beside, ignore_errors=True)  # left by a start that was cut short
         if options.study == "hospitals":
             write_hospitals(beside)
         else:

@@ -37,9 +37,7 @@ def per_site(study: Study, series: Series) -> dict[str, Metrics]:
     """Return the metrics of a line at each site, averaged over seeds."""
     told = [gather(row).per_site for row in series.jobs]
     return {
-        name: _mean(
-            [metrics_of(study, Evaluated(sites[name], {name: sites[name]}), bootstrap=len(told) == 1) for sites in told]
-        )
+        name: _mean([metrics_of(study, Evaluated.of_site(name, sites[name])) for sites in told])
         for name in sorted(told[0])
         if name != "total" and told[0][name].sum() > 0
     }

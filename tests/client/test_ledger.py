@@ -129,6 +129,15 @@ def test_export_is_the_chain_itself(ledger: Ledger, tmp_path: Path) -> None:
         ledger.export(tmp_path / "absent" / "rows.jsonl")
 
 
+def test_every_commit_is_synced_to_the_disk(ledger: Ledger) -> None:
+    """A killed process cannot show this, only a cut of the power: the settings of the open file must."""
+    ledger.verify()
+    db = ledger._store._db
+    assert db is not None
+    assert db.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
+    assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
 # -- what it admits ---------------------------------------------------------------------------------------------------
 
 

@@ -51,13 +51,14 @@ def charged(ledger: Ledger, run: str) -> list[tuple[int, int]]:
     return [(round, attempt) for round, attempt in found if round is not None and attempt is not None]
 
 
-def train(folder: Path, run: str, rounds: int, finish: bool = False) -> None:
-    """Do what a site does, going on where an earlier process stopped."""
+def train(folder: Path, run: str, rounds: int, finish: bool = False, pause: float = 0.0) -> None:
+    """Do what a site does, going on where an earlier process stopped; ``pause`` seconds of computing a round."""
     ledger = Ledger(folder / "ledger.db")
     ledger.reserve(run, "study", plan(), WIDE)
     done = charged(ledger, run)
     round, attempt = (done[-1][0], done[-1][1] + 1) if done else (0, 0)
     for _ in range(rounds):
+        time.sleep(pause)
         ledger.charge(run, "step", round, attempt, 30.0)
         release(folder, run, round, attempt)
         round, attempt = round + 1, 0
@@ -91,7 +92,7 @@ def kill_at_random(folder: Path, times: int) -> None:
     in_time = 0
     for number in range(times):
         before = len(sent(folder, "run"))
-        child = in_child(lambda: train(folder, "run", ROUNDS))
+        child = in_child(lambda: train(folder, "run", ROUNDS, pause=0.0005))
         until = time.monotonic() + 10
         while len(sent(folder, "run")) == before and time.monotonic() < until:
             time.sleep(0.002)
@@ -115,7 +116,10 @@ def test_a_process_killed_at_random_25_times(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_process_killed_at_random_250_times(tmp_path: Path) -> None:
-    kill_at_random(tmp_path, 250)
+    for number in range(10):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        kill_at_random(folder, 25)
 
 
 # -- killed at every line ---------------------------------------------------------------------------------------------
@@ -189,7 +193,7 @@ def test_killed_at_every_second_line(tmp_path: Path) -> None:
 
 def test_two_processes_charge_two_runs_at_once(tmp_path: Path) -> None:
     """From the very first moment: both create the file."""
-    children = [in_child(lambda run=run: train(tmp_path, run, 60)) for run in ("one", "two")]  # type: ignore[misc]
+    children = [in_child(lambda run=run: train(tmp_path, run, 60, pause=0.002)) for run in ("one", "two")]  # type: ignore[misc]
     assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
     check(tmp_path, "one", "two")
     with Ledger(tmp_path / "ledger.db") as ledger:

@@ -58,7 +58,7 @@ def test_relative_folder_stays_valid_after_a_change_of_directory(
 def test_a_site_cannot_be_changed(tmp_path: Path) -> None:
     site = Site.read(write(tmp_path / "one", GOOD))
     with pytest.raises(ValueError, match="frozen"):
-        site.name = "other"  # type: ignore[misc]
+        site.name = "other"
 
 
 @pytest.mark.parametrize("source", ["../other/patients.csv", "a/../../x", "..\\\\x"])

@@ -23,10 +23,6 @@ def study(name: str) -> Study:
     return Study.read(Path(str(files("pmfed_simulations") / "studies" / f"{name}.toml")))
 
 
-def cohorts(name: str, folder: Path) -> dict[str, Cohort]:
-    return {site.name: read_cohort(study(name), site.sources, site.name) for site in read_sites(folder)}
-
-
 def inputs(cohort: Cohort) -> np.ndarray:
     return np.concatenate([cohort.inputs[name] for name in sorted(cohort.inputs)], axis=1)
 
@@ -39,26 +35,38 @@ def written(public_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return out
 
 
+@pytest.fixture(scope="module")
+def cohorts(written: Path) -> dict[str, dict[str, Cohort]]:
+    """Study -> site -> cohort, read with the code a hospital runs."""
+    return {
+        name: {site.name: read_cohort(study(name), site.sources, site.name) for site in read_sites(written / name)}
+        for name in BUILT
+    }
+
+
+Cohorts = dict[str, dict[str, Cohort]]
+
+
 @pytest.mark.parametrize("name", list(BUILT))
-def test_sites_fit_their_study_and_its_delta(name: str, written: Path) -> None:
+def test_sites_fit_their_study_and_its_delta(name: str, written: Path, cohorts: Cohorts) -> None:
     sites = read_sites(written / name)
     assert {site.policy.delta for site in sites} == {study(name).privacy.delta}
     assert all(site.policy.exact_metrics and site.policy.per_site_metrics for site in sites)
-    for cohort in cohorts(name, written / name).values():
+    for cohort in cohorts[name].values():
         assert cohort.training.sum() >= 20, "the policy would refuse"
         assert np.isfinite(inputs(cohort)).all()
         # Constants that fit their inputs: nothing sits dozens of scales away, or every patient would be clipped.
         assert np.median(np.linalg.norm(inputs(cohort), axis=1)) < 10
 
 
-def test_expected_patients_is_near_the_training_patients(written: Path) -> None:
+def test_expected_patients_is_near_the_training_patients(cohorts: Cohorts) -> None:
     for name in BUILT:
-        training = sum(int(cohort.training.sum()) for cohort in cohorts(name, written / name).values())
+        training = sum(int(cohort.training.sum()) for cohort in cohorts[name].values())
         assert training == pytest.approx(study(name).cohort.expected_patients, rel=0.05), name
 
 
-def test_warfarin_is_the_consortiums_cohort(written: Path) -> None:
-    found = cohorts("warfarin", written / "warfarin")
+def test_warfarin_is_the_consortiums_cohort(cohorts: Cohorts) -> None:
+    found = cohorts["warfarin"]
     assert len(found) == 21
     assert sum(len(cohort.ids) for cohort in found.values()) == 5410
     doses = np.concatenate([cohort.targets for cohort in found.values()])
@@ -75,7 +83,8 @@ def test_warfarin_holds_neither_inr_nor_site(written: Path) -> None:
 
 def test_the_published_warfarin_equation_gives_its_published_error(written: Path) -> None:
     # NEJM 2009;360:753, supplementary appendix: the pharmacogenetic equation for the square root of the dose. Right
-    # doses, units, decades and genotypes give the error of SOURCE.txt (8.66, on patients with what it needs).
+    # doses, units, decades and genotypes give a known error: 8.65 mg/week and 45.3 % within a fifth with the genotypes
+    # as typed, 8.38 and 46.3 % once VKORC1 is imputed.
     tables = [
         pd.read_csv(site / "patients.csv").merge(pd.read_csv(site / "genotypes.csv"), on="patient_id")
         for site in sorted((written / "warfarin").iterdir())
@@ -92,8 +101,8 @@ def test_the_published_warfarin_equation_gives_its_published_error(written: Path
     )  # fmt: skip
     error = (root**2 - t["dose"]).abs()
     assert len(t) == 4302
-    assert error.mean() == pytest.approx(8.56, abs=0.15)
-    assert (error <= 0.2 * t["dose"]).mean() == pytest.approx(0.455, abs=0.015)
+    assert error.mean() == pytest.approx(8.378, abs=0.01)
+    assert (error <= 0.2 * t["dose"]).mean() == pytest.approx(0.463, abs=0.002)
 
 
 def test_vkorc1_is_imputed_from_its_neighbours_where_they_are_linked() -> None:
@@ -124,11 +133,11 @@ def test_warfarin_leaves_out_who_has_no_stable_dose() -> None:
     assert warfarin.eligible(subjects)["patient_id"].tolist() == ["a"]
 
 
-def test_heart_disease_is_flambys_split(written: Path) -> None:
-    found = cohorts("heart-disease", written / "heart-disease")
+def test_heart_disease_is_flambys_split(cohorts: Cohorts) -> None:
+    found = cohorts["heart-disease"]
     sizes = {name: (int(cohort.training.sum()), int((~cohort.training).sum())) for name, cohort in found.items()}
     assert sizes == {"cleveland": (199, 104), "hungarian": (172, 89), "switzerland": (30, 16), "va": (85, 45)}
-    # FLamby stratifies the three hospitals where both outcomes are frequent: train and test alike within a patient.
+    # FLamby stratifies the three hospitals where both outcomes are frequent.
     for name in ("cleveland", "hungarian", "va"):
         ill, train = found[name].targets, found[name].training
         assert abs(ill[train].mean() - ill[~train].mean()) < 0.01
@@ -147,8 +156,8 @@ def test_heart_disease_zero_cholesterol_is_not_measured(written: Path) -> None:
     assert pd.read_csv(written / "heart-disease" / "cleveland" / "patients.csv")["cholesterol"].min() > 50
 
 
-def test_eicu_has_patients_with_several_stays_and_no_leak(written: Path) -> None:
-    found = cohorts("eicu", written / "eicu")
+def test_eicu_has_patients_with_several_stays_and_no_leak(written: Path, cohorts: Cohorts) -> None:
+    found = cohorts["eicu"]
     assert set(found) == {"midwest", "northeast", "south", "west", "unknown"}
     assert sum(len(names) for names in study("eicu").inputs.values()) == 59
     records = sum(len(cohort.owner) for cohort in found.values())
@@ -156,12 +165,13 @@ def test_eicu_has_patients_with_several_stays_and_no_leak(written: Path) -> None
     assert 1.1 < records / patients < 1.5
     died = np.concatenate([cohort.targets for cohort in found.values()])
     assert 0.08 < died.mean() < 0.1
-    # No single input may tell the outcome: a leak such as the discharge location would.
-    columns = np.concatenate([inputs(cohort) for cohort in found.values()])
-    correlation = [abs(np.corrcoef(column, died)[0, 1]) for column in columns.T if column.std() > 0]
-    assert max(correlation) < 0.35
-    header = set(pd.read_csv(written / "eicu" / "west" / "stays.csv", nrows=1).columns)
-    assert not [name for name in header if any(word in name for word in ("discharge", "predict", "actual", "los"))]
+    # No single column may tell the outcome: a leak such as diedinhospital or the discharge location would.
+    stays = pd.concat([pd.read_csv(path) for path in (written / "eicu").glob("*/stays.csv")])
+    numbers = stays.select_dtypes("number").drop(columns=["stay_id", "died"])
+    assert numbers.corrwith(stays["died"]).abs().max() < 0.35
+    assert stays.groupby("source")["died"].mean().between(0, 0.3).all()
+    words = ("discharge", "predict", "actual", "died")
+    assert [name for name in stays if any(word in name for word in words)] == ["died"]
 
 
 def test_eicu_minus_one_is_missing(written: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -127,7 +127,7 @@ NUMERIC = {"type": "numeric", "minimum": 0, "maximum": 100}
             ["A/T", "A/G", "C/C"],
             "'x': 2 rows with an allele that is none of the 2 known",
         ),
-        (genotypes(x={"alleles": ["A"]}), ["AG", "A/G/A", "A/G"], "'x': 2 rows that hold no call of two alleles"),
+        (genotypes(x={"alleles": ["A"]}), ["AG", "A/G/A", "A/G"], "'x': 2 rows without a call of two alleles"),
         (genotypes(x={}), ["2.5", "-1", "1"], "'x': 2 rows outside 0 to 2, the possible dosages"),
         (genotypes(x={}), ["A/G", "1", "1"], "'x': 1 row with text where a number is expected"),
     ],
@@ -147,6 +147,7 @@ def test_several_columns_are_reported_together() -> None:
     assert "3 problems" in str(caught.value)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.one_of(st.none(), st.floats(-50, 50)), min_size=1, max_size=30),
     st.lists(st.sampled_from(["a", "b", "c", "", "NA"]), min_size=30, max_size=30),
@@ -168,6 +169,7 @@ def test_every_row_is_encoded_by_itself(numbers: list[float | None], kinds: list
     assert np.array_equal(shuffled, got[order], equal_nan=True)
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(["A", "G", "."]), min_size=2, max_size=40))
 def test_calls_do_not_depend_on_phase(alleles: list[str]) -> None:
     spec = genotypes(v={"alleles": ["A"], "indicator": True})

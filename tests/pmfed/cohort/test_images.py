@@ -67,10 +67,10 @@ def test_colour_jpeg_and_sixteen_bits(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "says"),
     [
-        (["turned.png", "grey.png"], "1 listed file have another size than the study's 4 x 6 pixels"),
-        (["nobody.png", "nor.png"], "2 listed files do not exist"),
-        (["broken.png", "text.png", "other.gif"], "3 listed files cannot be read as PNG or JPEG"),
-        (["../outside.png"], "1 listed file lie outside the folder"),
+        (["turned.png", "grey.png"], "that have another size than the study's 4 x 6 pixels: 1."),
+        (["nobody.png", "nor.png"], "that do not exist: 2."),
+        (["broken.png", "text.png", "other.gif"], "that cannot be read as PNG or JPEG: 3."),
+        (["../outside.png"], "that lie outside the folder: 1."),
         (["sub/../../outside.png"], "outside the folder"),
         (["link.png"], "outside the folder"),
         (["{folder}/grey.png"], "outside the folder"),

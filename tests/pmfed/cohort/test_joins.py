@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pmfed.cohort.joins import left_join, under_cap
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 5), max_size=12), st.lists(st.integers(-1, 7), max_size=12))
 def test_left_join_is_the_textbook_one(left: list[int], right: list[int]) -> None:
     expected = []
@@ -19,6 +20,7 @@ def test_left_join_is_the_textbook_one(left: list[int], right: list[int]) -> Non
     assert list(zip(*map(np.ndarray.tolist, rows), strict=True)) == expected
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=6), st.integers(1, 5))
 def test_cap_keeps_exactly_the_cap(sizes: list[int], cap: int) -> None:
     owner = np.repeat(np.arange(len(sizes)), sizes)

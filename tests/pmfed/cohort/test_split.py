@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pmfed.cohort.split import folds, held_out
@@ -13,6 +13,7 @@ ids = st.lists(st.text(min_size=1, max_size=8), min_size=1, max_size=40, unique=
 keys = st.text(max_size=8)
 
 
+@settings(deadline=None)
 @given(ids, keys, st.floats(0.01, 0.99), st.randoms())
 def test_nobody_moves_when_the_table_is_shuffled_or_grows(
     names: list[str], key: str, fraction: float, random: object
@@ -26,11 +27,13 @@ def test_nobody_moves_when_the_table_is_shuffled_or_grows(
         assert all(before[name] == after[name] for name in names)
 
 
+@settings(deadline=None)
 @given(ids, keys, st.floats(0.01, 0.98))
 def test_a_larger_fraction_only_adds_patients(names: list[str], key: str, fraction: float) -> None:
     assert not (held_out(names, key, fraction) & ~held_out(names, key, fraction + 0.01)).any()
 
 
+@settings(deadline=None)
 @given(ids, keys, st.integers(2, 10))
 def test_every_patient_is_in_one_fold(names: list[str], key: str, k: int) -> None:
     fold = folds(names, key, k)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -52,6 +52,7 @@ def cohort(owner: np.ndarray, values: np.ndarray, present: np.ndarray | None = N
 cells = st.one_of(st.floats(-1, 1), st.just(float("nan")), st.sampled_from([-1.0, 0.0, 1.0]), st.floats(-1e6, 1e6))
 
 
+@settings(deadline=None)
 @given(st.data(), st.integers(0, 5), st.lists(st.integers(0, 4), min_size=1, max_size=6))
 def test_no_patient_adds_more_than_one(data: st.DataObject, features: int, sizes: list[int]) -> None:
     owner = np.repeat(np.arange(len(sizes)), sizes)
@@ -67,6 +68,15 @@ def test_the_bound_is_used_up_and_records_do_not_add() -> None:
     many = rows(study(2), cohort(np.zeros(50, dtype=np.int64), np.tile([[1.0, -1.0]], (50, 1))))
     assert np.linalg.norm(one) == pytest.approx(1)
     np.testing.assert_allclose(one, many)
+
+
+def test_rounding_and_impossible_values_do_not_break_the_bound() -> None:
+    for features in range(1, 40):
+        values = np.tile([[1.0], [-1.0], [0.0]], (1, features))
+        got = rows(study(features), cohort(np.arange(3), values))
+        assert (np.linalg.norm(got, axis=1) <= 1).all()
+    wild = rows(study(2), cohort(np.arange(2), np.array([[1e30, 0.0], [1.0, 0.0]])))
+    np.testing.assert_allclose(wild[0], wild[1])
 
 
 def test_means_and_scales_without_noise_are_those_of_the_patients() -> None:
@@ -105,6 +115,7 @@ def test_records_without_the_modality_count_for_nothing() -> None:
     assert scaled.inputs["m"][0, 2] == 0
 
 
+@settings(deadline=None)
 @given(arrays(np.float64, 6, elements=st.floats(-1e9, 1e9)))
 def test_whatever_the_noise_inputs_stay_bounded(total: np.ndarray) -> None:
     statistics = solve(study(2), total)

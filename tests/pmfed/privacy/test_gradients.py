@@ -203,6 +203,18 @@ def test_an_adversarial_patient_weighs_at_most_the_clip(scale, kind, records, se
         assert weight > 0.999 * CLIP
 
 
+@pytest.mark.parametrize("clip", [0.1, 1.0, 3.0])
+def test_float32_rounding_never_lifts_a_patient_over_the_clip(clip):
+    torch.manual_seed(0)
+    step = PrivateStep(Shortcut(), squared, plan(clip))
+    inputs, present, targets = batch(400, scale=1e4)
+    weights = [
+        np.linalg.norm(step.clipped_sum(*rows((inputs, present, targets), [i]), np.zeros(1, int)).vector)
+        for i in range(400)
+    ]
+    assert 0.9999 * clip < max(weights) <= clip
+
+
 @pytest.mark.parametrize("kind", MODELS)
 def test_removing_a_patient_with_many_records_changes_the_sum_by_at_most_the_clip(kind):
     torch.manual_seed(4)
@@ -254,13 +266,14 @@ def test_nothing_of_a_step_is_left_in_the_next():
     step, data, owner = PrivateStep(model, squared, plan()), batch(12), np.arange(12)
     first = step.clipped_sum(*data, owner)
     step.release(*data, owner, SeededSource(1))
+    assert all(p.grad is p.grad_sample is p.summed_grad is None for p in model.parameters())
     with pytest.raises(PolicyError, match="too few"):
         step.release(*data, owner, SeededSource(1), 1)
     with pytest.raises(StudyError):
         PrivateStep(model, lambda o, t: ((o[:, 0] - t) ** 2).mean(), plan()).clipped_sum(*data, owner)
     assert (step.clipped_sum(*data, owner).vector == first.vector).all()
     assert first.contributors <= 12
-    assert all(p.grad is None for p in model.parameters())
+    assert all(p.grad is p.grad_sample is p.summed_grad is None for p in model.parameters())
 
 
 def test_a_step_that_is_refused_computes_nothing():

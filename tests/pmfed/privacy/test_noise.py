@@ -6,6 +6,7 @@ import copy
 import multiprocessing
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import threading
@@ -105,6 +106,7 @@ def test_a_forked_child_does_not_repeat_its_parent():
     source._lock.acquire()  # as if another thread was drawing at the moment of the fork
     child = os.fork()
     if child == 0:
+        signal.alarm(10)  # a child that waits for its parent's lock would wait for ever
         numbers = np.concatenate([source.gaussian(20, 1.0), source.uniform(20), source.gaussian(4_000, 1.0)])
         os.write(writing, numbers[:40].tobytes())
         os._exit(0)
@@ -112,6 +114,7 @@ def test_a_forked_child_does_not_repeat_its_parent():
     os.close(writing)
     os.waitpid(child, 0)
     theirs = np.frombuffer(os.read(reading, 320))
+    os.close(reading)
     ours = np.concatenate([source.gaussian(20, 1.0), source.uniform(20)])
     assert len(theirs) == 40
     assert not set(theirs.tolist()) & set(ours.tolist())

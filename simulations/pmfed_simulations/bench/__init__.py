@@ -1,0 +1,107 @@
+"""`pmfed bench`: every number is a ratio of medians, measured side by side in one run on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from pmfed.errors import UsageError
+from pmfed_server.checkpoint import write_atomically
+
+REPEATS = 5
+GROUPS = ("simulation",)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison. ``ratio`` is ours / other: lower is better; ``target`` is None where there is none."""
+
+    name: str
+    ours_s: float
+    other_s: float
+    ratio: float
+    target: float | None
+    ours_mb: float | None = None
+    other_mb: float | None = None
+    note: str = ""
+
+
+Timed = Callable[[], tuple[float, float | None]]
+
+
+def compare(name: str, ours: Timed, other: Timed, target: float | None, repeats: int = REPEATS) -> Row:
+    """Measure two things in turn, ``repeats`` times each after one round to warm up, and compare medians.
+
+    Parameters
+    ----------
+    name
+        Of the row.
+    ours, other
+        Each runs once and returns seconds and peak megabytes (or None).
+    target
+        The ratio to reach.
+    """
+    ours()
+    other()
+    told = [(ours(), other()) for _ in range(repeats)]
+    mine, theirs = (statistics.median(pair[side][0] for pair in told) for side in (0, 1))
+    memory = [[peak for pair in told if (peak := pair[side][1]) is not None] for side in (0, 1)]
+    ours_mb, other_mb = (round(max(peaks), 1) if peaks else None for peaks in memory)
+    return Row(name, round(mine, 4), round(theirs, 4), round(mine / theirs, 3), target, ours_mb, other_mb)
+
+
+def run_bench(only: str | None, json_file: Path | None) -> None:
+    """Run the benches, print the table and write the JSON.
+
+    Parameters
+    ----------
+    only
+        One group, or None for all.
+    json_file
+        Where to write {"machine", "rows"}, or None.
+    """
+    if only is not None and only not in GROUPS:
+        raise UsageError(f"--only {only} is not one of {', '.join(GROUPS)}.")
+    rows: list[Row] = []
+    for group in [only] if only else GROUPS:
+        rows += import_module(f"pmfed_simulations.bench.{group}").rows()
+    _show(rows)
+    if json_file:
+        said = {"machine": machine(), "rows": [asdict(row) for row in rows]}
+        write_atomically(json_file, (json.dumps(said, indent=2) + "\n").encode())
+
+
+def machine() -> dict[str, str | int]:
+    """Return what was measured on."""
+    return {
+        "processor": platform.processor() or platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "system": platform.system(),
+        "python": platform.python_version(),
+    }
+
+
+def _show(rows: Sequence[Row]) -> None:
+    table = Table(box=None, pad_edge=False)
+    for column in ("what", "ours", "other", "ratio", "target", "peak MB"):
+        table.add_column(column, justify="left" if column == "what" else "right")
+    for row in rows:
+        peak = f"{row.ours_mb:.0f} / {row.other_mb:.0f}" if row.ours_mb and row.other_mb else ""
+        target = "" if row.target is None else f"<= {row.target:g}"
+        if row.note:
+            table.add_row(row.name, "", "", row.note, target, "")
+            continue
+        style = "" if row.target is None or row.ratio <= row.target else "yellow"
+        table.add_row(
+            row.name, f"{row.ours_s:.2f} s", f"{row.other_s:.2f} s", f"{row.ratio:.2f}", target, peak, style=style
+        )
+    Console().print(table)

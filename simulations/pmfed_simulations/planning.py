@@ -1,0 +1,121 @@
+"""`pmfed study plan`: what a study costs in privacy, bytes and time, before anyone trains."""
+
+from __future__ import annotations
+
+import statistics
+import time
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from pmfed.models import build, flatten
+from pmfed.privacy.gradients import PrivateStep
+from pmfed.privacy.plan import PrivacyPlan
+from pmfed.study import Images, Study
+from pmfed.tasks import task_for
+
+TIMED = 3  # steps timed after one to warm up
+
+
+def step_seconds(study: Study, plan: PrivacyPlan, patients: int) -> float:
+    """Return the median time of one site's step on this machine, on made-up patients of the right shape."""
+    model = build(study)
+    inputs = {}
+    for name, modality in study.modalities.items():
+        if isinstance(modality, Images):
+            shape: tuple[int, ...] = (patients, modality.channels, *modality.size)
+        else:
+            shape = (patients, len(modality.names))
+        inputs[name] = torch.zeros(shape)
+    present = {name: torch.ones(patients, dtype=torch.bool) for name in inputs}
+    task = task_for(study)
+    targets = task.targets(np.full(patients, study.outcome.maximum or 1))
+    private = PrivateStep(model, task.loss, plan)
+    taken = []
+    for _ in range(TIMED + 1):
+        started = time.perf_counter()
+        private.clipped_sum(inputs, present, targets, np.arange(patients))
+        taken.append(time.perf_counter() - started)
+    return statistics.median(taken[1:])
+
+
+def show_plan(study: Study, sites: int) -> None:
+    """Print noise, steps, epsilon per ten rounds, bytes and time.
+
+    Parameters
+    ----------
+    study
+        What would be learned.
+    sites
+        How many sites would take part.
+    """
+    torch.set_num_threads(1)
+    console = Console()
+    plan = PrivacyPlan.solve(study, sites)
+    training, parameters = study.training, len(flatten(build(study)))
+    size = max(1, round(plan.sampling_rate * study.cohort.expected_patients / sites))
+    seconds = step_seconds(study, plan, size) * training.local_steps
+    facts = Table(box=None, show_header=False, pad_edge=False)
+    facts.add_column(style="dim")
+    facts.add_column()
+    for name, value in (
+        ("study", f"{study.study.title} ({study.fingerprint()[:12]})"),
+        ("promise", f"epsilon {study.privacy.epsilon:g}, delta {plan.delta:g}, per {plan.unit}"),
+        (
+            "mechanism",
+            f"{plan.algorithm}, {plan.steps} steps, sampling rate {plan.sampling_rate:g}, clip {plan.clip:g}",
+        ),
+        ("noise multiplier", f"{plan.noise_multiplier:.4g} against {plan.colluders} colluding site(s)"),
+        ("noise of one site", f"standard deviation {plan.noise_std():.4g} on its sum"),
+        ("statistics", _statistics(plan)),
+        ("epsilon, model's receivers", f"{plan.epsilon(against='public'):.3f}"),
+        ("epsilon, all other sites", f"{plan.epsilon(against='others'):.3f}"),
+        ("signal to noise", _signal(study, plan, parameters)),
+        ("bytes per site", f"{_size(4 * parameters * training.rounds)} up, as much down ({parameters} parameters)"),
+        ("time", f"about {_time(seconds * training.rounds)} per site on this machine, the network not counted"),
+    ):
+        if value:
+            facts.add_row(name, value)
+    console.print(facts, highlight=False)
+    rounds = sorted({*range(10, training.rounds + 1, 10), training.rounds})
+    told = plan.curve([count * training.local_steps for count in rounds])
+    shown = _thin(list(zip(rounds, told, strict=True)), 12)
+    console.print(
+        "\nepsilon after rounds: " + "  ".join(f"{count}: {value:.2f}" for count, value in shown), highlight=False
+    )
+
+
+def _statistics(plan: PrivacyPlan) -> str:
+    if plan.statistics_noise is None:
+        return ""
+    return f"means and scales, noise multiplier {plan.statistics_noise:g}: epsilon {plan.epsilon(0):.3f} of the total"
+
+
+def _signal(study: Study, plan: PrivacyPlan, parameters: int) -> str:
+    """Say how large a sum the clipped gradients can make beside the noise: what decides whether anything is learned."""
+    expected = plan.sampling_rate * study.cohort.expected_patients
+    noise = plan.noise_multiplier * plan.clip * parameters**0.5
+    ratio = expected * plan.clip / noise
+    advice = "" if ratio > 1 else "; more patients, a larger rate or a smaller model would help"
+    return f"a step's gradient is at most {ratio:.1f} times the length of its noise{advice}"
+
+
+def _thin(items: list[tuple[int, float]], most: int) -> list[tuple[int, float]]:
+    if len(items) <= most:
+        return items
+    every = -(-len(items) // most)
+    return [*items[every - 1 : -1 : every], items[-1]]
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.2g} s" if seconds < 100 else f"{seconds / 60:.0f} min"
