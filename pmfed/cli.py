@@ -111,7 +111,7 @@ def simulate(
                 study=study, out=str(folder), sites=str(sites) if sites else None, data=str(data) if data else None,
                 epsilon=epsilon, delta=delta, rounds=rounds, protocol=protocol, seeds=seeds,  # type: ignore[arg-type]
                 compare=tuple(name for name in names.split(",") if name not in ("", "none")),
-                workers=workers, reproducible=insecure_reproducible, engine=engine,
+                workers=workers, reproducible=insecure_reproducible, engine=engine,  # type: ignore[arg-type]
             )
         )  # fmt: skip
     _simulate(ready, quiet)
@@ -138,15 +138,19 @@ def _simulate(ready: Simulation, quiet: bool) -> None:
 
 
 def _show(result: dict[str, Any], out: Path) -> None:
-    from pmfed_server.report.words import statement, table
     from rich.console import Console
+
+    from pmfed_server.report import spending, table
+    from pmfed_server.report.words import headline
 
     console = Console()
     console.print()
     console.print(table(result))
-    for sentence in statement(result):
-        console.print(sentence, style="dim", highlight=False)
-    console.print(f"\nreport  {out / 'report.html'}\nmodel   {out / 'model.safetensors'}\n", highlight=False)
+    console.print(spending(result))
+    for sentence in headline(result):
+        console.print(sentence, highlight=False)
+    console.print(f"\nreport  {out / 'report.html'}", highlight=False)
+    console.print(f"numbers {out / 'result.json'}", highlight=False)
 
 
 @study_app.command("check")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -395,6 +396,10 @@ class Study(Frozen):
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the canonical form, in hex."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         return hashlib.sha256(self.canonical().encode()).hexdigest()
 
     @classmethod

@@ -20,7 +20,16 @@ from pydantic import ValidationError
 
 from pmfed import __version__
 from pmfed.cohort import Cohort, read_cohort
-from pmfed.errors import PmfedError, ProtocolError, RunError
+from pmfed.errors import (
+    BudgetError,
+    DataError,
+    LedgerError,
+    PmfedError,
+    PolicyError,
+    ProtocolError,
+    RunError,
+    StudyError,
+)
 from pmfed.privacy.noise import SecretSource, SeededSource
 from pmfed.privacy.plan import PrivacyPlan
 from pmfed.study import Study
@@ -70,6 +79,22 @@ def entries(study: Study, plan: PrivacyPlan) -> dict[str, tuple[Entry, ...]]:
     if rules.release == "private":
         booked["held-out"] = (Entry("evaluation", 1.0, rules.release_noise, task_for(study).sensitivity, 1),)
     return booked
+
+
+def told(error: PmfedError) -> str:
+    """Return what the coordinator may hear of an error.
+
+    Privacy figures may travel. What is wrong with a site's files, how few its patients are and where its ledger lies
+    is the site's own business.
+    """
+    if isinstance(error, BudgetError | ProtocolError | StudyError):
+        return str(error)
+    what = {
+        DataError: "its data does not fit the study",
+        PolicyError: "its policy does not admit the study",
+        LedgerError: "its privacy ledger cannot be used",
+    }.get(type(error), "it could not do this")
+    return f"{what}; the site's own log says more. Nothing was released."
 
 
 class Agent:
@@ -126,7 +151,7 @@ class Agent:
             check_reply(reply, sums, self._lengths(request))
         except PmfedError as error:
             log.warning("%s: %s", request.kind if request else "message", error)
-            reply, sums = self._reply(request, ok=False, code=error.code, reason=str(error)), {}
+            reply, sums = self._reply(request, ok=False, code=error.code, reason=told(error)), {}
         except Exception as error:
             log.exception("%s failed", request.kind if request else "message")
             reason = (

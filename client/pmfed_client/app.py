@@ -24,7 +24,7 @@ def carry(message: Message, context: Context) -> Message:
     """Hand one message to the site's agent and return its answer."""
     record, arrays = b"", {}
     try:
-        record = bytes(message.content["pmfed"]["record"])  # type: ignore[index,call-overload,arg-type]
+        record = bytes(message.content["pmfed"]["record"])  # type: ignore[arg-type]
         incoming = message.content.array_records.get("arrays", ArrayRecord())
         arrays = {name: array.numpy() for name, array in incoming.items()}
         answer, outgoing = connect(context.node_config)(record, arrays)

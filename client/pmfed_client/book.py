@@ -19,7 +19,6 @@ from typing import TypeVar
 
 from pmfed.errors import LedgerError
 from pmfed.privacy.accounting import Release
-from pmfed.privacy.plan import PrivacyPlan
 from pmfed.study import Study
 from pmfed_client.chain import Row
 
@@ -212,36 +211,3 @@ def cohorts(study: Study, fold: str = "") -> tuple[str, str]:
     text = json.dumps([cohort.patient, how, fold])
     split = hashlib.sha256(text.encode()).hexdigest()[:12]
     return f"train:{split}", f"held-out:{split}"
-
-
-def planned(study: Study, plan: PrivacyPlan, evaluations: int, fold: str = "") -> dict[str, tuple[Entry, ...]]:
-    """Return cohort -> what a run of ``plan`` releases: statistics, steps, and scores where they are noised.
-
-    Parameters
-    ----------
-    study, plan
-        The study and its plan, which must be private.
-    evaluations
-        How often held-out patients are scored over the run; exact scores are not accounted for and reserve
-        nothing.
-    fold
-        As for ``cohorts``.
-
-    Raises
-    ------
-    LedgerError
-        The plan is not private.
-
-    Guarantee
-    ---------
-    The entries of the training cohort are the plan's own ``releases()``, so reservation and promise cannot drift.
-    """
-    training, held_out = cohorts(study, fold)
-    *before, steps = plan.releases()
-    entries = [Entry("statistics", one.sampling_rate, one.noise_multiplier, 1.0, one.count) for one in before]
-    if steps.count:
-        entries.append(Entry("step", steps.sampling_rate, steps.noise_multiplier, plan.clip, steps.count))
-    found = {training: tuple(entries)}
-    if study.evaluation.release == "private" and evaluations:
-        found[held_out] = (Entry("evaluation", 1.0, study.evaluation.release_noise, 1.0, evaluations),)
-    return found

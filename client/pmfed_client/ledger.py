@@ -34,11 +34,11 @@ from typing import Any
 
 from pmfed.errors import BudgetError, LedgerError
 from pmfed.privacy.accounting import Release, epsilon
-from pmfed_client.book import Book, Costs, Entry, Run, as_releases, by_what, cohorts, may_share, planned
+from pmfed_client.book import Book, Costs, Entry, Run, as_releases, by_what, cohorts, may_share
 from pmfed_client.chain import Kind, Row
 from pmfed_client.store import Store
 
-__all__ = ["Entry", "Ledger", "cohorts", "planned"]
+__all__ = ["Entry", "Ledger", "cohorts"]
 
 
 class Ledger:

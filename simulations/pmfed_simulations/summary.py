@@ -69,9 +69,11 @@ def summarise_series(
     result["seeds"] = len(main.jobs)
     result["trainings"] = len(first)
     result["sites"] = [
-        {"name": name, "patients": int(cohort.training.sum()), "held_out": int((~cohort.training).sum())}
-        if protocol == "holdout"
-        else {"name": name, "patients": cohort.patients, "held_out": None}
+        {
+            "name": name,
+            "patients": cohort.patients,
+            "held_out": int((~cohort.training).sum()) if protocol == "holdout" else None,
+        }
         for name, cohort in sorted(cohorts.items())
     ]
     metrics = over_seeds(study, main)

@@ -7,8 +7,10 @@ import math
 import os
 import random
 import shutil
+import signal
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -16,7 +18,7 @@ from pathlib import Path
 
 import pmfed_client.ledger as module
 import pytest
-from pmfed_client.ledger import Entry, Ledger, cohorts, planned
+from pmfed_client.ledger import Entry, Ledger, cohorts
 
 from pmfed.errors import BudgetError, LedgerError
 from pmfed.privacy.accounting import Release, epsilon
@@ -345,6 +347,35 @@ def test_both_sides_of_a_fork_may_go_on(ledger: Ledger) -> None:
     ledger.verify()
 
 
+def test_a_fork_waits_for_the_transaction_of_another_thread(ledger: Ledger) -> None:
+    """Else the child inherits a lock nobody can give back, and half a transaction."""
+    ledger.reserve("run", "study", PLAN, WIDE)
+    inside = threading.Event()
+
+    def hold() -> None:
+        with ledger._transaction(write=True):
+            inside.set()
+            time.sleep(0.3)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert inside.wait(5)
+    child = os.fork()
+    if not child:
+        signal.alarm(5)
+        status = 1
+        try:
+            status = 2 if ledger._store._db is not None else 3
+            ledger.charge("run", "step", 0, 0, 3.0)
+            status = 0 if status == 3 else status
+        finally:
+            os._exit(status)
+    thread.join()
+    assert os.waitpid(child, 0)[1] == 0
+    ledger.charge("run", "step", 1, 0, 3.0)
+    assert ledger.releases("train") == (Release(0.2, 3.0, 2),)
+
+
 def test_a_file_that_is_swapped_while_in_use_is_noticed(ledger: Ledger, tmp_path: Path) -> None:
     filled(ledger.path)
     copy = tmp_path / "copy.db"
@@ -575,14 +606,14 @@ def test_cohort_names_change_with_whatever_moves_a_patient_to_the_other_side() -
     assert cohorts(by_column) == cohorts(by_column.replace(evaluation={"split_key": "other"}))
 
 
-def test_a_planned_run_costs_what_its_plan_promises(ledger: Ledger) -> None:
-    study = STUDY.replace(evaluation={"release": "private"})
-    plan = PrivacyPlan.solve(study, sites=3)
-    training, held_out = cohorts(study)
-    releases = planned(study, plan, evaluations=2)
-    assert releases[held_out] == (Entry("evaluation", 1.0, 4.0, 1.0, 2),)
-    ledger.reserve("run", study.fingerprint(), releases, (2.0, 1e-4))
+def test_a_reserved_plan_costs_what_it_promises(ledger: Ledger) -> None:
+    """Not a hair more: else a study of epsilon 2 would not fit a budget of 2."""
+    plan = PrivacyPlan.solve(STUDY, sites=3)
+    training, _ = cohorts(STUDY)
+    statistics, steps = plan.releases()
+    found = (
+        Entry("statistics", statistics.sampling_rate, statistics.noise_multiplier, 1.0, statistics.count),
+        Entry("step", steps.sampling_rate, steps.noise_multiplier, plan.clip, steps.count),
+    )
+    ledger.reserve("run", STUDY.fingerprint(), {training: found}, (2.0, 1e-4))
     assert ledger.spent(training, 1e-4, reserved=True) == plan.epsilon()
-    assert set(planned(STUDY, plan, evaluations=2)) == {training}
-    with pytest.raises(LedgerError, match="not a private release"):
-        planned(study, plan.without_noise(), evaluations=2)

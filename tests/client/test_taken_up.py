@@ -33,9 +33,7 @@ def site(tmp_path: Path) -> Site:
 
 
 def ask(agent: Agent, study: Study, kind: Kind, round: int = 0, study_text: str = "") -> tuple[Reply, dict]:
-    request = Request(
-        kind=kind, run=RUN, study=study.fingerprint(), round=round, sites=SITES_COUNT, text=study_text
-    )
+    request = Request(kind=kind, run=RUN, study=study.fingerprint(), round=round, sites=SITES_COUNT, text=study_text)
     answer, arrays = agent.handle(dump(request), {"parameters": flatten(build(study)).astype(np.float32)})
     return parse_reply(answer), dict(arrays)
 
