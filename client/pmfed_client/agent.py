@@ -35,7 +35,7 @@ from pmfed.privacy.plan import PrivacyPlan
 from pmfed.study import Study
 from pmfed.tasks import task_for
 from pmfed.wire import Arrays, Reply, Request, check_reply, dump, parse_request
-from pmfed_client.book import Entry
+from pmfed_client.book import Entry, cohorts
 from pmfed_client.identity import Identity
 from pmfed_client.ledger import Ledger
 from pmfed_client.site import Site
@@ -69,15 +69,16 @@ class Session:
     trainer: Trainer
 
 
-def entries(study: Study, plan: PrivacyPlan) -> dict[str, tuple[Entry, ...]]:
+def entries(study: Study, plan: PrivacyPlan, fold: str = "") -> dict[str, tuple[Entry, ...]]:
     """Return what a run will charge, by cohort, from the very plan that will add the noise."""
+    train, held_out = cohorts(study, fold)
     steps = [Entry("step", plan.sampling_rate, plan.noise_multiplier, plan.clip, plan.steps)]
     if plan.statistics_noise is not None:
         steps.append(Entry("statistics", 1.0, plan.statistics_noise, 1.0, 1))
-    booked = {"train": tuple(steps)}
+    booked = {train: tuple(steps)}
     rules = study.evaluation
     if rules.release == "private":
-        booked["held-out"] = (Entry("evaluation", 1.0, rules.release_noise, task_for(study).sensitivity, 1),)
+        booked[held_out] = (Entry("evaluation", 1.0, rules.release_noise, task_for(study).sensitivity, 1),)
     return booked
 
 
@@ -87,7 +88,9 @@ def told(error: PmfedError) -> str:
     Privacy figures may travel. What is wrong with a site's files, how few its patients are and where its ledger lies
     is the site's own business.
     """
-    if isinstance(error, BudgetError | ProtocolError | StudyError):
+    if isinstance(error, BudgetError):
+        return error.what  # its remedy may name other runs of this site
+    if isinstance(error, ProtocolError | StudyError):
         return str(error)
     what = {
         DataError: "its data does not fit the study",
@@ -106,6 +109,8 @@ class Agent:
         The hospital's site.toml.
     cohort
         Patients already read (a simulation that cuts folds); by default they are read when a study enrols.
+    fold
+        Names the cut of such a cohort, so that the ledger keeps the patients of different cuts apart.
     rehearsal
         See `Rehearsal`.
 
@@ -116,11 +121,13 @@ class Agent:
     An agent that was started again takes a run up by the same way in: nothing is admitted on the word of a file.
     """
 
-    def __init__(self, site: Site, *, cohort: Cohort | None = None, rehearsal: Rehearsal | None = None) -> None:
+    def __init__(
+        self, site: Site, *, cohort: Cohort | None = None, fold: str = "", rehearsal: Rehearsal | None = None
+    ) -> None:
         self.site = site
         self.rehearsal = rehearsal or Rehearsal()
         self.ledger = Ledger(site.ledger)
-        self._cohort = cohort
+        self._cohort, self._fold = cohort, fold
         self._sessions: dict[str, Session] = {}
 
     @property
@@ -204,7 +211,7 @@ class Agent:
         if self.charges:
             held_out = cohort.patients - int(cohort.training.sum())
             self.site.policy.admit(study, plan, int(cohort.training.sum()), held_out)
-            self.ledger.reserve(run, study.fingerprint(), entries(study, plan), self.site.policy.budget)
+            self.ledger.reserve(run, study.fingerprint(), entries(study, plan, self._fold), self.site.policy.budget)
         return Session(study, plan, Trainer(study, plan, cohort, self._source(run)))
 
     def _finish(self, request: Request, session: Session) -> str:

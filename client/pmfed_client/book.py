@@ -77,15 +77,8 @@ class Line:
     cohort: str
     entry: Entry
     covered: int = 0  # how many of the reserved releases the charges have used up
-    surplus: Costs = field(default_factory=Counter)  # charges beyond the reservation
-    charged: Costs = field(default_factory=Counter)  # all charges
+    charged: Costs = field(default_factory=Counter)
     last: tuple[int, int] | None = None  # (round, attempt) of the last charge
-
-    def free(self, noise_multiplier: float, count: int) -> int:
-        """Return how many of ``count`` new releases the reservation covers: less noise than reserved costs more."""
-        if noise_multiplier < self.entry.noise_multiplier:
-            return 0
-        return min(count, self.entry.count - self.covered)
 
 
 @dataclass
@@ -133,10 +126,8 @@ class Book:
             run = self.runs[row.run]
             line, count = run.lines[_held(row.what)], _held(row.count)
             cost = _held(row.sampling_rate), _held(row.noise_multiplier)
-            free = line.free(cost[1], count)
-            line.covered += free
+            line.covered += count
             line.charged[cost] += count
-            line.surplus[cost] += count - free
             line.last = _held(row.round), _held(row.attempt)
         elif row.kind in ("refund", "finish"):
             run = self.runs[row.run]
@@ -148,8 +139,7 @@ class Book:
     def costs(self, cohort: str, run: str | None = None, reserved: bool = True) -> Costs:
         """Return what counts for the patients of a cohort, of all runs or of one.
 
-        Finished runs count with what was charged; with ``reserved``, others with their whole reservation
-        and what was charged beyond it.
+        Finished runs count with what was charged; with ``reserved``, others with their whole reservation.
         """
         total: Costs = Counter()
         for name, one in self.runs.items():
@@ -157,7 +147,7 @@ class Book:
                 continue
             for line in one.lines.values():
                 if may_share(cohort, line.cohort):
-                    total += line.entry.costs + line.surplus if reserved and not one.finished else line.charged
+                    total += line.entry.costs if reserved and not one.finished else line.charged
         return total
 
     def unfinished(self) -> tuple[str, ...]:

@@ -138,14 +138,15 @@ class Ledger:
         round, attempt
             Must come after the last (round, attempt) charged for this ``what``.
         noise_multiplier
-            Of the noise really added. Below the reserved one, the charge is beyond the reservation.
+            Of the noise really added; never below the reserved one.
         count
             Releases charged at once: 1, or the local steps of one ``fedavg`` round.
 
         Raises
         ------
         BudgetError
-            The charge is beyond the reservation (retries use it up too) and the budget does not cover it.
+            The reservation is used up (retries use it up too), or the noise is less than was reserved: the study's
+            epsilon is a promise that nothing may exceed, not even where the site's own budget would allow it.
         LedgerError
             No reservation, run finished, this attempt already charged, round gone back, or no trust in the file.
 
@@ -174,8 +175,14 @@ class Ledger:
             if math.isclose(noise, line.entry.noise_multiplier, rel_tol=1e-9):
                 noise = line.entry.noise_multiplier
             entry = replace(line.entry, noise_multiplier=noise, count=int(count))
-            if surplus := entry.count - line.free(noise, entry.count):
-                self._admit(run, line.cohort, replace(entry, count=surplus).costs, known.budget)
+            left = line.entry.count - line.covered
+            if noise < line.entry.noise_multiplier or entry.count > left:
+                raise BudgetError(
+                    f"run '{run}', {what}: {entry.count} release(s) with noise multiplier {noise:g} were asked for; {left} "
+                    f"of the {line.entry.count} reserved with {line.entry.noise_multiplier:g} are left. "
+                    "Nothing was released.",
+                    "The run ends here. A longer study is a new study, with its own epsilon.",
+                )
             self._append("charge", run, known.study, line.cohort, entry, round=round, attempt=attempt)
 
     def finish(self, run: str) -> None:

@@ -21,7 +21,7 @@ from pmfed.privacy.gradients import PrivateStep
 from pmfed.privacy.noise import Source
 from pmfed.privacy.plan import PrivacyPlan
 from pmfed.privacy.sampling import poisson
-from pmfed.secagg.grid import EVALUATION, STATISTICS, gradient_grid
+from pmfed.secagg.grid import evaluation_grid, gradient_grid, statistics_grid
 from pmfed.study import Study
 from pmfed.tasks import task_for
 
@@ -83,7 +83,6 @@ class Trainer:
         self.model = build(study)
         self.size = len(flatten(self.model))
         self.scales = statistics_size(study) if study.needs_statistics else 0
-        self.grid = gradient_grid(study)
         self._statistics: bytes | None = None
         self.private = PrivateStep(self.model, self.task.loss, plan)
         self._ready: tuple[Batch, Cohort] | None = None
@@ -115,7 +114,7 @@ class Trainer:
         """
         rows = statistics_rows(self.study, self.cohort.select(self.cohort.training))
         noise = self.draw("statistics", 0, 0).gaussian(rows.shape[1], self.plan.statistics_std(sites))
-        return STATISTICS.encode(rows.sum(axis=0) + noise)
+        return statistics_grid(sites).encode(rows.sum(axis=0) + noise)
 
     def step(self, sent: Parameters, sites: int, round: int, attempt: int) -> Sum:
         """Return this site's share of one round.
@@ -137,9 +136,10 @@ class Trainer:
         batch, _ = self._prepare(sent)
         load(self.model, sent[: self.size])
         source = self.draw("step", round, attempt)
+        grid = gradient_grid(self.study, sites)
         if self.plan.algorithm == "fedavg":
-            return self.grid.encode(self._local_steps(sent[: self.size], batch, sites, source))
-        return self.grid.encode(self._noisy_sum(batch, sites, source))
+            return grid.encode(self._local_steps(sent[: self.size], batch, sites, source, grid.reach))
+        return grid.encode(self._noisy_sum(batch, sites, source))
 
     def evaluate(self, sent: Parameters, sites: int) -> dict[str, Sum]:
         """Return the sum of rows over held-out patients, and this site's own where the study asks for it.
@@ -152,15 +152,19 @@ class Trainer:
         rules = self.study.evaluation
         if rules.release == "private":
             std = self.plan.share(rules.release_noise, self.task.sensitivity, sites)
-            return {"sum": EVALUATION.encode(total + self.draw("evaluation", 0, 0).gaussian(len(total), std))}
-        exact = EVALUATION.encode(total)
+            return {
+                "sum": evaluation_grid(sites).encode(total + self.draw("evaluation", 0, 0).gaussian(len(total), std))
+            }
+        exact = evaluation_grid(sites).encode(total)
         return {"sum": exact, "site": exact} if rules.per_site else {"sum": exact}
 
     def _noisy_sum(self, batch: Batch, sites: int, source: Source) -> npt.NDArray[np.float64]:
         drawn = batch.take(poisson(len(batch.count), self.plan.sampling_rate, source))
         return self.private.release(drawn.inputs, drawn.present, drawn.targets, drawn.owner, source, sites).vector
 
-    def _local_steps(self, start: Parameters, batch: Batch, sites: int, source: Source) -> npt.NDArray[np.float64]:
+    def _local_steps(
+        self, start: Parameters, batch: Batch, sites: int, source: Source, reach: float
+    ) -> npt.NDArray[np.float64]:
         """DP-SGD steps here, each with the whole noise; what leaves is how far the model moved."""
         training = self.study.training
         assert training.local_learning_rate is not None
@@ -169,7 +173,6 @@ class Trainer:
         for _ in range(training.local_steps):
             moved -= training.local_learning_rate / expected * self._noisy_sum(batch, sites, source)
             load(self.model, moved.astype(np.float32))
-        reach = self.grid.limit * self.grid.unit
         return np.clip(moved - start, -reach, reach)  # post-processing: every step was private already
 
     def _prepare(self, sent: Parameters) -> tuple[Batch, Cohort]:

@@ -55,6 +55,11 @@ class Grid:
         """The most units one site may send in a coordinate."""
         return (HALF - 1) // self.sites
 
+    @property
+    def reach(self) -> float:
+        """The largest value one site may send in a coordinate."""
+        return self.limit * self.unit
+
     def encode(self, values: NDArray[np.float64]) -> NDArray[np.uint32]:
         """Round values to the grid, half to even.
 
@@ -119,13 +124,16 @@ class Grid:
         return max(0, int((self.limit - 0.5 - largest_noise / self.unit) * self.unit / clip))
 
 
-STATISTICS = Grid(2.0**-12)
-"""Rows of federated means and scales have norm 1: half a million patients fit."""
-
-EVALUATION = Grid(2.0**-10)
-"""Rows of held-out patients have cells of at most 1: two million patients fit."""
-
-
-def gradient_grid(study: Study) -> Grid:
+def gradient_grid(study: Study, sites: int) -> Grid:
     """Return the grid of a study's training rounds: C/4096 for gradient sums, 2^-20 for changes of weights."""
-    return Grid(study.privacy.clip / 4096 if study.training.algorithm == "fedsgd" else 2.0**-20)
+    return Grid(study.privacy.clip / 4096 if study.training.algorithm == "fedsgd" else 2.0**-20, sites)
+
+
+def statistics_grid(sites: int) -> Grid:
+    """Return the grid of federated means and scales: rows have norm 1, so half a million patients fit."""
+    return Grid(2.0**-12, sites)
+
+
+def evaluation_grid(sites: int) -> Grid:
+    """Return the grid of held-out patients' rows: cells are at most 1, so two million patients fit."""
+    return Grid(2.0**-10, sites)

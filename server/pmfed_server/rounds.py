@@ -23,7 +23,7 @@ from pmfed.cohort.statistics import statistics_size
 from pmfed.errors import BudgetError, RunError
 from pmfed.models import build, flatten
 from pmfed.privacy.plan import PrivacyPlan
-from pmfed.secagg.grid import EVALUATION, STATISTICS, gradient_grid
+from pmfed.secagg.grid import evaluation_grid, gradient_grid, statistics_grid
 from pmfed.study import Study
 from pmfed.tasks import task_for
 from pmfed.tasks.task import measured
@@ -101,7 +101,7 @@ class Rounds:
         self.fleet = Fleet(grid, patience)
         self.task = task_for(study)
         self.optimizer = ServerOptimizer(study.training, flatten(build(study)))
-        self.unit = gradient_grid(study)
+        self.unit = gradient_grid(study, sites)
         self.sites: dict[int, str] = {}
         self.refused: dict[str, str] = {}
         self.strikes: dict[int, int] = {}
@@ -161,13 +161,14 @@ class Rounds:
                 + _listed(self.refused),
                 "Settle the reasons above with these sites, or lower training.quorum.",
             )
+        self._checkpoint()  # a run killed in its first round must know, when resumed, that it had begun
 
     def _learn_statistics(self) -> None:
         request = self._request("statistics")
         answers = self.fleet.ask(request, self.sites)
         if failed := {_name(answer): answer.problem for answer in answers if not answer.ok}:
             raise RunError("federated means and scales could not be learned.\n" + _listed(failed))
-        total = STATISTICS.decode(_add(answers, statistics_size(self.study)))
+        total = statistics_grid(len(answers)).decode(_add(answers, statistics_size(self.study)))
         self.statistics = total.astype(np.float32)
         self._checkpoint()
 
@@ -247,10 +248,10 @@ class Rounds:
         answers = self.fleet.ask(request, roster, self._sent(self.optimizer.result))
         told = [answer for answer in answers if len(answer.arrays.get("sum", ())) == self.task.cells]
         self._check_quorum([answer.node for answer in told], {}, number)
-        evaluated = Evaluated(EVALUATION.decode(_add(told, self.task.cells)))
+        evaluated = Evaluated(evaluation_grid(len(told)).decode(_add(told, self.task.cells)))
         for answer in told:
             if "site" in answer.arrays:
-                evaluated.per_site[self.sites[answer.node]] = EVALUATION.decode(answer.arrays["site"])
+                evaluated.per_site[self.sites[answer.node]] = evaluation_grid(1).decode(answer.arrays["site"])
         return evaluated
 
     def _finish(self) -> dict[str, str]:

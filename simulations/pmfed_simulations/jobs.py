@@ -258,7 +258,8 @@ def _agents(job: Job, cohorts: Mapping[str, Cohort]) -> dict[str, Agent]:
     cut = {site.name: _cut(job, site.name, cohorts[site.name]) for site in job.sites}
     if job.pooled:
         return {"pooled": Agent(job.sites[0], cohort=pool(list(cut.values())), rehearsal=rehearsal)}
-    return {site.name: Agent(site, cohort=cut[site.name], rehearsal=rehearsal) for site in job.sites}
+    fold = "" if job.training is None else job.folder.name
+    return {site.name: Agent(site, cohort=cut[site.name], fold=fold, rehearsal=rehearsal) for site in job.sites}
 
 
 def _cut(job: Job, name: str, cohort: Cohort) -> Cohort:

@@ -5,8 +5,8 @@ messages, so a small federation gains nothing by it.
 
 Flower runs apps through a SuperLink. We start our own for each job, on the loopback interface and with its files in
 RUN/flower, submit a bundle that holds no code, follow the run, and stop everything at the end. While it runs, whoever
-has an account on this machine can reach the SuperLink's port and start code of their own in its name: Flower's
-simulation runtime has no authentication. Use it on a machine you do not share.
+has an account on this machine can reach the SuperLink's port and have code of their own run in the researcher's name:
+Flower's simulation runtime has no authentication. Use it on a machine you do not share.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from pmfed_simulations.jobs import Job
 
 STARTED = 60.0  # seconds a SuperLink may take to answer
-GRACE = 4.0  # seconds it may take to stop; less than `run_jobs` waits for a job
+GRACE = 2.0  # seconds a process may take to stop; all of them less than `run_jobs` waits for a job
 LOOK = 0.2  # seconds between two looks at RUN
 ASK = 15.0  # seconds between two questions to Flower while RUN says nothing
 
@@ -77,7 +78,12 @@ def run_job_on_ray(job: Job, run: str, workers: int, patience: float) -> None:
     shutil.rmtree(home, ignore_errors=True)
     (home / "app").mkdir(parents=True)
     list_sites(home / "sites.json", job.sites, job.seed)
-    config = {"run": str(folder), "id": run, "sites": len(job.sites), "patience": patience}
+    config: dict[str, str | int | float] = {
+        "run": str(folder),
+        "id": run,
+        "sites": len(job.sites),
+        "patience": patience,
+    }
     (home / "app" / "pyproject.toml").write_text(_bundle(config), encoding="utf-8")
     # A neutral working directory: Ray's actors import from it. Ray's own sockets need a short path.
     with tempfile.TemporaryDirectory(prefix="pmfed-", ignore_cleanup_errors=True) as scratch:
@@ -119,7 +125,7 @@ def _follow(flower: _Flower, number: str, folder: Path) -> None:
             if status.startswith("finished"):
                 raise _failure(folder, f"Flower says '{status}'", flower.log)
         if not flower.alive:
-            raise _failure(folder, "Flower's SuperLink died", flower.log)
+            raise _failure(folder, "Flower's SuperLink or SuperExec died", flower.log)
         time.sleep(LOOK)
 
 
@@ -132,12 +138,15 @@ def _failure(folder: Path, said: str, log: Path) -> PmfedError:
 
 
 class _Flower:
-    """A SuperLink of our own and Flower's command line pointed at it."""
+    """A SuperLink of our own, a SuperExec that starts its runs, and Flower's command line pointed at it.
+
+    A SuperLink would start its SuperExec itself, but detached: Ray would outlive a SuperLink that is stopped.
+    """
 
     def __init__(self, home: Path, scratch: Path) -> None:
         self.home, self.scratch = home, scratch
         self.log = home / "superlink.log"
-        self._process: subprocess.Popen[bytes] | None = None
+        self._processes: list[subprocess.Popen[bytes]] = []
         tools = str(Path(sys.executable).parent)
         (scratch / "empty").mkdir()
         self._env = {
@@ -154,8 +163,8 @@ class _Flower:
 
     @property
     def alive(self) -> bool:
-        """Whether the SuperLink runs."""
-        return self._process is not None and self._process.poll() is None
+        """Whether SuperLink and SuperExec run."""
+        return all(process.poll() is None for process in self._processes)
 
     def start(self) -> None:
         """Start the SuperLink and wait until it answers."""
@@ -165,22 +174,29 @@ class _Flower:
         address = f"127.0.0.1:{port}"
         connection = {"superlink": {"default": "own", "own": {"address": address, "insecure": True}}}
         (self.home / "config.toml").write_text(tomli_w.dumps(connection), encoding="utf-8")
-        command = [
-            "flower-superlink", "--insecure", "--simulation", "--isolation", "subprocess",
-            "--host", "127.0.0.1", "--port", port, "--database", str(self.home / "state.db"),
-            "--disable-runtime-dependency-installation",
-        ]  # fmt: skip
-        with self.log.open("wb") as log:
-            # A session of its own: `stop` reaches everything it starts, and Ctrl-C reaches us alone.
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=self._env,
-                cwd=self.scratch / "empty", start_new_session=True,
-            )  # fmt: skip
+        secret = self.scratch / "secret"
+        secret.write_text(secrets.token_hex(32), encoding="utf-8")
+        shared = ["--insecure", "--superexec-auth-secret-file", str(secret)]
+        database = str(self.home / "state.db")
+        self._spawn(
+            "flower-superlink", "--simulation", "--isolation", "process", "--host", "127.0.0.1", "--port", port,
+            "--database", database, "--disable-runtime-dependency-installation", *shared,
+        )  # fmt: skip
         deadline = time.monotonic() + STARTED
         while not _answers(address):
             if not self.alive or time.monotonic() > deadline:
                 raise RunError("Flower's SuperLink did not start.", f"See the end of {self.log}.")
             time.sleep(LOOK)
+        self._spawn("flower-superexec", "--runtime-api-address", address, *shared)
+
+    def _spawn(self, *command: str) -> None:
+        # A session of its own: `stop` reaches all that it starts, and Ctrl-C reaches us alone.
+        with self.log.open("ab") as log:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=self._env,
+                cwd=self.scratch / "empty", start_new_session=True,
+            )  # fmt: skip
+        self._processes.append(process)
 
     def submit(self, sites: int, workers: int) -> str:
         """Submit the bundle and return Flower's number of the run."""
@@ -216,14 +232,14 @@ class _Flower:
         return answer
 
     def stop(self) -> None:
-        """Stop the SuperLink and everything it started: first asked, then made to."""
-        if self._process is None:
-            return
-        for number, wait in ((signal.SIGTERM, GRACE), (signal.SIGKILL, 1.0)):
-            with suppress(ProcessLookupError):
-                os.killpg(self._process.pid, number)
-            with suppress(subprocess.TimeoutExpired):
-                self._process.wait(wait)
+        """Stop both and everything they started: first asked, then made to."""
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            for process in reversed(self._processes):
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, number)
+            for process in self._processes:
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(GRACE)
 
 
 def _answers(address: str) -> bool:

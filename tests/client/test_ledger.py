@@ -179,30 +179,25 @@ def test_a_run_in_progress_counts_in_full_until_it_is_finished(ledger: Ledger) -
     ledger.reserve("second", "study", {"train": (STEP,)}, budget)
 
 
-def test_retries_use_the_reservation_up_and_more_must_be_admitted(ledger: Ledger) -> None:
-    ledger.reserve("run", "study", {"train": (STEP,)}, (eps(Release(0.2, 3.0, 22)), DELTA))
-    for attempt in range(22):
+def test_retries_use_the_reservation_up_and_nothing_exceeds_it(ledger: Ledger) -> None:
+    ledger.reserve("run", "study", {"train": (STEP,)}, (eps(Release(0.2, 3.0, 50)), DELTA))
+    for attempt in range(20):
         ledger.charge("run", "step", 0, attempt, 3.0)
-    with pytest.raises(BudgetError) as caught:
-        ledger.charge("run", "step", 1, 0, 3.0)
-    assert f"{eps(Release(0.2, 3.0, 23)):.4f}" in caught.value.what
-    assert ledger.releases("train", reserved=True) == (Release(0.2, 3.0, 22),)
+    with pytest.raises(BudgetError, match="0 of the 20 reserved"):
+        ledger.charge("run", "step", 1, 0, 3.0)  # the site's budget would allow it; the study's promise does not
+    assert ledger.releases("train", reserved=True) == (Release(0.2, 3.0, 20),)
 
 
-def test_less_noise_than_reserved_is_beyond_the_reservation(ledger: Ledger) -> None:
-    plan = {"train": (STEP,)}
-    ledger.reserve("run", "study", plan, (eps(Release(0.2, 3.0, 20), Release(0.2, 2.0, 1)), DELTA))
+def test_less_noise_than_reserved_is_refused(ledger: Ledger) -> None:
+    ledger.reserve("run", "study", {"train": (STEP,)}, (eps(Release(0.2, 3.0, 20), Release(0.2, 2.0, 9)), DELTA))
     ledger.charge("run", "step", 0, 0, 3.0 * (1 - 1e-14))
     ledger.charge("run", "step", 1, 0, 3.5)
-    ledger.charge("run", "step", 2, 0, 2.0)
-    assert ledger.releases("train", reserved=True) == (Release(0.2, 2.0, 1), Release(0.2, 3.0, 20))
-    with pytest.raises(BudgetError):
+    with pytest.raises(BudgetError, match="noise multiplier 2"):
         ledger.charge("run", "step", 3, 0, 2.0)
     with pytest.raises(LedgerError, match="not a private release"):
         ledger.charge("run", "step", 3, 0, 0.0)
     ledger.finish("run")
-    found = (Release(0.2, 2.0, 1), Release(0.2, 3.0, 1), Release(0.2, 3.5, 1))
-    assert ledger.releases("train", reserved=True) == found
+    assert ledger.releases("train", reserved=True) == (Release(0.2, 3.0, 1), Release(0.2, 3.5, 1))
 
 
 def test_several_local_steps_are_charged_at_once(ledger: Ledger) -> None:
@@ -265,13 +260,12 @@ def test_a_changed_budget_is_admitted_anew_and_the_plan_counts_once(ledger: Ledg
     ledger.reserve("run", "study", plan, (one, DELTA))
     with pytest.raises(BudgetError):
         ledger.reserve("run", "study", plan, (one * 0.9, DELTA))
+    ledger.reserve("run", "study", plan, (one * 1.1, DELTA))
     for round in range(20):
         ledger.charge("run", "step", round, 0, 3.0)
     with pytest.raises(BudgetError):
         ledger.charge("run", "step", 19, 1, 3.0)
-    ledger.reserve("run", "study", plan, (one * 1.1, DELTA))
-    ledger.charge("run", "step", 19, 1, 3.0)
-    assert Ledger(ledger.path).releases("train", reserved=True) == (Release(0.2, 3.0, 21),)
+    assert Ledger(ledger.path).releases("train", reserved=True) == (Release(0.2, 3.0, 20),)
 
 
 def test_an_attempt_is_charged_once_and_rounds_never_go_back(ledger: Ledger) -> None:

@@ -1,0 +1,116 @@
+"""A federation small enough for tests: three sites with CSV tables, a site.toml each, and a study.toml.
+
+Patient ids and one column carry canaries that must never be seen outside the sites' own folders.
+"""
+
+from __future__ import annotations
+
+import csv
+import random
+import re
+from pathlib import Path
+
+SITES = ("north", "south", "west")
+PATIENTS = 60
+ROUNDS = 6
+ID_CANARY = "canary-4711"  # every patient id begins with it
+VALUE_CANARY = "73.91826"  # every value of column 'marker' begins with it
+
+STUDY = """\
+[study]
+name = "tiny"
+title = "A tiny study"
+
+[cohort]
+table = "patients"
+patient = "patient_id"
+expected_patients = 144
+
+[outcome]
+column = "died"
+task = "binary"
+classes = ["no", "yes"]
+baseline = 0.4
+
+[modalities.clinical]
+kind = "table"
+table = "patients"
+
+[modalities.clinical.features]
+age = { type = "numeric", minimum = 0, maximum = 120, mean = 60, scale = 15 }
+lactate = { type = "numeric", minimum = 0, maximum = 30, mean = 3, scale = 2, indicator = true }
+marker = { type = "numeric", minimum = 0, maximum = 100, mean = 50, scale = 25 }
+sex = { type = "categorical", values = ["f", "m"] }
+
+[training]
+rounds = 6
+quorum = 0.6
+
+[training.optimizer]
+name = "momentum"
+learning_rate = 0.2
+
+[privacy]
+epsilon = 2.0
+delta = 1e-3
+sampling_rate = 0.5
+colluders = 1
+
+[evaluation]
+split_key = "tiny"
+every = 3
+release = "exact"
+per_site = true
+"""
+
+SITE = """\
+[site]
+name = "{name}"
+
+[data]
+patients = "patients.csv"
+
+[policy]
+min_patients = 20
+epsilon = 3.0
+delta = 1e-3
+exact_metrics = true
+per_site_metrics = true
+"""
+
+COLUMNS = ("patient_id", "age", "lactate", "marker", "sex", "died")
+
+
+def write_federation(folder: Path, patients: int = PATIENTS) -> Path:
+    """Write FOLDER/study.toml and FOLDER/sites/<site>/; return FOLDER."""
+    (folder / "sites").mkdir(parents=True)
+    (folder / "study.toml").write_text(STUDY, encoding="utf-8")
+    for name in SITES:
+        chance = random.Random(name)
+        place = folder / "sites" / name
+        place.mkdir()
+        (place / "site.toml").write_text(SITE.format(name=name), encoding="utf-8")
+        with (place / "patients.csv").open("w", encoding="utf-8", newline="") as file:
+            table = csv.writer(file)
+            table.writerow(COLUMNS)
+            for number in range(patients):
+                age, lactate = round(chance.gauss(60, 12), 1), round(chance.uniform(0.5, 9), 2)
+                died = chance.random() < 1 / (1 + 2.718 ** -((age - 60) / 12 + (lactate - 5) / 2))
+                table.writerow(
+                    (
+                        f"{ID_CANARY}-{name}-{number}",
+                        age,
+                        "" if chance.random() < 0.1 else lactate,
+                        f"{VALUE_CANARY}{chance.randrange(10**6):06d}",
+                        chance.choice("fm"),
+                        "yes" if died else "no",
+                    )
+                )
+    return folder
+
+
+def change(path: Path, pattern: str, replacement: str) -> None:
+    """Change the one place of a text file that matches."""
+    text, count = re.subn(pattern, replacement, path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert count == 1, (path, pattern, count)
+    path.write_text(text, encoding="utf-8")
