@@ -138,10 +138,9 @@ def _simulate(ready: Simulation, quiet: bool) -> None:
 
 
 def _show(result: dict[str, Any], out: Path) -> None:
-    from rich.console import Console
-
     from pmfed_server.report import spending, table
     from pmfed_server.report.words import headline
+    from rich.console import Console
 
     console = Console()
     console.print()

@@ -72,7 +72,7 @@ patients = "patients.csv"
 
 [policy]
 min_patients = 20
-epsilon = 3.0
+epsilon = 2.5
 delta = 1e-3
 exact_metrics = true
 per_site_metrics = true

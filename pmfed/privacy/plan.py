@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pmfed.errors import PolicyError, StudyError
 from pmfed.privacy import accounting
 from pmfed.privacy.accounting import REPORT_GRID, Release
 from pmfed.study import Study
 
-Against = Literal["colluders", "public", "others"]
+Against = Literal["public", "colluders", "others"]
 """Who looks: the coordinator with ``colluders`` sites, the public with the model only, all other sites."""
+
+AGAINST: tuple[Against, ...] = get_args(Against)
 
 GRID_STEPS = 4096
 """One clip is this many units of the fixed-point grid."""

@@ -19,4 +19,4 @@ __all__ = ["Metric", "Task", "task_for"]
 def task_for(study: Study) -> Task:
     """Return the task of a study's outcome."""
     kinds: dict[str, type[Task]] = {"binary": Binary, "multiclass": Multiclass, "regression": Regression}
-    return kinds[study.outcome.task](study.outcome)
+    return kinds[study.outcome.task](study.outcome, coarse=study.evaluation.release == "private")

@@ -12,6 +12,7 @@ from pmfed.study import Outcome
 from pmfed.tasks.task import Floats, Metric, area_under_roc, one_hot, ratio, redraw
 
 BINS = 500
+COARSE = 20  # when cells carry noise: it adds up over the cells a metric reads
 LOGITS = 10.0  # scores are binned by logit in [-10, 10]: 0.04 wide, so ties hardly touch the AUROC
 
 
@@ -24,10 +25,11 @@ class Binary:
         Metric("balanced_accuracy", "balanced accuracy", True),
         Metric("brier", "Brier score", False),
     )
-    cells = 2 * BINS
     sensitivity = 1.0  # one cell per record, averaged over a patient's records
 
-    def __init__(self, outcome: Outcome) -> None:
+    def __init__(self, outcome: Outcome, coarse: bool = False) -> None:
+        self.bins = COARSE if coarse else BINS
+        self.cells = 2 * self.bins
         self.baseline = outcome.baseline if isinstance(outcome.baseline, float) else 0.5
 
     def bias(self) -> torch.Tensor:
@@ -41,28 +43,30 @@ class Binary:
 
     def rows(self, outputs: Floats, values: npt.NDArray[Any]) -> Floats:
         scaled = (np.clip(outputs[:, 0], -LOGITS, LOGITS) + LOGITS) / (2 * LOGITS)
-        bins = np.minimum((scaled * BINS).astype(np.int64), BINS - 1)
-        return one_hot(bins + BINS * (np.asarray(values) > 0.5), self.cells)
+        bins = np.minimum((scaled * self.bins).astype(np.int64), self.bins - 1)
+        return one_hot(bins + self.bins * (np.asarray(values) > 0.5), self.cells)
 
     def measure(self, total: Floats) -> dict[str, Floats]:
-        negative, positive = total[..., :BINS], total[..., BINS:]
+        negative, positive = total[..., : self.bins], total[..., self.bins :]
         n, p = negative.sum(axis=-1), positive.sum(axis=-1)
-        half = BINS // 2
+        half = self.bins // 2
         right_n, right_p = negative[..., :half].sum(axis=-1), positive[..., half:].sum(axis=-1)
-        scores = _probabilities()
+        scores = _probabilities(self.bins)
         error = (negative * scores**2 + positive * (1 - scores) ** 2).sum(axis=-1)
-        return {
+        found = {
             "auroc": area_under_roc(negative, positive),
             "accuracy": ratio(right_n + right_p, n + p),
             "balanced_accuracy": (ratio(right_n, n) + ratio(right_p, p)) / 2,
             "brier": ratio(error, n + p),
         }
+        # Noise can carry a share past its ends.
+        return {name: np.clip(value, 0.0, 1.0) for name, value in found.items()}
 
     def resample(self, total: Floats, draws: int, random: np.random.Generator) -> Floats:
         return redraw(total, draws, random)
 
     def curves(self, total: Floats) -> dict[str, Any]:
-        negative, positive = np.clip(total[:BINS], 0, None), np.clip(total[BINS:], 0, None)
+        negative, positive = np.clip(total[: self.bins], 0, None), np.clip(total[self.bins :], 0, None)
         count = negative + positive
         if count.sum() <= 0:
             return {}
@@ -73,7 +77,7 @@ class Binary:
             here = group == index
             size = count[here].sum()
             if size > 0:
-                predicted = float((count[here] * _probabilities()[here]).sum() / size)
+                predicted = float((count[here] * _probabilities(self.bins)[here]).sum() / size)
                 points.append(
                     {
                         "predicted": predicted,
@@ -84,6 +88,6 @@ class Binary:
         return {"calibration": points}
 
 
-def _probabilities() -> Floats:
-    centres = (np.arange(BINS) + 0.5) / BINS * 2 * LOGITS - LOGITS
+def _probabilities(bins: int) -> Floats:
+    centres = (np.arange(bins) + 0.5) / bins * 2 * LOGITS - LOGITS
     return np.asarray(1 / (1 + np.exp(-centres)), dtype=np.float64)

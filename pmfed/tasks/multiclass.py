@@ -12,6 +12,7 @@ from pmfed.study import Outcome
 from pmfed.tasks.task import Floats, Metric, area_under_roc, one_hot, ratio, redraw
 
 BINS = 200  # of the probability of each class, on the logit scale
+COARSE = 10
 LOGITS = 10.0
 
 
@@ -24,13 +25,14 @@ class Multiclass:
         Metric("auroc", "macro AUROC", True),
     )
 
-    def __init__(self, outcome: Outcome) -> None:
+    def __init__(self, outcome: Outcome, coarse: bool = False) -> None:
+        self.bins = COARSE if coarse else BINS
         self.classes = outcome.classes
         count = len(outcome.classes)
         shares = outcome.baseline if isinstance(outcome.baseline, tuple) else (1 / count,) * count
         self.shares = shares
         self.confusion = count * count
-        self.cells = self.confusion + count * 2 * BINS
+        self.cells = self.confusion + count * 2 * self.bins
         self.sensitivity = float(np.sqrt(1 + count))  # one cell of the confusion, one per class histogram
 
     def bias(self) -> torch.Tensor:
@@ -48,9 +50,9 @@ class Multiclass:
         shifted = np.exp(outputs - outputs.max(axis=1, keepdims=True))
         probability = np.clip(shifted / shifted.sum(axis=1, keepdims=True), 1e-9, 1 - 1e-9)
         scaled = (np.clip(np.log(probability / (1 - probability)), -LOGITS, LOGITS) + LOGITS) / (2 * LOGITS)
-        bins = np.minimum((scaled * BINS).astype(np.int64), BINS - 1)
+        bins = np.minimum((scaled * self.bins).astype(np.int64), self.bins - 1)
         parts = [one_hot(truth * count + outputs.argmax(axis=1), self.confusion)]
-        parts += [one_hot(bins[:, index] + BINS * (truth == index), 2 * BINS) for index in range(count)]
+        parts += [one_hot(bins[:, index] + self.bins * (truth == index), 2 * self.bins) for index in range(count)]
         return np.concatenate(parts, axis=1)
 
     def measure(self, total: Floats) -> dict[str, Floats]:
@@ -58,17 +60,19 @@ class Multiclass:
         shape = total.shape[:-1]
         confusion = np.clip(total[..., : self.confusion], 0, None).reshape(*shape, count, count)
         right, sizes = np.diagonal(confusion, axis1=-2, axis2=-1), confusion.sum(axis=-1)
-        histograms = total[..., self.confusion :].reshape(*shape, count, 2, BINS)
+        histograms = total[..., self.confusion :].reshape(*shape, count, 2, self.bins)
         areas = area_under_roc(histograms[..., 0, :], histograms[..., 1, :])
-        return {
+        found = {
             "accuracy": ratio(right.sum(axis=-1), sizes.sum(axis=-1)),
             "balanced_accuracy": _mean_of_known(ratio(right, sizes)),
             "auroc": _mean_of_known(areas),
         }
+        # Noise can carry a share past its ends.
+        return {name: np.clip(value, 0.0, 1.0) for name, value in found.items()}
 
     def resample(self, total: Floats, draws: int, random: np.random.Generator) -> Floats:
         # Confusion and histograms are drawn apart: each metric reads only one of them.
-        parts = [total[: self.confusion], *total[self.confusion :].reshape(len(self.classes), 2 * BINS)]
+        parts = [total[: self.confusion], *total[self.confusion :].reshape(len(self.classes), 2 * self.bins)]
         return np.concatenate([redraw(part, draws, random) for part in parts], axis=1)
 
     def curves(self, total: Floats) -> dict[str, Any]:

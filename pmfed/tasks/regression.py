@@ -13,6 +13,7 @@ from pmfed.tasks.task import Floats, Metric, one_hot, ratio, redraw
 
 BINS = 256  # of the absolute error, finer near zero
 GRID = 24  # predicted against true, per axis
+COARSE = (16, 6)  # both, when cells carry noise
 
 
 class Regression:
@@ -23,10 +24,11 @@ class Regression:
         Metric("within_20", "within 20 %", True),
         Metric("rmse", "root mean squared error", False),
     )
-    cells = 2 + 2 * BINS + GRID * GRID
     sensitivity = 2.0  # |error| and error^2 as shares of the range, and two one-hot parts: each at most 1
 
-    def __init__(self, outcome: Outcome) -> None:
+    def __init__(self, outcome: Outcome, coarse: bool = False) -> None:
+        self.bins, self.grid = COARSE if coarse else (BINS, GRID)
+        self.cells = 2 + 2 * self.bins + self.grid**2
         assert outcome.minimum is not None
         assert outcome.maximum is not None
         self.low, self.high = outcome.minimum, outcome.maximum
@@ -64,47 +66,49 @@ class Regression:
         truth = np.asarray(values, dtype=np.float64)
         predicted = self.predict(outputs)
         share = np.abs(predicted - truth) / (self.high - self.low)
-        bins = np.minimum((np.sqrt(share) * BINS).astype(np.int64), BINS - 1)
+        bins = np.minimum((np.sqrt(share) * self.bins).astype(np.int64), self.bins - 1)
         near = np.abs(predicted - truth) <= 0.2 * np.abs(truth)
-        square = _cell(truth, self.low, self.high) * GRID + _cell(predicted, self.low, self.high)
+        square = _cell(truth, self.low, self.high, self.grid) * self.grid + _cell(
+            predicted, self.low, self.high, self.grid
+        )
         return np.concatenate(
             [
                 np.stack([share, share**2], axis=1),
-                one_hot(bins + BINS * near, 2 * BINS),
-                one_hot(square, GRID * GRID),
+                one_hot(bins + self.bins * near, 2 * self.bins),
+                one_hot(square, self.grid**2),
             ],
             axis=1,
         )
 
     def measure(self, total: Floats) -> dict[str, Floats]:
-        cells = total[..., 2 : 2 + 2 * BINS]
+        cells = total[..., 2 : 2 + 2 * self.bins]
         count = cells.sum(axis=-1)
         span = self.high - self.low
         return {
             "mae": ratio(total[..., 0], count) * span,
-            "within_20": ratio(cells[..., BINS:].sum(axis=-1), count),
+            "within_20": ratio(cells[..., self.bins :].sum(axis=-1), count),
             "rmse": np.sqrt(np.clip(ratio(total[..., 1], count), 0.0, None)) * span,
         }
 
     def resample(self, total: Floats, draws: int, random: np.random.Generator) -> Floats:
         drawn = np.zeros((draws, self.cells))
-        cells = total[2 : 2 + 2 * BINS]
-        drawn[:, 2 : 2 + 2 * BINS] = picked = redraw(cells, draws, random)
+        cells = total[2 : 2 + 2 * self.bins]
+        drawn[:, 2 : 2 + 2 * self.bins] = picked = redraw(cells, draws, random)
         count = picked.sum(axis=1)
         # Within a bin errors are taken for its middle; the offset makes the mean over all draws the exact one.
-        middle = np.tile(((np.arange(BINS) + 0.5) / BINS) ** 2, 2)
+        middle = np.tile(((np.arange(self.bins) + 0.5) / self.bins) ** 2, 2)
         for column, powers in ((0, middle), (1, middle**2)):
             offset = (total[column] - cells @ powers) / max(cells.sum(), 1e-9)
             drawn[:, column] = picked @ powers + count * offset
         return drawn
 
     def curves(self, total: Floats) -> dict[str, Any]:
-        counts = np.clip(total[2 + 2 * BINS :], 0, None).reshape(GRID, GRID)
-        edges = (self.low + (self.high - self.low) * (np.arange(GRID + 1) / GRID) ** 2).round(3)
+        counts = np.clip(total[2 + 2 * self.bins :], 0, None).reshape(self.grid, self.grid)
+        edges = (self.low + (self.high - self.low) * (np.arange(self.grid + 1) / self.grid) ** 2).round(3)
         return {"predicted_true": {"edges": edges.tolist(), "counts": counts.round(1).tolist()}}
 
 
-def _cell(values: Floats, low: float, high: float) -> npt.NDArray[np.int64]:
+def _cell(values: Floats, low: float, high: float, grid: int) -> npt.NDArray[np.int64]:
     """Bins grow with the value: most outcomes of medicine are skewed to the right."""
     share = np.sqrt(np.clip((values - low) / (high - low), 0, 1))
-    return np.minimum((share * GRID).astype(np.int64), GRID - 1)
+    return np.minimum((share * grid).astype(np.int64), grid - 1)

@@ -41,7 +41,9 @@ class Task(Protocol):
     cells: int
     sensitivity: float
 
-    def __init__(self, outcome: Outcome) -> None: ...
+    def __init__(self, outcome: Outcome, coarse: bool = False) -> None:
+        """Make the task of an outcome; ``coarse`` for sums that carry noise: few cells, each well filled."""
+        ...
 
     def bias(self) -> torch.Tensor:
         """Return the outputs (out,) of a model that knows only the public baseline."""
@@ -89,7 +91,9 @@ def measured(task: Task, totals: Sequence[Floats]) -> dict[str, Floats]:
     return means
 
 
-def intervals(task: Task, totals: Sequence[Floats], *, draws: int = 1000) -> dict[str, tuple[float, float]]:
+def intervals(
+    task: Task, totals: Sequence[Floats], *, noise: float = 0.0, draws: int = 1000
+) -> dict[str, tuple[float, float]]:
     """Return 95 % bootstrap intervals over patients for every metric.
 
     Parameters
@@ -98,6 +102,8 @@ def intervals(task: Task, totals: Sequence[Floats], *, draws: int = 1000) -> dic
         The task whose rows were summed.
     totals
         One sum (all patients together), or one per site whose metrics are averaged.
+    noise
+        Standard deviation of the noise in each cell; the intervals then cover it too.
     draws
         Bootstrap samples.
 
@@ -108,6 +114,8 @@ def intervals(task: Task, totals: Sequence[Floats], *, draws: int = 1000) -> dic
     """
     random = np.random.default_rng(0)
     whole = [task.resample(total, draws, random) for total in totals if total.sum() > 0]
+    if noise > 0:
+        whole = [drawn + random.normal(0.0, noise, drawn.shape) for drawn in whole]
     if not whole:
         return {}
     result: dict[str, tuple[float, float]] = {}
@@ -128,13 +136,26 @@ def one_hot(index: npt.NDArray[np.int64], size: int) -> Floats:
 
 def redraw(cells: Floats, draws: int, random: np.random.Generator) -> Floats:
     """Draw as many patients again over the same cells, (draws, cells); noise may have left cells below zero."""
-    mass = np.clip(cells, 0.0, None)
+    mass = nonnegative(cells)
     seen = np.flatnonzero(mass)
     drawn = np.zeros((draws, len(cells)))
     if len(seen):
         shares = mass[seen] / mass[seen].sum()
         drawn[:, seen] = random.multinomial(max(1, round(mass.sum())), shares, size=draws)
     return drawn
+
+
+def nonnegative(cells: Floats) -> Floats:
+    """Return the nearest cells that are not negative and have the same sum (Duchi et al. 2008).
+
+    Noise leaves some cells below zero. Just cutting them off would make patients out of noise.
+    """
+    if len(cells) == 0 or cells.min() >= 0:
+        return cells
+    total = max(float(cells.sum()), 0.0)
+    falling = np.sort(cells)[::-1]
+    shift = (np.cumsum(falling) - total) / np.arange(1, len(cells) + 1)
+    return np.clip(cells - shift[np.flatnonzero(falling > shift)[-1]] if total > 0 else cells * 0, 0.0, None)
 
 
 def area_under_roc(negative: Floats, positive: Floats) -> Floats:

@@ -16,7 +16,7 @@ from safetensors.numpy import save
 
 from pmfed import __version__
 from pmfed.models import build
-from pmfed.privacy.plan import PrivacyPlan
+from pmfed.privacy.plan import AGAINST, Against, PrivacyPlan
 from pmfed.study import Study
 from pmfed.tasks import task_for
 from pmfed.tasks.task import headline, intervals, measured
@@ -37,12 +37,15 @@ def versions() -> dict[str, str]:
     }
 
 
-def metrics_of(study: Study, evaluated: Evaluated) -> Metrics:
-    """Return the metrics of an evaluation with ``_low`` and ``_high``, the 95 % bootstrap interval over patients."""
+def metrics_of(study: Study, evaluated: Evaluated, noise: float = 0.0) -> Metrics:
+    """Return the metrics of an evaluation with ``_low`` and ``_high``, the 95 % bootstrap interval over patients.
+
+    ``noise`` is the standard deviation of the noise in each cell of a private release.
+    """
     task = task_for(study)
     totals = evaluated.measured_as(study.evaluation.average)
     found = {name: float(value) for name, value in measured(task, totals).items()}
-    for name, (low, high) in intervals(task, totals).items():
+    for name, (low, high) in intervals(task, totals, noise=noise).items():
         found |= {f"{name}_low": low, f"{name}_high": high}
     return finite(found)
 
@@ -71,7 +74,7 @@ def summarise(study: Study, plan: PrivacyPlan, outcome: Outcome, wall_s: float) 
         "metric": {"name": metric.name, "label": metric.label, "higher_is_better": metric.higher_is_better},
         "average": study.evaluation.average,
         "metrics": {
-            "test": metrics_of(study, outcome.evaluated),
+            "test": metrics_of(study, outcome.evaluated, evaluation_noise(study, plan)),
             "per_site": {
                 site: metrics_of(study, Evaluated.of_site(site, total))
                 for site, total in sorted(outcome.evaluated.per_site.items())
@@ -89,14 +92,22 @@ def summarise(study: Study, plan: PrivacyPlan, outcome: Outcome, wall_s: float) 
     }
 
 
+def evaluation_noise(study: Study, plan: PrivacyPlan) -> float:
+    """Return the noise in each cell of the evaluation: that of all sites together."""
+    if study.evaluation.release != "private" or not plan.private:
+        return 0.0
+    share = plan.share(study.evaluation.release_noise, task_for(study).sensitivity)
+    return float(share * np.sqrt(plan.sites))
+
+
 def privacy_of(
     study: Study, plan: PrivacyPlan, rounds: int, receipts: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
     """Return the privacy part of result.json; ``rounds`` are those the sites were charged for."""
     steps = rounds * study.training.local_steps
 
-    def told(against: str) -> float | None:
-        value = plan.epsilon(steps, against)  # type: ignore[arg-type]
+    def told(against: Against) -> float | None:
+        value = plan.epsilon(steps, against)
         return round(value, 4) if np.isfinite(value) else None
 
     return {
@@ -104,7 +115,7 @@ def privacy_of(
         "mechanism": plan.algorithm,
         "epsilon": told("colluders"),
         "delta": plan.delta,
-        "epsilon_collusion": {"public": told("public"), "colluders": told("colluders"), "others": told("others")},
+        "epsilon_collusion": {against: told(against) for against in AGAINST},
         "colluders": plan.colluders,
         "noise_multiplier": plan.noise_multiplier,
         "sampling_rate": plan.sampling_rate,

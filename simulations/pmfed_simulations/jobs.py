@@ -35,7 +35,7 @@ from pmfed.cohort import Cohort, pool
 from pmfed.errors import ERRORS, InterruptedRunError, PmfedError, RunError
 from pmfed.models import build
 from pmfed.privacy.noise import SecretSource
-from pmfed.privacy.plan import PrivacyPlan
+from pmfed.privacy.plan import AGAINST, PrivacyPlan
 from pmfed.study import Study
 from pmfed_simulations.grid import LocalGrid
 
@@ -174,6 +174,11 @@ def run_jobs(
         Ctrl-C.
     """
     waiting = [job for job in jobs if not job.done]
+    for job in waiting:
+        # Solved here, the plans' accounting is remembered by every process forked from this one.
+        plan = plan_of(job.study, 1 if job.pooled else len(job.sites), job.books)
+        for against in AGAINST:
+            plan.epsilon(against=against)
     single = len(waiting) == 1
 
     def wide(job: Job) -> bool:

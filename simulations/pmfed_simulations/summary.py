@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from pmfed_server.results import Metrics, finite, metrics_of
+from pmfed_server.results import Metrics, evaluation_noise, finite, metrics_of
 from pmfed_server.rounds import Evaluated
 
 from pmfed.cohort import Cohort
 from pmfed.study import Study
 from pmfed.tasks import task_for
-from pmfed_simulations.jobs import Job, Sum
+from pmfed_simulations.jobs import Job, Sum, plan_of
 from pmfed_simulations.protocols import Protocol, Series
 
 
@@ -29,8 +29,13 @@ def gather(row: Sequence[Job]) -> Evaluated:
 
 def over_seeds(study: Study, series: Series) -> Metrics:
     """Return the metrics of a line: the mean over seeds, ``_sd`` where there are several, the mean interval."""
-    found = [metrics_of(study, gather(row)) for row in series.jobs]
+    found = [metrics_of(study, gather(row), _noise(row[0])) for row in series.jobs]
     return _mean(found)
+
+
+def _noise(job: Job) -> float:
+    """Return the noise in the cells a job left behind; what was scored beside the federation carries none."""
+    return 0.0 if job.scored else evaluation_noise(job.study, plan_of(job.study, len(job.sites), job.books))
 
 
 def per_site(study: Study, series: Series) -> dict[str, Metrics]:

@@ -114,7 +114,7 @@ def under_way(tmp_path: Path) -> Iterator[tuple[Path, subprocess.Popen[str]]]:
     deadline = time.monotonic() + SLOW
     lines = out / "metrics.jsonl"
     while not (lines.exists() and lines.read_text().count("\n") > 2):
-        assert process.poll() is None
+        assert process.poll() is None, process.stderr.read() if process.stderr else ""
         assert time.monotonic() < deadline
         time.sleep(0.2)
     yield out, process

@@ -11,11 +11,11 @@ from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
 
+from pmfed_server.checkpoint import write_atomically
 from rich.console import Console
 from rich.table import Table
 
 from pmfed.errors import UsageError
-from pmfed_server.checkpoint import write_atomically
 
 REPEATS = 5
 GROUPS = ("simulation",)

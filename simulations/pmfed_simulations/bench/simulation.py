@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pmfed_client.trainer import Trainer
 
 from pmfed.privacy.noise import SecretSource
 from pmfed.privacy.plan import PrivacyPlan
 from pmfed.privacy.sampling import poisson
-from pmfed_client.trainer import Trainer
 from pmfed_simulations.bench import Row, Timed, compare
 from pmfed_simulations.jobs import run_job
 from pmfed_simulations.simulate import Options, Simulation, prepare

@@ -1,0 +1,205 @@
+"""Tasks: figures of merit from sums, against scikit-learn; losses in which no record knows another."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn import metrics
+
+from pmfed.study import Outcome
+from pmfed.tasks.binary import Binary
+from pmfed.tasks.multiclass import Multiclass
+from pmfed.tasks.regression import Regression
+from pmfed.tasks.task import Task, intervals, measured
+
+OUTCOMES = {
+    "binary": Outcome(column="y", task="binary", classes=("no", "yes"), baseline=0.3),
+    "multiclass": Outcome(column="y", task="multiclass", classes=("a", "b", "c"), baseline=(0.5, 0.3, 0.2)),
+    "regression": Outcome(column="y", task="regression", minimum=0, maximum=100, baseline=30.0, scale=12.0),
+    "sqrt": Outcome(
+        column="y", task="regression", minimum=0, maximum=100, baseline=30.0, scale=1.5, transform="sqrt"
+    ),
+    "log": Outcome(column="y", task="regression", minimum=1, maximum=100, baseline=30.0, scale=0.5, transform="log"),
+}
+MADE: dict[str, Any] = {"binary": Binary, "multiclass": Multiclass}
+
+
+def task_of(name: str) -> Task:
+    made: Task = MADE.get(name, Regression)(OUTCOMES[name])
+    return made
+
+
+def drawn(name: str, records: int, seed: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Return outputs of some model and outcomes they have something to do with."""
+    random = np.random.default_rng(seed)
+    if name == "binary":
+        truth = (random.random(records) < 0.4).astype(np.float32)
+        return (random.normal(0, 1.5, records) + 1.5 * (truth - 0.5))[:, None], truth
+    if name == "multiclass":
+        classes = random.integers(0, 3, records)
+        return random.normal(0, 1, (records, 3)) + 1.2 * np.eye(3)[classes], classes
+    outcome = OUTCOMES[name]
+    numbers = random.uniform(outcome.minimum or 0.0, 100, records).astype(np.float32)
+    task = task_of(name)
+    return (task.targets(numbers).numpy() + random.normal(0, 0.7, records))[:, None].astype(np.float64), numbers
+
+
+ALL = pytest.mark.parametrize("name", OUTCOMES)
+
+
+def test_binary_figures_are_those_of_scikit_learn() -> None:
+    outputs, truth = drawn("binary", 3000, 1)
+    found = task_of("binary").measure(task_of("binary").rows(outputs, truth).sum(axis=0))
+    probability = 1 / (1 + np.exp(-outputs[:, 0]))
+    assert found["auroc"] == pytest.approx(metrics.roc_auc_score(truth, outputs[:, 0]), abs=1e-3)
+    assert found["accuracy"] == pytest.approx(metrics.accuracy_score(truth, probability >= 0.5))
+    assert found["balanced_accuracy"] == pytest.approx(metrics.balanced_accuracy_score(truth, probability >= 0.5))
+    assert found["brier"] == pytest.approx(metrics.brier_score_loss(truth, probability), abs=1e-3)
+
+
+def test_multiclass_figures_are_those_of_scikit_learn() -> None:
+    outputs, truth = drawn("multiclass", 3000, 2)
+    found = task_of("multiclass").measure(task_of("multiclass").rows(outputs, truth).sum(axis=0))
+    probability = torch.softmax(torch.from_numpy(outputs), 1).numpy()
+    assert found["accuracy"] == pytest.approx(metrics.accuracy_score(truth, outputs.argmax(1)))
+    assert found["balanced_accuracy"] == pytest.approx(metrics.balanced_accuracy_score(truth, outputs.argmax(1)))
+    expected = metrics.roc_auc_score(truth, probability, multi_class="ovr", average="macro")
+    assert found["auroc"] == pytest.approx(expected, abs=2e-3)
+
+
+@pytest.mark.parametrize("name", ["regression", "sqrt", "log"])
+def test_regression_figures_are_those_of_scikit_learn(name: str) -> None:
+    task = Regression(OUTCOMES[name])
+    outputs, truth = drawn(name, 2000, 3)
+    found = task.measure(task.rows(outputs, truth).sum(axis=0))
+    predicted = task.predict(outputs)
+    assert predicted.min() >= task.low
+    assert predicted.max() <= task.high
+    assert found["mae"] == pytest.approx(metrics.mean_absolute_error(truth, predicted))
+    assert found["rmse"] == pytest.approx(metrics.root_mean_squared_error(truth, predicted))
+    assert found["within_20"] == pytest.approx(np.mean(np.abs(predicted - truth) <= 0.2 * truth))
+
+
+@pytest.mark.parametrize("name", ["regression", "sqrt", "log"])
+def test_a_perfect_regression_gives_the_outcome_back(name: str) -> None:
+    task = Regression(OUTCOMES[name])
+    truth = np.linspace(task.low, task.high, 50)
+    outputs = task.targets(truth).numpy().astype(np.float64)[:, None]
+    np.testing.assert_allclose(task.predict(outputs), truth, rtol=1e-5, atol=1e-5)
+
+
+@ALL
+@given(seed=st.integers(0, 2**32 - 1), spread=st.floats(0, 1e4))
+@settings(max_examples=25, deadline=None)
+def test_no_row_is_longer_than_the_sensitivity(name: str, seed: int, spread: float) -> None:
+    task = task_of(name)
+    outputs, truth = drawn(name, 40, seed)
+    rows = task.rows(outputs * spread, truth)
+    assert rows.shape == (40, task.cells)
+    assert np.linalg.norm(rows, axis=1).max() <= task.sensitivity + 1e-9
+    assert np.abs(rows).max() <= 1.0
+
+
+@ALL
+def test_sums_of_sites_add_up_to_the_sum_of_all(name: str) -> None:
+    task = task_of(name)
+    outputs, truth = drawn(name, 300, 4)
+    whole = task.measure(task.rows(outputs, truth).sum(axis=0))
+    parts = sum(task.rows(outputs[part], truth[part]).sum(axis=0) for part in np.array_split(np.arange(300), 4))
+    for key, value in task.measure(parts).items():  # type: ignore[arg-type]
+        assert value == pytest.approx(whole[key])
+
+
+@ALL
+def test_the_loss_and_gradient_of_a_record_are_the_same_alone_and_in_a_batch(name: str) -> None:
+    task = task_of(name)
+    values, truth = drawn(name, 17, 5)
+    targets = task.targets(truth)
+    outputs = torch.tensor(values, dtype=torch.float32, requires_grad=True)
+    losses = task.loss(outputs, targets)
+    assert losses.shape == (17,)
+    losses.sum().backward()
+    assert outputs.grad is not None
+    for index in range(17):
+        alone = torch.tensor(values[index : index + 1], dtype=torch.float32, requires_grad=True)
+        loss = task.loss(alone, targets[index : index + 1])
+        loss.sum().backward()
+        assert alone.grad is not None
+        torch.testing.assert_close(loss[0], losses[index], rtol=1e-6, atol=1e-7)
+        torch.testing.assert_close(alone.grad[0], outputs.grad[index], rtol=1e-6, atol=1e-7)
+
+
+def test_losses_are_those_of_scikit_learn() -> None:
+    outputs, truth = drawn("binary", 200, 6)
+    task = task_of("binary")
+    loss = task.loss(torch.tensor(outputs), task.targets(truth).double()).mean()
+    assert float(loss) == pytest.approx(metrics.log_loss(truth, 1 / (1 + np.exp(-outputs[:, 0]))))
+    outputs, truth = drawn("multiclass", 200, 6)
+    task = task_of("multiclass")
+    loss = task.loss(torch.tensor(outputs), task.targets(truth)).mean()
+    assert float(loss) == pytest.approx(metrics.log_loss(truth, torch.softmax(torch.tensor(outputs), 1).numpy()))
+
+
+def test_the_bias_is_the_public_baseline() -> None:
+    assert torch.sigmoid(task_of("binary").bias()).item() == pytest.approx(0.3)
+    assert torch.softmax(task_of("multiclass").bias(), 0).tolist() == pytest.approx([0.5, 0.3, 0.2])
+    for name in ("regression", "sqrt", "log"):
+        task = Regression(OUTCOMES[name])
+        assert task.predict(task.bias().double().numpy()[:, None])[0] == pytest.approx(30.0)
+
+
+@ALL
+def test_intervals_hold_the_figure_and_shrink_with_the_cohort(name: str) -> None:
+    task = task_of(name)
+    widths = []
+    for records in (100, 1600):
+        outputs, truth = drawn(name, records, 7)
+        total = task.rows(outputs, truth).sum(axis=0)
+        figure, around = task.measure(total), intervals(task, [total])
+        key = task.metrics[0].name
+        low, high = around[key]
+        assert low <= figure[key] <= high
+        widths.append(high - low)
+    assert widths[1] < widths[0] / 2.5  # a quarter, up to chance
+
+
+def test_the_interval_of_an_accuracy_is_the_binomial_one() -> None:
+    outputs, truth = drawn("binary", 400, 8)
+    task = task_of("binary")
+    low, high = intervals(task, [task.rows(outputs, truth).sum(axis=0)], draws=4000)["accuracy"]
+    share = np.mean((outputs[:, 0] >= 0) == (truth > 0.5))
+    half = 1.96 * np.sqrt(share * (1 - share) / 400)
+    assert (low, high) == pytest.approx((share - half, share + half), abs=0.006)
+
+
+@ALL
+def test_noise_in_the_sum_makes_no_nonsense(name: str) -> None:
+    task = task_of(name)
+    outputs, truth = drawn(name, 200, 9)
+    noise = np.random.default_rng(9).normal(0, 0.5, task.cells)
+    total = task.rows(outputs, truth).sum(axis=0) + noise
+    with np.errstate(all="raise"):
+        assert set(task.measure(total)) == {metric.name for metric in task.metrics}
+        assert intervals(task, [total], draws=50)
+        task.curves(total)
+
+
+@ALL
+def test_an_empty_sum_tells_nothing(name: str) -> None:
+    task = task_of(name)
+    assert all(np.isnan(value) for value in task.measure(np.zeros(task.cells)).values())
+    assert intervals(task, [np.zeros(task.cells)]) == {}
+    task.curves(np.zeros(task.cells))
+
+
+def test_a_site_that_cannot_tell_does_not_spoil_the_mean_over_sites() -> None:
+    task = task_of("binary")
+    first, second = (task.rows(*drawn("binary", 50, seed)).sum(axis=0) for seed in (1, 2))
+    only_negative = task.rows(np.array([[0.3], [-2.0]]), np.array([0.0, 0.0])).sum(axis=0)
+    found = measured(task, [first, second, only_negative])["auroc"]
+    assert found == pytest.approx((task.measure(first)["auroc"] + task.measure(second)["auroc"]) / 2)

@@ -1,0 +1,106 @@
+"""The coordinator's step, against torch's own optimizers, and the mean of the last models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pmfed_server.optimizer import ServerOptimizer
+
+from pmfed.study import Optimizer, Training
+
+SIZE, ROUNDS = 7, 20
+GRADIENTS = np.random.default_rng(0).normal(size=(ROUNDS, SIZE))
+START = np.random.default_rng(1).normal(size=SIZE).astype(np.float32)
+
+
+def training(name: Any = "momentum", average_last: float = 0.5, momentum: float = 0.9) -> Training:
+    rule = Optimizer(name=name, learning_rate=0.1, momentum=momentum)
+    return Training(rounds=ROUNDS, optimizer=rule, average_last=average_last)
+
+
+def iterates(spec: Training, rounds: int = ROUNDS) -> tuple[ServerOptimizer, list[np.ndarray[Any, Any]]]:
+    optimizer = ServerOptimizer(spec, START)
+    models = []
+    for gradient in GRADIENTS[:rounds]:
+        optimizer.step(gradient)
+        models.append(optimizer.parameters.copy())
+    return optimizer, models
+
+
+@pytest.mark.parametrize("name", ["sgd", "momentum", "adam"])
+def test_steps_are_those_of_torch(name: str) -> None:
+    _, models = iterates(training(name))
+    weights = torch.nn.Parameter(torch.from_numpy(START.copy()))
+    other: torch.optim.Optimizer
+    if name == "adam":
+        other = torch.optim.Adam([weights], lr=0.1, betas=(0.9, 0.999))
+    else:
+        other = torch.optim.SGD([weights], lr=0.1, momentum=0.9 if name == "momentum" else 0.0)
+    for gradient, ours in zip(GRADIENTS, models, strict=True):
+        weights.grad = torch.from_numpy(gradient.astype(np.float32))
+        other.step()
+        np.testing.assert_allclose(ours, weights.detach().numpy(), rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize(("share", "counted"), [(0.5, 10), (1.0, 20), (0.05, 1), (0.0, 0), (0.33, 7)])
+def test_the_result_is_the_mean_of_the_last_share_of_models(share: float, counted: int) -> None:
+    optimizer, models = iterates(training(average_last=share))
+    assert optimizer.averaged == counted
+    expected = np.mean(models[-counted:], axis=0) if counted else models[-1]
+    np.testing.assert_allclose(optimizer.result, expected, rtol=1e-5)
+    assert optimizer.result.dtype == np.float32
+
+
+def test_before_the_last_share_the_result_is_the_last_model() -> None:
+    optimizer, models = iterates(training(), rounds=10)
+    assert optimizer.averaged == 0
+    assert np.array_equal(optimizer.result, models[-1])
+    optimizer.result[:] = 0  # a copy
+    assert np.array_equal(optimizer.parameters, models[-1])
+
+
+def test_averaged_models_are_nearer_to_the_optimum_under_noise() -> None:
+    """The reason averaging is there: on a quadratic with noisy gradients it halves the error at least."""
+    noise = np.random.default_rng(2)
+    errors = {0.0: 0.0, 0.5: 0.0}
+    for share in errors:
+        for _ in range(50):
+            optimizer = ServerOptimizer(training("sgd", share).model_copy(update={"rounds": 100}), np.ones(5, np.float32))
+            for _ in range(100):
+                optimizer.step(optimizer.parameters + noise.normal(0, 1, 5))
+            errors[share] += float((optimizer.result**2).sum())
+    assert errors[0.5] < errors[0.0] / 2
+
+
+@pytest.mark.parametrize("name", ["sgd", "momentum", "adam"])
+def test_a_restored_optimizer_goes_on_to_the_bit(name: str) -> None:
+    whole, _ = iterates(training(name))
+    first, _ = iterates(training(name), rounds=13)
+    second = ServerOptimizer(training(name), np.zeros(SIZE, np.float32))
+    second.restore({key: array.copy() for key, array in first.state().items()})
+    for gradient in GRADIENTS[13:]:
+        second.step(gradient)
+    assert second.result.tobytes() == whole.result.tobytes()
+    assert second.parameters.tobytes() == whole.parameters.tobytes()
+
+
+def test_fedavg_moves_by_the_mean_change_and_averages_too() -> None:
+    spec = Training(
+        algorithm="fedavg", rounds=4, local_learning_rate=0.1, optimizer=Optimizer(learning_rate=9.0), average_last=0.5
+    )
+    optimizer = ServerOptimizer(spec, START)
+    for change in GRADIENTS[:4]:
+        optimizer.replace(change)
+    np.testing.assert_allclose(optimizer.parameters, START + GRADIENTS[:4].sum(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(
+        optimizer.result, START + GRADIENTS[:3].sum(axis=0) + GRADIENTS[3] / 2, rtol=1e-5, atol=1e-6
+    )
+
+
+def test_the_start_is_not_touched() -> None:
+    before = START.copy()
+    iterates(training())
+    assert np.array_equal(START, before)
