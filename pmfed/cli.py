@@ -31,6 +31,12 @@ study_app = typer.Typer(help="Check, plan and write studies.", no_args_is_help=T
 data_app = typer.Typer(help="Public data for the built-in studies.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(study_app, name="study")
 app.add_typer(data_app, name="data")
+site_app = typer.Typer(help="What a hospital runs.", no_args_is_help=True, rich_markup_mode=None)
+ledger_app = typer.Typer(help="The site's privacy ledger.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(site_app, name="site")
+site_app.add_typer(ledger_app, name="ledger")
+
+SiteFolder = Annotated[Path, typer.Argument(help="The site's folder, or its site.toml.")]
 
 
 def main() -> None:
@@ -210,6 +216,39 @@ def data_get(
 
     folder = get(name, source, out)
     print(f"{folder} is complete; checksums agree.\nnext: pmfed simulate ... --data {out}")
+
+
+@ledger_app.command("show")
+def ledger_show(site: SiteFolder = Path()) -> None:
+    """Show what is spent of the budget, and by which runs."""
+    from pmfed_client.show import show_ledger
+    from pmfed_client.site import Site
+
+    show_ledger(Site.read(site))
+
+
+@ledger_app.command("verify")
+def ledger_verify(site: SiteFolder = Path()) -> None:
+    """Walk the hash chain; a ledger that was edited or cut short is an error."""
+    from pmfed_client.show import open_ledger
+    from pmfed_client.site import Site
+
+    print(f"{open_ledger(Site.read(site)).verify()} rows; the chain is whole.")
+
+
+@ledger_app.command("export")
+def ledger_export(
+    site: SiteFolder = Path(),
+    out: Annotated[Path, typer.Option(help="The file to write: a line of JSON per row.")] = Path("ledger.jsonl"),
+) -> None:
+    """Write every row as JSON, for an auditor. No patient data is in it."""
+    from pmfed_client.show import open_ledger
+    from pmfed_client.site import Site
+
+    if out.exists():
+        raise UsageError(f"{out}: the file exists.", "Choose another name; nothing is overwritten.")
+    open_ledger(Site.read(site)).export(out)
+    print(f"{out} written.")
 
 
 @app.command()

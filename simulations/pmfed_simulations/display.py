@@ -19,6 +19,7 @@ from pmfed.tasks.task import headline
 from pmfed_simulations.simulate import Simulation
 
 EVERY = 10.0  # seconds between two lines of the plain log
+NOTES = 3  # of what was odd about the data, shown before a run starts
 
 
 def show_start(simulation: Simulation) -> None:
@@ -35,9 +36,11 @@ def show_start(simulation: Simulation) -> None:
     )
     if simulation.options.reproducible:
         console.print("INSECURE: the noise follows a seed. Nothing is private in this run.", style="bold red")
-    for name, cohort in cohorts.items():
-        for warning in cohort.findings.warnings:
-            console.print(f"  {name}: {warning}", style="yellow", highlight=False)
+    noted = [f"{name}: {warning}" for name, cohort in cohorts.items() for warning in cohort.findings.warnings]
+    for line in noted[:NOTES]:
+        console.print(f"  {line}", style="yellow", highlight=False)
+    if len(noted) > NOTES:
+        console.print(f"  and {len(noted) - NOTES} more notes on the data of these sites", style="yellow", highlight=False)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from pmfed_client.site import Site
 
 from pmfed.models import build, flatten
 from pmfed.privacy.plan import PrivacyPlan
-from pmfed.secagg.grid import EVALUATION, gradient_grid
+from pmfed.secagg.grid import evaluation_grid, gradient_grid
 from pmfed.study import Study
 from pmfed.tasks import task_for
 from pmfed.wire import Kind, Reply, Request, dump, parse_reply
@@ -80,7 +80,7 @@ def test_the_whole_way_from_enrolment_to_a_signed_receipt(site: Site) -> None:
         assert {name: (array.dtype, array.shape) for name, array in sums.items()} == {"sum": (np.uint32, START.shape)}
     reply, sums = ask(agent, "evaluate", 3)
     assert set(sums) == {"sum", "site"}
-    held_out = EVALUATION.decode(sums["sum"]).sum()
+    held_out = evaluation_grid(SITES).decode(sums["sum"]).sum()
     assert 5 <= held_out <= 25  # one cell per held-out patient
     reply, sums = ask(agent, "finish", 3)
     receipt = verify(reply.text)
@@ -155,7 +155,7 @@ def test_the_noise_is_the_plans_share_for_the_sites_of_the_attempt(site: Site) -
     """Everyone is sampled, so rounds differ by their noise alone; fewer sites, larger shares."""
     study = STUDY.replace(privacy={"sampling_rate": 1.0}, training={"rounds": 240})
     agent = enrolled(site, study)
-    plan, grid = PrivacyPlan.solve(study, SITES), gradient_grid(study)
+    plan, grid = PrivacyPlan.solve(study, SITES), gradient_grid(study, SITES)
     for first, sites in ((1, 3), (121, 2)):
         sums = [ask(agent, "step", first + turn, study=study, sites=sites)[1]["sum"] for turn in range(120)]
         seen = np.stack([grid.decode(array) for array in sums]).std(axis=0, ddof=1)
