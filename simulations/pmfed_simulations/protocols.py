@@ -199,12 +199,13 @@ def _seeded(study: Study, seed: int) -> Study:
 
 
 def _fedavg(study: Study) -> dict[str, object]:
-    """Ten rounds of local steps in place of as many single ones; the local rate is the server's."""
+    """Ten local steps for every round, so as many steps as before; momentum's gain goes into the local rate."""
     training = study.training
+    gain = 1 / (1 - training.optimizer.momentum) if training.optimizer.name == "momentum" else 1.0
     rounds = max(1, training.rounds // 10)
     return {
         "algorithm": "fedavg",
         "rounds": rounds,
         "local_steps": max(1, training.rounds // rounds),
-        "local_learning_rate": training.optimizer.learning_rate,
+        "local_learning_rate": training.optimizer.learning_rate * gain,
     }
