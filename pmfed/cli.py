@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pmfed_simulations.simulate import Simulation
 
 PROTOCOL_HELP = "Who is held out: holdout (the study's split), cv (5-fold over patients), leave-one-site-out."
+ENGINE_HELP = "local, or ray: Flower's own runtime, for the federation's holdout training only; needs pmfed[ray]."
 COMPARE_HELP = "What to train beside it: local, local-private, fedavg, no-privacy, pooled, pooled-private, none."
 
 app = typer.Typer(
@@ -91,7 +92,7 @@ def simulate(
         str | None, typer.Option(help=COMPARE_HELP + " Without --sites the first choice is local,no-privacy,pooled.")
     ] = None,
     workers: Annotated[int, typer.Option(help="Processes; 0 is the machine's cores.")] = 0,
-    engine: Annotated[str, typer.Option(help="local (in process) or ray (Flower's own simulation runtime).")] = "local",
+    engine: Annotated[str, typer.Option(help=ENGINE_HELP)] = "local",
     insecure_reproducible: Annotated[
         bool, typer.Option("--insecure-reproducible", help="Noise from a seed: same model every time, NO privacy.")
     ] = False,

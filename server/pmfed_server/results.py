@@ -144,7 +144,10 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 def write_model(
     path: Path, study: Study, parameters: npt.NDArray[np.float32], statistics: npt.NDArray[np.float32] | None
 ) -> None:
-    """Write the model as safetensors, a tensor per parameter, with the study in the header."""
+    """Write the model as safetensors, a tensor per parameter, with the study in the header.
+
+    One key only: safetensors writes several in any order, and equal runs shall give equal files.
+    """
     tensors: dict[str, npt.NDArray[Any]] = {}
     position = 0
     for name, parameter in build(study).named_parameters():
@@ -153,7 +156,7 @@ def write_model(
         position += size
     if statistics is not None:
         tensors["statistics"] = statistics
-    write_atomically(path, save(tensors, {"study": study.canonical(), "fingerprint": study.fingerprint()}))
+    write_atomically(path, save(tensors, {"study": study.canonical()}))
 
 
 def write_results(folder: Path, study: Study, outcome: Outcome, result: Mapping[str, Any]) -> None:
