@@ -75,6 +75,7 @@ def _root(
 
 @app.command()
 def simulate(
+    context: typer.Context,
     study: Annotated[
         str, typer.Argument(help="hospitals, warfarin, heart-disease, eicu, digits, or your own STUDY.toml.")
     ] = "hospitals",
@@ -104,13 +105,20 @@ def simulate(
     from pmfed_simulations.simulate import resume as resumed
 
     if resume:
+        given = [name for name in context.params if name not in ("resume", "quiet") and _given(context, name)]
+        if given:
+            raise UsageError(
+                f"--resume goes on as the simulation was begun; it cannot take {', '.join(sorted(given))} as well.",
+                "Leave the other options out, or begin a new run.",
+            )
         ready = resumed(resume)
     else:
         folder = out or Path("runs") / Path(study).stem
         if folder.exists() and any(folder.iterdir()):
+            again = f", or go on with it: pmfed simulate --resume {folder}"
             raise UsageError(
                 f"{folder}: the folder exists and is not empty.",
-                f"Choose another with --out, remove it, or go on with it: pmfed simulate --resume {folder}",
+                "Choose another with --out, or remove it" + again * (folder / "simulation.json").exists() + ".",
             )
         names = compare if compare is not None else "" if sites else "local,no-privacy,pooled"
         ready = prepare(
@@ -122,6 +130,11 @@ def simulate(
             )
         )  # fmt: skip
     _simulate(ready, quiet)
+
+
+def _given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _simulate(ready: Simulation, quiet: bool) -> None:
@@ -166,7 +179,9 @@ def study_check(study: Annotated[str, typer.Argument(help="A built-in study or a
 
     found = find_study(study)
     inputs = sum(len(names) for names in found.inputs.values())
-    print(f"{found.study.name}: valid. {len(found.modalities)} modalities, {inputs} inputs beside images.")
+    print(
+        f"{found.study.name}: valid. Modalities: {', '.join(sorted(found.modalities))}; {inputs} inputs beside images."
+    )
     print(f"fingerprint {found.fingerprint()}")
     print(f"next: pmfed study plan {study}")
 

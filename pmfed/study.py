@@ -82,8 +82,8 @@ class Outcome(Frozen):
                 raise ValueError(f"a {self.task} outcome needs 'classes', the values it can take (negative first)")
             if len(set(self.classes)) != len(self.classes):
                 raise ValueError("'classes' holds a value twice")
-            if self.transform != "none" or self.scale != 1.0:
-                raise ValueError("only a regression outcome has 'transform' and 'scale'")
+            if self.transform != "none" or self.scale != 1.0 or self.minimum is not None or self.maximum is not None:
+                raise ValueError("only a regression outcome has 'transform', 'scale', 'minimum' and 'maximum'")
         base = self.baseline
         if self.task == "multiclass":
             if base is not None and not (isinstance(base, tuple) and len(base) == len(self.classes) and min(base) > 0):
@@ -322,6 +322,13 @@ class Evaluation(Frozen):
         return self
 
 
+METRICS = {
+    "binary": ("auroc", "accuracy", "balanced_accuracy"),
+    "multiclass": ("accuracy", "balanced_accuracy", "auroc"),
+    "regression": ("mae", "within_20", "rmse"),
+}
+
+
 class Study(Frozen):
     """What is learned: outcome, modalities, model, training, privacy, evaluation."""
 
@@ -342,7 +349,17 @@ class Study(Frozen):
                 "expected patients: at that size the promise would allow publishing a whole patient; "
                 f"use {self.cohort.expected_patients**-1.1:.1g}"
             )
+        known = METRICS[self.outcome.task]
+        if self.evaluation.metric is not None and self.evaluation.metric not in known:
+            raise ValueError(f"evaluation.metric: a {self.outcome.task} outcome has {', '.join(known)}")
         for name, modality in self.modalities.items():
+            if isinstance(modality, Images) and self.model.kind == "fusion":
+                halvings = len(self.model.channels)
+                if not halvings or min(modality.size) < 2**halvings:
+                    raise ValueError(
+                        f"model.channels: {halvings} layers, each halving the image, do not fit the {modality.size[0]} x "
+                        f"{modality.size[1]} pixels of modalities.{name}"
+                    )
             columns = [
                 self.outcome.column,
                 self.cohort.patient,

@@ -66,12 +66,11 @@ def explain(error: ValidationError, model: type[BaseModel], text: str, name: str
     """Turn pydantic's list of complaints into lines a person can act on."""
     lines = []
     for item in error.errors():
-        where = tuple(str(part) for part in item["loc"])
-        # Discriminated unions put the tag into the location; it is no key of the file.
-        path = tuple(part for part in where if not part.startswith("function-"))
+        path = tuple(str(part) for part in item["loc"])
         line = line_of(text, path)
         place = f"{name}:{line}" if line else name
         message = item["msg"].removeprefix("Value error, ")
+        shown = ".".join(_keys(model, path))
         if item["type"] == "extra_forbidden":
             known = _keys_beside(model, path)
             near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.6)
@@ -81,8 +80,25 @@ def explain(error: ValidationError, model: type[BaseModel], text: str, name: str
             continue
         if item["type"] == "missing":
             message = "this key is required but missing"
-        lines.append(f"{place}: {'.'.join(path)}: {message}" if path else f"{place}: {message}")
+        elif item["type"] == "union_tag_not_found":
+            message = f"needs {item['ctx']['discriminator']}, which says what it is"
+        elif path[-1:] == ("[key]",):
+            message = "a name has only small letters, digits, '-' and '_', and starts with a letter or digit"
+            shown = ".".join(path[:-1])
+        elif not path and ": " in message and (found := line_of(text, tuple(message.split(":")[0].split(".")))):
+            place = f"{name}:{found}"  # our own checks over several keys name the key first
+        lines.append(f"{place}: {shown}: {message}" if shown else f"{place}: {message}")
     return "\n".join(lines)
+
+
+def _keys(model: Any, path: tuple[str, ...]) -> list[str]:
+    """Return the keys of a location as the file spells them: without the tags pydantic puts in for unions."""
+    shown: list[str] = []
+    for index, part in enumerate(path):
+        is_tag = index > 0 and part in {_tag(found) for found in _models_at(model, path[:index])}
+        if not is_tag:
+            shown.append(part)
+    return shown
 
 
 def line_of(text: str, path: tuple[str, ...]) -> int:
@@ -129,8 +145,13 @@ def _shared(here: tuple[str, ...], path: tuple[str, ...]) -> int:
 
 def _keys_beside(model: Any, path: tuple[str, ...]) -> list[str]:
     """Return the keys known at the place of the last key of ``path``, descending through the models."""
+    return sorted({name for candidate in _models_at(model, path[:-1]) for name in candidate.model_fields})
+
+
+def _models_at(model: Any, path: tuple[str, ...]) -> list[type[BaseModel]]:
+    """Return the models that may stand at a location, descending through mappings and unions."""
     models = [model]
-    for part in path[:-1]:
+    for part in path:
         found: list[Any] = []
         for candidate in models:
             if isinstance(candidate, type) and issubclass(candidate, BaseModel):
@@ -143,7 +164,7 @@ def _keys_beside(model: Any, path: tuple[str, ...]) -> list[str]:
                     found.append(candidate)  # a key of a mapping: stay among its value models
         tagged = [candidate for candidate in found if _tag(candidate) == part]
         models = tagged or found or models
-    return sorted({name for candidate in models for name in candidate.model_fields})
+    return models
 
 
 def _tag(model: type[BaseModel]) -> str | None:

@@ -157,10 +157,10 @@ class Agent:
             reply = self._reply(request, text=text)
             check_reply(reply, sums, self._lengths(request))
         except PmfedError as error:
-            log.warning("%s: %s", request.kind if request else "message", error)
+            log.warning("%s: %s: %s", self.site.name, request.kind if request else "message", error)
             reply, sums = self._reply(request, ok=False, code=error.code, reason=told(error)), {}
         except Exception as error:
-            log.exception("%s failed", request.kind if request else "message")
+            log.exception("%s: %s failed", self.site.name, request.kind if request else "message")
             reason = (
                 f"internal error ({type(error).__name__}); the site's own log has the details. Nothing was released."
             )
@@ -172,9 +172,9 @@ class Agent:
     def _answer(self, request: Request, arrays: Arrays) -> tuple[str, Sums]:
         if request.kind == "enroll":
             return self._enroll(request), {}
-        session = self._session(request)
         if request.kind == "finish":
-            return self._finish(request, session), {}
+            return self._finish(request), {}
+        session = self._session(request)
         if request.kind == "statistics":
             self._charge(request, "statistics", session.plan.statistics_noise or 0.0)
             return "", {"sum": session.trainer.statistics(request.sites)}
@@ -214,9 +214,14 @@ class Agent:
             self.ledger.reserve(run, study.fingerprint(), entries(study, plan, self._fold), self.site.policy.budget)
         return Session(study, plan, Trainer(study, plan, cohort, self._source(run)))
 
-    def _finish(self, request: Request, session: Session) -> str:
+    def _finish(self, request: Request) -> str:
+        """Give back what was never computed and sign what was; asked again, it answers the same again."""
+        self._sessions.pop(request.run, None)
         if not self.charges:
             return ""
+        receipt = self.ledger.receipt(request.run)
+        if receipt["study"] != request.study:
+            raise ProtocolError("the message names another study than the run's. Nothing was released.")
         self.ledger.finish(request.run)
         self._note(request.run).unlink(missing_ok=True)
         receipt = {"site": self.site.name, **self.ledger.receipt(request.run)}

@@ -58,7 +58,7 @@ def connect(node_config: Mapping[str, Any]) -> Handler:
         return _opened(Path(listed), int(node_config[NODE])).handle
     name = str(node_config.get("site", ""))
     if name not in _agents:
-        raise RunError(f"no site agent '{name}' runs here.", "Start it with 'pmfed site start'.")
+        raise RunError(f"no site agent '{name}' runs here.")
     return _agents[name].handle
 
 

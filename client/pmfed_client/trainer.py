@@ -16,9 +16,10 @@ from pmfed.cohort import Cohort
 from pmfed.cohort.statistics import rows as statistics_rows
 from pmfed.cohort.statistics import solve as solve_statistics
 from pmfed.cohort.statistics import statistics_size
+from pmfed.errors import PolicyError
 from pmfed.models import build, flatten, load
 from pmfed.privacy.gradients import PrivateStep
-from pmfed.privacy.noise import Source
+from pmfed.privacy.noise import LARGEST, Source
 from pmfed.privacy.plan import PrivacyPlan
 from pmfed.privacy.sampling import poisson
 from pmfed.secagg.grid import evaluation_grid, gradient_grid, statistics_grid
@@ -134,6 +135,7 @@ class Trainer:
         noise of the plan's share is added before rounding. An empty sample releases pure noise.
         """
         batch, _ = self._prepare(sent)
+        self._must_fit(len(batch.count), sites)
         load(self.model, sent[: self.size])
         source = self.draw("step", round, attempt)
         grid = gradient_grid(self.study, sites)
@@ -157,6 +159,17 @@ class Trainer:
             }
         exact = evaluation_grid(sites).encode(total)
         return {"sum": exact, "site": exact} if rules.per_site else {"sum": exact}
+
+    def _must_fit(self, units: int, sites: int) -> None:
+        """Refuse a cohort whose sum could overflow the grid, whoever is drawn and whatever the noise."""
+        if self.plan.private and self.plan.algorithm == "fedsgd":
+            most = gradient_grid(self.study, sites).patients(self.plan.clip, LARGEST * self.plan.noise_std(sites))
+            if units > most:
+                raise PolicyError(
+                    f"more than {most} {self.plan.unit}s at one of {sites} sites: a sum could overflow. "
+                    "Nothing was released.",
+                    "Split the site's cohort over several sites.",
+                )
 
     def _noisy_sum(self, batch: Batch, sites: int, source: Source) -> npt.NDArray[np.float64]:
         drawn = batch.take(poisson(len(batch.count), self.plan.sampling_rate, source))

@@ -54,4 +54,4 @@ def conduct(
     """Take a run to its end and write RUN/; parameters as for `Rounds`."""
     started = time.perf_counter()
     outcome = Rounds(grid, study, plan, folder, run=run, sites=sites, patience=patience).run()
-    write_results(folder, study, outcome, summarise(study, plan, outcome, time.perf_counter() - started))
+    write_results(folder, study, outcome, summarise(study, outcome.plan, outcome, time.perf_counter() - started))

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
-from pmfed.errors import ProtocolError, RunError
+from pmfed.errors import RunError
 from pmfed.wire import ALLOWED, Reply, Request, dump, parse_reply
 
 MESSAGE_TYPES = {
@@ -139,5 +139,5 @@ class Fleet:
                     return Answer(node, None, problem=f"sent an array '{name}' that may not travel")
                 self.bytes_up += array.nbytes
             return Answer(node, reply, arrays)
-        except (ProtocolError, ValueError) as error:
+        except Exception as error:  # Flower's own reading fails in many ways; one site must not end the run
             return Answer(node, None, problem=f"sent something unreadable ({type(error).__name__})")

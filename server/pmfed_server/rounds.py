@@ -11,7 +11,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,8 @@ class Evaluated:
 class Outcome:
     """What a finished run gives to `results`."""
 
-    sites: dict[int, str]
+    sites: tuple[str, ...]
+    plan: PrivacyPlan
     refused: dict[str, str]
     evaluated: Evaluated
     receipts: dict[str, str]
@@ -106,6 +107,8 @@ class Rounds:
         self.refused: dict[str, str] = {}
         self.strikes: dict[int, int] = {}
         self.statistics: npt.NDArray[np.float32] | None = None
+        self.names: tuple[str, ...] = ()
+        self.evaluated: Evaluated | None = None
         self.round = self.charged = self.resumes = 0
         self.train_seconds = 0.0
         self.spent = spending(plan, study.training.local_steps)
@@ -119,16 +122,18 @@ class Rounds:
             Too few sites enrolled, or too few were left in a round.
         """
         self._resume()
-        self._enroll()
-        if self.study.needs_statistics and self.statistics is None:
-            self._learn_statistics()
-        self._train()
-        evaluated = self._evaluate(self.round)
+        if self.evaluated is None:
+            self._enroll()
+            if self.study.needs_statistics and self.statistics is None:
+                self._learn_statistics()
+            self._train()
+            self.evaluated = self._evaluate(self.round)
+            self._checkpoint()  # sites forget a run once it is finished; nothing may be needed from them after that
         receipts = self._finish()
-        count = max(1, len(self.sites))
+        count = max(1, len(self.names))
         return Outcome(
-            self.sites, self.refused, evaluated, receipts, self.optimizer.result, self.statistics, self.charged,
-            self.round, self.train_seconds, self.fleet.bytes_up / count, self.fleet.bytes_down / count,
+            self.names, self.plan, self.refused, self.evaluated, receipts, self.optimizer.result, self.statistics,
+            self.charged, self.round, self.train_seconds, self.fleet.bytes_up / count, self.fleet.bytes_down / count,
         )  # fmt: skip
 
     # -- the legs -------------------------------------------------------------------------------------------------
@@ -140,14 +145,21 @@ class Rounds:
         state, progress = found
         self.optimizer.restore(state)
         self.statistics = state.get("statistics")
+        self.names = tuple(progress["sites"])
         self.round = int(progress["round"])
-        # The round under way when the coordinator died may have been charged: count it as if it had.
-        self.charged = int(progress["charged"]) + 1
         self.resumes = int(progress["resumes"]) + 1
+        if "evaluation" in state:
+            per_site = {name: state[f"evaluation:{name}"] for name in self.names if f"evaluation:{name}" in state}
+            self.evaluated = Evaluated(state["evaluation"], per_site)
+            self.charged = int(progress["charged"])
+        else:
+            # The round under way when the coordinator died may have been charged: count it as if it had.
+            self.charged = min(int(progress["charged"]) + 1, self.study.training.rounds)
         log.info("resuming after round %d", self.round)
 
     def _enroll(self) -> None:
         nodes = self.fleet.gather(self.expected)
+        self.plan = replace(self.plan, sites=len(nodes))
         request = self._request("enroll", text=self.study.canonical(), sites=len(nodes))
         for answer in self.fleet.ask(request, nodes):
             if answer.ok and answer.reply is not None:
@@ -161,13 +173,17 @@ class Rounds:
                 + _listed(self.refused),
                 "Settle the reasons above with these sites, or lower training.quorum.",
             )
+        self.names = tuple(sorted(self.sites.values()))
         self._checkpoint()  # a run killed in its first round must know, when resumed, that it had begun
 
     def _learn_statistics(self) -> None:
-        request = self._request("statistics")
+        request = self._request("statistics", attempt=self.resumes)
         answers = self.fleet.ask(request, self.sites)
         if failed := {_name(answer): answer.problem for answer in answers if not answer.ok}:
-            raise RunError("federated means and scales could not be learned.\n" + _listed(failed))
+            raise RunError(
+                "federated means and scales could not be learned.\n" + _listed(failed),
+                "They are charged once in a run. If they were charged and lost, start the study in a new folder.",
+            )
         total = statistics_grid(len(answers)).decode(_add(answers, statistics_size(self.study)))
         self.statistics = total.astype(np.float32)
         self._checkpoint()
@@ -212,6 +228,7 @@ class Rounds:
             gone = {answer.node for answer in failed}
             roster = [node for node in roster if node not in gone]
             attempt += 1
+            self._checkpoint()  # this attempt was charged, whatever becomes of the next
         for node in roster:
             self.strikes[node] = 0
         total = self.unit.decode(_add(answers, self._size))
@@ -243,10 +260,18 @@ class Rounds:
             self.optimizer.step(total / (self.plan.sampling_rate * self.study.cohort.expected_patients))
 
     def _evaluate(self, number: int) -> Evaluated:
+        """Ask for the sums over held-out patients.
+
+        A private release is charged once in a run and cannot be asked for again: when a site is missing, the noise of
+        the others is less than was promised, so the sum is thrown away and the result has no held-out figures.
+        """
         roster = [node for node in self.sites if self.strikes.get(node, 0) < STRIKES]
         request = self._request("evaluate", round=number, attempt=self.resumes, sites=len(roster))
         answers = self.fleet.ask(request, roster, self._sent(self.optimizer.result))
         told = [answer for answer in answers if len(answer.arrays.get("sum", ())) == self.task.cells]
+        if self.study.evaluation.release == "private" and len(told) < len(roster):
+            log.warning("the evaluation is lost: %d of %d sites answered", len(told), len(roster))
+            return Evaluated(np.zeros(self.task.cells))
         self._check_quorum([answer.node for answer in told], {}, number)
         evaluated = Evaluated(evaluation_grid(len(told)).decode(_add(told, self.task.cells)))
         for answer in told:
@@ -255,8 +280,9 @@ class Rounds:
         return evaluated
 
     def _finish(self) -> dict[str, str]:
-        answers = self.fleet.ask(self._request("finish", round=self.round), self.sites)
-        return {self.sites[answer.node]: answer.reply.text for answer in answers if answer.reply and answer.ok}
+        nodes = list(self.sites) or self.fleet.gather(self.expected)
+        answers = self.fleet.ask(self._request("finish", round=self.round, sites=len(nodes)), nodes)
+        return {answer.reply.site: answer.reply.text for answer in answers if answer.reply and answer.ok}
 
     # -- helpers --------------------------------------------------------------------------------------------------
 
@@ -297,7 +323,16 @@ class Rounds:
         state: dict[str, npt.NDArray[Any]] = dict(self.optimizer.state())
         if self.statistics is not None:
             state["statistics"] = self.statistics
-        progress = {"round": self.round, "charged": self.charged, "resumes": self.resumes, "run": self.run_id}
+        if self.evaluated is not None:
+            state["evaluation"] = self.evaluated.total
+            state |= {f"evaluation:{name}": total for name, total in self.evaluated.per_site.items()}
+        progress = {
+            "round": self.round,
+            "charged": self.charged,
+            "resumes": self.resumes,
+            "run": self.run_id,
+            "sites": self.names,
+        }
         write_checkpoint(self.folder / "checkpoints", state, progress)
 
 

@@ -40,7 +40,9 @@ def show_start(simulation: Simulation) -> None:
     for line in noted[:NOTES]:
         console.print(f"  {line}", style="yellow", highlight=False)
     if len(noted) > NOTES:
-        console.print(f"  and {len(noted) - NOTES} more notes on the data of these sites", style="yellow", highlight=False)
+        console.print(
+            f"  and {len(noted) - NOTES} more notes on the data of these sites", style="yellow", highlight=False
+        )
 
 
 @contextmanager

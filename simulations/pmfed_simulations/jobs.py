@@ -88,6 +88,11 @@ class Job:
         """Whether the job's results are there."""
         return (self.folder / ("scores.safetensors" if self.scored else "result.json")).exists()
 
+    @property
+    def scoring(self) -> Study:
+        """The study as its held-out patients were scored: what is scored in this process carries no noise."""
+        return self.study.replace(evaluation={"release": "exact"}) if self.scored else self.study
+
     def totals(self) -> dict[str, Sum]:
         """Return the sums over held-out patients this job left behind, per site (or "total" for all together)."""
         if self.scored:
@@ -145,7 +150,7 @@ def score(job: Job, cohorts: Mapping[str, Cohort], tensors: Mapping[str, npt.NDA
     totals = {}
     plan = plan_of(job.study.replace(privacy={"colluders": 0}), 1, "noiseless")
     for name in job.scored:
-        trainer = Trainer(job.study, plan, _cut(job, name, cohorts[name]), lambda *_: SecretSource())
+        trainer = Trainer(job.scoring, plan, _cut(job, name, cohorts[name]), lambda *_: SecretSource())
         totals[name] = trainer.score(sent)
     return totals
 

@@ -133,12 +133,17 @@ def federation(
     return Series("federation", "federation, private", True, tuple(rows))
 
 
+def check_comparisons(names: Sequence[str]) -> None:
+    """Raise UsageError for a name that ``--compare`` does not know."""
+    for name in names:
+        if name not in COMPARISONS:
+            raise UsageError(f"--compare does not know '{name}'.", f"It knows: {', '.join(COMPARISONS)}.")
+
+
 def comparison(
     name: str, main: Series, sites: Sequence[Site], cohorts: Mapping[str, Cohort], out: Path
 ) -> list[Series]:
     """Return the lines of the table that one ``--compare`` name stands for, cut exactly as the federation is."""
-    if name not in COMPARISONS:
-        raise UsageError(f"--compare does not know '{name}'.", f"It knows: {', '.join(COMPARISONS)}.")
     if name in ("local", "local-private"):
         return [_alone(name, site, main, sites, cohorts[site.name], out) for site in sites]
     books: Books = "noiseless" if name in ("no-privacy", "pooled") else "private"

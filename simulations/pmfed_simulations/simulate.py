@@ -22,7 +22,7 @@ from pmfed.study import Study
 from pmfed_simulations.datasets import write_sites
 from pmfed_simulations.hospitals import write_hospitals
 from pmfed_simulations.jobs import Engine, Job, rounds_done, run_jobs
-from pmfed_simulations.protocols import PROTOCOLS, Protocol, Series, comparison, federation
+from pmfed_simulations.protocols import PROTOCOLS, Protocol, Series, check_comparisons, comparison, federation
 from pmfed_simulations.ray_engine import check_ray
 from pmfed_simulations.summary import summarise_series
 
@@ -113,6 +113,7 @@ def prepare(options: Options) -> Simulation:
     if options.protocol not in PROTOCOLS:
         raise UsageError(f"--protocol {options.protocol} is not one of {', '.join(PROTOCOLS)}.")
     _check_engine(options)
+    check_comparisons(options.compare)
     sites = _sites(options, out)
     cohorts = {site.name: read_cohort(study, site.sources, site.name) for site in sites}
     main = federation(

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from pmfed_client.book import cohorts as cohort_names
+from pmfed_client.ledger import Ledger
 from pmfed_server.results import Metrics, evaluation_noise, finite, metrics_of
 from pmfed_server.rounds import Evaluated
 
@@ -27,9 +29,9 @@ def gather(row: Sequence[Job]) -> Evaluated:
     return Evaluated(np.sum(list(per_site.values()), axis=0), per_site)
 
 
-def over_seeds(study: Study, series: Series) -> Metrics:
+def over_seeds(series: Series) -> Metrics:
     """Return the metrics of a line: the mean over seeds, ``_sd`` where there are several, the mean interval."""
-    found = [metrics_of(study, gather(row), _noise(row[0])) for row in series.jobs]
+    found = [metrics_of(row[0].scoring, gather(row), _noise(row[0])) for row in series.jobs]
     return _mean(found)
 
 
@@ -38,8 +40,9 @@ def _noise(job: Job) -> float:
     return 0.0 if job.scored else evaluation_noise(job.study, plan_of(job.study, len(job.sites), job.books))
 
 
-def per_site(study: Study, series: Series) -> dict[str, Metrics]:
+def per_site(series: Series) -> dict[str, Metrics]:
     """Return the metrics of a line at each site, averaged over seeds."""
+    study = series.jobs[0][0].scoring
     told = [gather(row).per_site for row in series.jobs]
     return {
         name: _mean([metrics_of(study, Evaluated.of_site(name, sites[name])) for sites in told])
@@ -81,8 +84,8 @@ def summarise_series(
         }
         for name, cohort in sorted(cohorts.items())
     ]
-    metrics = over_seeds(study, main)
-    sites = per_site(study, main)
+    metrics = over_seeds(main)
+    sites = per_site(main)
     result["metrics"] = {"test": metrics, "per_site": sites}
     privacy = dict(result["privacy"])
     privacy["epsilon"] = max(one["privacy"]["epsilon"] for one in results)
@@ -91,18 +94,30 @@ def summarise_series(
         for name, figures in one["privacy"]["spent"].items():
             if name not in spent or figures["epsilon"] > spent[name]["epsilon"]:
                 spent[name] = figures
-    privacy["spent"] = spent
+    privacy["spent"] = {name: {**figures, "all_runs": _all_runs(first, name)} for name, figures in spent.items()}
+    privacy["evaluation_release"] = first[0].scoring.evaluation.release
     privacy["insecure"] = any(job.seed is not None for job in first)
     result["privacy"] = privacy
-    result["comparisons"] = [_line(study, main, metrics, sites, privacy["epsilon"])]
+    result["comparisons"] = [_line(main, metrics, sites, privacy["epsilon"])]
     for series in others:
         if series.jobs:
-            line = _line(study, series, over_seeds(study, series), per_site(study, series), study.privacy.epsilon)
+            line = _line(series, over_seeds(series), per_site(series), study.privacy.epsilon)
             result["comparisons"].append(line)
-    return result, task_for(study).curves(gather(main.jobs[0]).total)
+    return result, task_for(first[0].scoring).curves(gather(main.jobs[0]).total)
 
 
-def _line(study: Study, series: Series, metrics: Metrics, sites: dict[str, Metrics], epsilon: float) -> dict[str, Any]:
+def _all_runs(jobs: Sequence[Job], name: str) -> float:
+    """Return what a hospital's patients have spent over every run its ledger knows."""
+    found = []
+    for job in jobs:
+        fold = "" if job.training is None else job.folder.name
+        for site in job.sites:
+            if site.name == name:
+                found.append(Ledger(site.ledger).spent(cohort_names(job.study, fold)[0], site.policy.delta))
+    return round(max(found, default=0.0), 4)
+
+
+def _line(series: Series, metrics: Metrics, sites: dict[str, Metrics], epsilon: float) -> dict[str, Any]:
     return {
         "name": series.name,
         "label": series.label,

@@ -21,9 +21,7 @@ OUTCOMES = {
     "binary": Outcome(column="y", task="binary", classes=("no", "yes"), baseline=0.3),
     "multiclass": Outcome(column="y", task="multiclass", classes=("a", "b", "c"), baseline=(0.5, 0.3, 0.2)),
     "regression": Outcome(column="y", task="regression", minimum=0, maximum=100, baseline=30.0, scale=12.0),
-    "sqrt": Outcome(
-        column="y", task="regression", minimum=0, maximum=100, baseline=30.0, scale=1.5, transform="sqrt"
-    ),
+    "sqrt": Outcome(column="y", task="regression", minimum=0, maximum=100, baseline=30.0, scale=1.5, transform="sqrt"),
     "log": Outcome(column="y", task="regression", minimum=1, maximum=100, baseline=30.0, scale=0.5, transform="log"),
 }
 MADE: dict[str, Any] = {"binary": Binary, "multiclass": Multiclass}

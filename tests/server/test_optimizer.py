@@ -68,7 +68,9 @@ def test_averaged_models_are_nearer_to_the_optimum_under_noise() -> None:
     errors = {0.0: 0.0, 0.5: 0.0}
     for share in errors:
         for _ in range(50):
-            optimizer = ServerOptimizer(training("sgd", share).model_copy(update={"rounds": 100}), np.ones(5, np.float32))
+            optimizer = ServerOptimizer(
+                training("sgd", share).model_copy(update={"rounds": 100}), np.ones(5, np.float32)
+            )
             for _ in range(100):
                 optimizer.step(optimizer.parameters + noise.normal(0, 1, 5))
             errors[share] += float((optimizer.result**2).sum())

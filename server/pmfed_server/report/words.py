@@ -233,8 +233,8 @@ def _scope(result: Result, private: bool) -> list[str]:
     bare = [entry for entry in comparisons(result) if not entry.get("private") and kind_of(entry) != "federation"]
     if private and bare:
         said.append(
-            "Some models were trained without noise, only to compare (those marked 'none' under ε). No promise covers "
-            "them or their results."
+            "The other models were trained only to compare, and no hospital's ledger was charged for them. No promise covers "
+            "them or their results, least of all those marked 'none' under ε, which had no noise."
         )
     if private and ((result.get("seeds") or 1) > 1 or result.get("protocol") in ("cv", "leave-one-site-out")):
         said.append(
@@ -321,6 +321,7 @@ def spending(result: Result) -> Table:
         ("Patients", "right"),
         ("Held out", "right"),
         ("ε", "right"),
+        ("ε, all runs", "right"),
         ("δ", "right"),
     ):
         built.add_column(name, justify="left" if justify == "left" else "right")
@@ -332,6 +333,7 @@ def spending(result: Result) -> Table:
             titles[site["name"]],
             *numbers,
             epsilon_text(finite(own.get("epsilon"))),
+            epsilon_text(finite(own.get("all_runs"))),
             delta_text(finite(own.get("delta"))),
         ]
         built.add_row(*map(Text, cells))

@@ -1,0 +1,31 @@
+"""A MONAI network in the place of a study's model."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+class MonaiModel(nn.Module):
+    """One network on one modality of images.
+
+    Parameters
+    ----------
+    net
+        Images (B, C, ...) in; (B, out) out, or (B, classes, ...) of a segmentation. Of several outputs (ViT) the
+        first counts. Pass it through ``make_private`` first.
+    modality
+        Name of the images among the inputs. A record without them gets zeros and teaches the network nothing.
+    """
+
+    def __init__(self, net: nn.Module, modality: str) -> None:
+        super().__init__()
+        self.net = net
+        self.modality = modality
+
+    def forward(self, inputs: dict[str, torch.Tensor], present: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Return the network's outputs, one row per record."""
+        found = self.net(inputs[self.modality])
+        outputs: torch.Tensor = found[0] if isinstance(found, tuple | list) else found
+        seen = present[self.modality].view(-1, *[1] * (outputs.ndim - 1))
+        return torch.where(seen, outputs, torch.zeros_like(outputs))

@@ -1,0 +1,379 @@
+"""A run over real agents and ledgers: sites that fail, coordinators that die, answers that are none."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import federation
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
+from pmfed_client import resident
+from pmfed_client.agent import Agent, Rehearsal
+from pmfed_client.app import app as client_app
+from pmfed_client.identity import verify
+from pmfed_client.site import Site, read_sites
+from pmfed_server.rounds import Outcome, Rounds, spending
+from pmfed_simulations.grid import LocalGrid
+
+from pmfed.errors import RunError
+from pmfed.privacy.plan import PrivacyPlan
+from pmfed.study import Study
+from pmfed.wire import Request, dump, parse_reply, parse_request
+
+RUN = "ab" * 16
+STUDY = Study.from_text(federation.STUDY, "study.toml")
+PLAN = PrivacyPlan.solve(STUDY, len(federation.SITES))
+NORTH, SOUTH, WEST = federation.SITES
+
+Before = Callable[[Request], None]
+After = Callable[[Request, list[Message]], list[Message]]
+
+
+class Meddled(LocalGrid):
+    """The real grid, with something happening before or after the sites are asked."""
+
+    before: Before = staticmethod(lambda _: None)
+    after: After = staticmethod(lambda _, replies: replies)
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        messages = list(messages)
+        request = parse_request(bytes(messages[0].content["pmfed"]["record"]))  # type: ignore[arg-type]
+        self.before(request)
+        return self.after(request, list(super().send_and_receive(messages, timeout=timeout)))
+
+
+class Federation:
+    """Three real sites and a RUN folder; each `run` is a coordinator started anew, and agents started anew."""
+
+    def __init__(self, folder: Path, study: Study = STUDY, plan: PrivacyPlan = PLAN) -> None:
+        self.folder, self.study, self.plan = folder / "run", study, plan
+        self.folder.mkdir()
+        self.sites = read_sites(federation.write_federation(folder / "f") / "sites")
+        self.rehearsal = Rehearsal()
+
+    def run(self, before: Before | None = None, after: After | None = None) -> Outcome:
+        agents = {site.name: Agent(site, rehearsal=self.rehearsal) for site in self.sites}
+        for name, agent in agents.items():
+            resident.register(name, agent)
+        nodes: dict[int, dict[str, Any]] = {number: {"site": name} for number, name in enumerate(agents, start=1)}
+        with Meddled(client_app, nodes) as grid:
+            grid.before, grid.after = before or grid.before, after or grid.after
+            return Rounds(grid, self.study, self.plan, self.folder, run=RUN, sites=len(nodes), patience=5.0).run()
+
+    def site(self, name: str) -> Site:
+        return next(site for site in self.sites if site.name == name)
+
+    def charges(self, name: str) -> list[tuple[str | None, int | None, int | None]]:
+        rows = Agent(self.site(name)).ledger.rows()
+        return [(row.what, row.round, row.attempt) for row in rows if row.kind == "charge"]
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.folder / "metrics.jsonl").read_text().splitlines()]
+
+    def spoil(self, name: str) -> None:
+        """Overwrite a site's ledger where it lies."""
+        for path in self.site(name).folder.glob("ledger.db*"):
+            path.write_bytes(b"garbage " * 2048)
+
+
+@pytest.fixture
+def sites(tmp_path: Path) -> Iterator[Federation]:
+    yield Federation(tmp_path)
+    for name in federation.SITES:
+        resident.forget(name)
+
+
+def at(kind: str, round: int, act: Callable[[], None], attempt: int | None = None) -> Before:
+    """Return something that happens once, before the sites are asked this."""
+    done = []
+
+    def meddle(request: Request) -> None:
+        here = (request.kind, request.round) == (kind, round) and attempt in (None, request.attempt)
+        if here and not done:
+            done.append(True)
+            act()
+
+    return meddle
+
+
+def die() -> None:
+    raise KeyboardInterrupt
+
+
+def dying_after(kind: str, round: int) -> After:
+    """Return a coordinator's death after the sites have answered, and charged, and before it has read that."""
+
+    def meddle(request: Request, replies: list[Message]) -> list[Message]:
+        if (request.kind, request.round) == (kind, round):
+            raise KeyboardInterrupt
+        return replies
+
+    return meddle
+
+
+def test_a_run_charges_every_site_every_round_once(sites: Federation) -> None:
+    outcome = sites.run()
+    assert (outcome.rounds, outcome.steps) == (6, 6)
+    assert outcome.sites == federation.SITES
+    for name in federation.SITES:
+        assert sites.charges(name) == [("step", number, 0) for number in range(1, 7)]
+        receipt = verify(outcome.receipts[name])
+        assert receipt["site"] == name
+        assert receipt["epsilon"] <= STUDY.privacy.epsilon
+        assert receipt["epsilon"] == pytest.approx(PLAN.epsilon(), rel=1e-3)
+    assert [line["round"] for line in sites.lines] == [1, 2, 3, 4, 5, 6]
+    assert [line["round"] for line in sites.lines if "metrics" in line] == [1, 3, 6]
+    spent = [line["epsilon"] for line in sites.lines]
+    assert spent == sorted(spent)
+    assert spent[-1] == pytest.approx(STUDY.privacy.epsilon, rel=1e-2)
+    assert all(line["bytes_up"] == line["bytes_down"] == 3 * 4 * 7 for line in sites.lines)
+    np.testing.assert_allclose(
+        outcome.evaluated.total,
+        sum(outcome.evaluated.per_site.values()),
+        atol=1e-9,  # type: ignore[arg-type]
+    )
+
+
+def test_a_site_that_fails_in_a_round_is_left_out_and_the_others_take_larger_shares(sites: Federation) -> None:
+    asked: list[tuple[int, int, int]] = []
+
+    def note(request: Request) -> None:
+        if request.kind == "step":
+            asked.append((request.round, request.attempt, request.sites))
+            if (request.round, request.attempt) == (2, 0):
+                sites.spoil(SOUTH)
+
+    outcome = sites.run(note)
+    # Three strikes: rounds 2, 3 and 4 each cost an attempt, and the six reserved charges end with round 3... 4.
+    assert asked == [(1, 0, 3), (2, 0, 3), (2, 1, 2), (3, 0, 3), (3, 1, 2), (4, 0, 3)]
+    assert outcome.rounds == 3
+    assert outcome.steps == 6
+    assert [sorted(line["dropped"]) for line in sites.lines] == [[], [SOUTH], [SOUTH]]
+    assert "privacy ledger" in sites.lines[1]["dropped"][SOUTH]
+    assert [(line["sites"], line["attempt"]) for line in sites.lines] == [(3, 0), (2, 1), (2, 1)]
+    for name in (NORTH, WEST):
+        assert sites.charges(name) == [("step", number, attempt) for number, attempt, _ in asked]
+    assert set(outcome.receipts) == {NORTH, WEST}
+    assert PLAN.noise_std(2) > PLAN.noise_std(3)
+
+
+def test_after_three_strikes_a_site_is_not_asked_again(tmp_path: Path) -> None:
+    study = STUDY.replace(training={"rounds": 10})
+    sites = Federation(tmp_path, study, PrivacyPlan.solve(study, 3))
+    outcome = sites.run(at("step", 2, lambda: sites.spoil(SOUTH)))
+    assert [line["attempt"] for line in sites.lines] == [0, 1, 1, 1, 0, 0, 0]
+    assert [line["sites"] for line in sites.lines] == [3, 2, 2, 2, 2, 2, 2]
+    assert outcome.rounds == 7
+    assert outcome.steps == 10
+    assert set(outcome.evaluated.per_site) == {NORTH, WEST}
+
+
+def test_a_site_that_was_away_for_a_round_comes_back(sites: Federation) -> None:
+    def away(request: Request, replies: list[Message]) -> list[Message]:
+        if (request.kind, request.round, request.attempt) == ("step", 3, 0):
+            return [Message(Error(1), reply_to=replies[0]), *replies[2:]]  # one could not be reached, one is late
+        return replies
+
+    # North's and South's answers were lost: below the quorum of two.
+    with pytest.raises(RunError, match="1 of 3 sites are left; the study needs 2") as caught:
+        sites.run(after=away)
+    assert "did not answer in time" in str(caught.value)
+    assert "resume the run" in str(caught.value)
+    assert len(sites.lines) == 2
+    outcome = sites.run()
+    assert [line["sites"] for line in sites.lines] == [3, 3, 3, 3, 3]
+    assert outcome.rounds == 5  # the attempt that was lost was charged
+    for name in federation.SITES:
+        assert len(sites.charges(name)) == 6
+
+
+def test_below_the_quorum_the_run_ends_with_the_reasons(sites: Federation) -> None:
+    def spoil() -> None:
+        sites.spoil(SOUTH)
+        sites.spoil(WEST)
+
+    with pytest.raises(RunError) as caught:
+        sites.run(at("step", 4, spoil))
+    assert "round 4: 1 of 3 sites are left; the study needs 2" in str(caught.value)
+    assert "south: its privacy ledger" in str(caught.value)
+    assert "west: its privacy ledger" in str(caught.value)
+    assert len(sites.lines) == 3
+    assert len(sites.charges(NORTH)) == 4
+
+
+def test_no_fewer_sites_than_stand_against_the_colluders(tmp_path: Path) -> None:
+    study = STUDY.replace(training={"quorum": 0.1}, privacy={"colluders": 2})
+    sites = Federation(tmp_path, study, PrivacyPlan.solve(study, 3))
+    with pytest.raises(RunError, match="2 of 3 sites are left"):
+        sites.run(at("step", 2, lambda: sites.spoil(SOUTH)))
+
+
+def test_a_site_that_refuses_is_named_and_the_others_go_on(sites: Federation) -> None:
+    federation.change(sites.site(SOUTH).folder / "site.toml", "^min_patients = 20", "min_patients = 59")
+    sites.sites = read_sites(sites.sites[0].folder.parent)
+    outcome = sites.run()
+    assert outcome.sites == (NORTH, WEST)
+    assert set(outcome.refused) == {SOUTH}
+    assert "policy" in outcome.refused[SOUTH]
+    assert "59" not in outcome.refused[SOUTH]  # how many patients there are is the site's own business
+    assert not sites.charges(SOUTH)
+
+
+def test_too_few_sites_that_agree_end_the_run_before_any_charge(sites: Federation) -> None:
+    for name in (SOUTH, WEST):
+        federation.change(sites.site(name).folder / "site.toml", "^epsilon = 2.5", "epsilon = 1.5")
+    sites.sites = read_sites(sites.sites[0].folder.parent)
+    with pytest.raises(RunError) as caught:
+        sites.run()
+    assert "1 of 3 sites agreed to take part; the study needs 2" in str(caught.value)
+    assert "this site allows 1.5000" in str(caught.value)
+    assert not sites.charges(NORTH)
+    # Told better, the same run goes on from where it stood.
+    for name in (SOUTH, WEST):
+        federation.change(sites.site(name).folder / "site.toml", "^epsilon = 1.5", "epsilon = 2.5")
+    sites.sites = read_sites(sites.sites[0].folder.parent)
+    assert sites.run().rounds == 6
+
+
+DEATHS: dict[str, tuple[list[tuple[str, int]], int]] = {
+    "before it asked": ([("enroll", 0)], 6),
+    "in the first round": ([("step", 1)], 5),
+    "in the middle": ([("step", 4)], 5),
+    "twice in the same round": ([("step", 3), ("step", 3)], 4),
+    "in the last round": ([("step", 6)], 5),
+    "between a step and its scores": ([("evaluate", 3)], 5),
+    "in the last evaluation": ([("evaluate", 6)], 6),
+    "before it read the receipts": ([("finish", 6)], 6),
+    "and again": ([("finish", 6), ("finish", 6)], 6),
+}
+
+
+@pytest.mark.parametrize(("deaths", "rounds"), DEATHS.values(), ids=DEATHS)
+def test_a_coordinator_that_died_goes_on_and_nobody_is_charged_more_than_agreed(
+    sites: Federation, deaths: list[tuple[str, int]], rounds: int
+) -> None:
+    for kind, round in deaths:
+        with pytest.raises(KeyboardInterrupt):
+            sites.run(after=dying_after(kind, round))
+    outcome = sites.run()
+    assert outcome.rounds == rounds
+    assert outcome.steps <= STUDY.training.rounds
+    for name in federation.SITES:
+        charges = sites.charges(name)
+        assert len(charges) == len(set(charges)) <= STUDY.training.rounds
+        assert verify(outcome.receipts[name])["epsilon"] <= STUDY.privacy.epsilon
+    numbers = [line["round"] for line in sites.lines]
+    assert numbers == sorted(set(numbers))
+
+
+def test_a_coordinator_that_died_in_a_second_attempt_counts_the_first_one_too(sites: Federation) -> None:
+    def meddle(request: Request) -> None:
+        if (request.kind, request.round) == ("step", 2):
+            resident.forget(WEST)  # West is away, and is not charged
+            if request.attempt == 1:
+                die()
+
+    with pytest.raises(KeyboardInterrupt):
+        sites.run(meddle)
+    outcome = sites.run()
+    assert outcome.sites == (NORTH, SOUTH, WEST)
+    assert outcome.steps == 6
+    assert [len(sites.charges(name)) for name in federation.SITES] == [5, 5, 4]
+    assert outcome.rounds == 4
+
+
+def answer(reply: Message, *, record: dict[str, Any] | None = None, arrays: Any = None) -> Message:
+    """Return a reply with its record or its arrays replaced."""
+    known = parse_reply(bytes(reply.content["pmfed"]["record"]))  # type: ignore[arg-type]
+    said = dump(known.model_copy(update=record or {}))
+    content = RecordDict({"pmfed": ConfigRecord({"record": said})})
+    content["arrays"] = reply.content.array_records["arrays"] if arrays is None else arrays
+    made = Message(content, reply_to=reply)
+    made.metadata.__dict__.update({**reply.metadata.__dict__})
+    return made
+
+
+def words(size: int, kind: type[np.generic] = np.uint32) -> ArrayRecord:
+    return ArrayRecord({"sum": Array(np.zeros(size, kind))})
+
+
+def torn() -> ArrayRecord:
+    return ArrayRecord({"sum": Array(dtype="uint32", shape=(7,), stype="numpy.ndarray", data=b"\x93NUMPY")})
+
+
+def pickled() -> ArrayRecord:
+    return ArrayRecord({"sum": Array(dtype="object", shape=(7,), stype="pickle", data=b"\x80\x04K\x01.")})
+
+
+NONSENSE: dict[str, tuple[dict[str, Any], Callable[[], Any]]] = {
+    "another round": ({"round": 1}, lambda: None),
+    "another attempt": ({"attempt": 9}, lambda: None),
+    "another run": ({"run": "cd" * 16}, lambda: None),
+    "another kind": ({"kind": "evaluate"}, lambda: None),
+    "a longer vector": ({}, lambda: words(8)),
+    "a shorter vector": ({}, lambda: words(6)),
+    "no vector": ({}, ArrayRecord),
+    "floats": ({}, lambda: words(7, np.float32)),
+    "another array": ({}, lambda: ArrayRecord({"patients": Array(np.zeros(7, np.uint32))})),
+    "a matrix": ({}, lambda: ArrayRecord({"sum": Array(np.zeros((1, 7), np.uint32))})),
+    "half an array": ({}, torn),
+    "a pickle": ({}, pickled),
+}
+
+
+@pytest.mark.parametrize(("record", "arrays"), NONSENSE.values(), ids=NONSENSE)
+def test_an_answer_that_is_none_is_that_sites_problem_only(
+    sites: Federation, record: dict[str, Any], arrays: Callable[[], Any]
+) -> None:
+    def meddle(request: Request, replies: list[Message]) -> list[Message]:
+        if (request.kind, request.round, request.attempt) == ("step", 2, 0):
+            return [
+                answer(reply, record=record, arrays=arrays()) if reply is replies[1] else reply for reply in replies
+            ]
+        return replies
+
+    outcome = sites.run(after=meddle)
+    assert outcome.rounds == 5
+    assert [list(line["dropped"]) for line in sites.lines] == [[], [SOUTH], [], [], []]
+
+
+def test_missing_sites_are_counted(sites: Federation) -> None:
+    resident.register(NORTH, Agent(sites.sites[0]))
+    with LocalGrid(client_app, {1: {"site": NORTH}}) as grid:
+        rounds = Rounds(grid, STUDY, PLAN, sites.folder, run=RUN, sites=3, patience=0.3)
+        with pytest.raises(RunError, match="1 of 3 sites connected"):
+            rounds.run()
+
+
+def test_a_site_nobody_runs_is_that_sites_problem(sites: Federation) -> None:
+    for name in (NORTH, WEST):
+        resident.register(name, Agent(sites.site(name)))
+    nodes: dict[int, dict[str, Any]] = {1: {"site": NORTH}, 2: {"site": "nowhere"}, 3: {"site": WEST}}
+    with LocalGrid(client_app, nodes) as grid:
+        outcome = Rounds(grid, STUDY, PLAN, sites.folder, run=RUN, sites=3, patience=1.0).run()
+    assert outcome.refused == {"node 2": "its courier could not reach the site agent"}
+    assert outcome.rounds == 6
+
+
+def test_statistics_are_learned_once_and_go_on_with_a_resumed_run(tmp_path: Path) -> None:
+    study = Study.from_text(federation.STUDY.replace(", mean = 60, scale = 15", ""), "study.toml")
+    sites = Federation(tmp_path, study, PrivacyPlan.solve(study, 3))
+    with pytest.raises(KeyboardInterrupt):
+        sites.run(after=dying_after("step", 3))
+    outcome = sites.run()
+    assert outcome.statistics is not None
+    for name in federation.SITES:
+        assert [what for what, _, _ in sites.charges(name)].count("statistics") == 1
+        assert verify(outcome.receipts[name])["epsilon"] <= study.privacy.epsilon
+
+
+def test_the_epsilon_shown_is_that_of_the_plan() -> None:
+    shown = spending(PLAN, 1)
+    for rounds in (1, 3, 6):
+        assert shown(rounds) == pytest.approx(PLAN.epsilon(rounds), rel=0.02)
+    assert spending(PLAN.without_noise(), 1)(3) is None
