@@ -97,10 +97,17 @@ class InterruptedRunError(RunError):
     exit_code = 130
 
 
+class AuditError(PmfedError):
+    """An audit found that a build or a study does not keep its promise."""
+
+    code = "PM600"
+    exit_code = 7
+
+
 ERRORS: dict[str, type[PmfedError]] = {
     cls.code: cls
     for cls in (
         PmfedError, UsageError, StudyError, DataError, PolicyError, BudgetError, LedgerError, ProtocolError,
-        RunError, InterruptedRunError,
+        RunError, InterruptedRunError, AuditError,
     )
 }  # fmt: skip

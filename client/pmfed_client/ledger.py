@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from pmfed.errors import BudgetError, LedgerError
-from pmfed.privacy.accounting import Release, epsilon
+from pmfed.privacy.accounting import Release, epsilon, rdp_epsilon
 from pmfed_client.book import Book, Costs, Entry, Run, as_releases, by_what, cohorts, may_share
 from pmfed_client.chain import Kind, Row
 from pmfed_client.store import Store
@@ -55,8 +55,9 @@ class Ledger:
 
     Guarantee
     ---------
-    For every cohort, the joint epsilon (PLD) of all releases charged by any run, plus all that unfinished runs
-    may still charge, stays within the budget of every run admitted. When anything about the file is in doubt,
+    For every cohort, the joint epsilon of all releases charged by any run, plus all that unfinished runs may still
+    charge, stays within the budget of every run admitted: by PLD for the first run, by the Renyi filter (Feldman,
+    Zrnic 2021) once there are several, which may have been chosen after looking at earlier results. When anything about the file is in doubt,
     every method raises LedgerError, and the caller must release nothing.
     """
 
@@ -336,12 +337,16 @@ class Ledger:
                 "The hospital sets [policy] epsilon and delta in its site.toml.",
             )
         before = self._book.costs(cohort)
-        total = epsilon(as_releases(before + asked), delta)
+        # The first run of a cohort is fixed before anyone has seen a result of it: the joint PLD bounds it tightly. Later
+        # ones may be chosen after looking, and for those the Renyi bound is the one that is proven to filter.
+        others = any(self._book.costs(cohort, name) for name in self._book.runs if name != run)
+        bound = rdp_epsilon if others else epsilon
+        total = bound(as_releases(before + asked), delta)
         if total <= allowed:
             return
-        spent = epsilon(as_releases(self._book.costs(cohort, reserved=False)), delta)
-        held = epsilon(as_releases(before), delta)
-        alone = epsilon(as_releases(asked), delta)
+        spent = bound(as_releases(self._book.costs(cohort, reserved=False)), delta)
+        held = bound(as_releases(before), delta)
+        alone = bound(as_releases(asked), delta)
         waiting = ", ".join(f"'{name}'" for name in self._book.unfinished() if name != run)
         raise BudgetError(
             f"run '{run}' asks for epsilon {alone:.4f} on the cohort '{cohort}'; {spent:.4f} is spent there, "

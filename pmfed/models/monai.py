@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from pmfed.errors import StudyError
+
 
 class MonaiModel(nn.Module):
     """One network on one modality of images.
@@ -26,6 +28,8 @@ class MonaiModel(nn.Module):
     def forward(self, inputs: dict[str, torch.Tensor], present: dict[str, torch.Tensor]) -> torch.Tensor:
         """Return the network's outputs, one row per record."""
         found = self.net(inputs[self.modality])
-        outputs: torch.Tensor = found[0] if isinstance(found, tuple | list) else found
+        outputs = found[0] if isinstance(found, tuple | list) else found
+        if not isinstance(outputs, torch.Tensor):
+            raise StudyError("the network's outputs are not one tensor.", "Wrap it so that it returns one.")
         seen = present[self.modality].view(-1, *[1] * (outputs.ndim - 1))
         return torch.where(seen, outputs, torch.zeros_like(outputs))

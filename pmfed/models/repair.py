@@ -24,6 +24,8 @@ from pmfed.models.monai import MonaiModel
 from pmfed.privacy.gradients import PrivateStep
 from pmfed.privacy.plan import PrivacyPlan
 
+Tensors = dict[str, Tensor]
+
 GROUPS = 32
 """Most groups of a GroupNorm (Wu and He 2018)."""
 
@@ -48,6 +50,7 @@ _REASONS = {  # what torch says -> why, and what to do
     "saved tensor hooks": ("it recomputes activations to save memory", "Build it with use_checkpoint=False."),
     ".item()": ("what it computes branches on values", "Use torch.where in place of 'if'."),
     "data-dependent": ("what it computes branches on values", "Use torch.where in place of 'if'."),
+    "requires_grad_": ("it switches gradients on inside its forward", "Leave out the call of requires_grad_."),
     "in-place": ("it writes a record into memory that all records share", "Use an operation that is not in place."),
     "inplace": ("it writes a record into memory that all records share", "Use an operation that is not in place."),
 }
@@ -64,7 +67,7 @@ def make_private(module: nn.Module) -> nn.Module:
     ----------
     module
         Any network. Statistics that a BatchNorm learned are lost, so pretrained weights need some training to
-        be useful again. A backbone that stays frozen needs no repair: leave it in eval mode.
+        be useful again. A frozen backbone needs no repair: compute its features once, in eval mode.
 
     Returns
     -------
@@ -83,15 +86,14 @@ def make_private(module: nn.Module) -> nn.Module:
     for norm in module.modules():
         if isinstance(norm, _NormBase) and _remembers(norm):
             memo[id(norm)] = _group_norm(norm, memo)
-    private: nn.Module = copy.deepcopy(module, memo)
-    _refuse_hidden(private, memo)
+    private = _copied(module, memo)
     for part in private.modules():
         if getattr(part, "inplace", False) is True:
-            part.inplace = False
+            setattr(part, "inplace", False)  # noqa: B010 - for mypy it is a tensor or a module
     return private
 
 
-def check_private(module: nn.Module, example: Tensor | tuple[dict[str, Tensor], dict[str, Tensor]]) -> None:
+def check_private(module: nn.Module, example: Tensor | tuple[Tensors, Tensors]) -> None:
     """Try out that a network trains privately; return if it does.
 
     In train mode, with dropout held still: no buffer or other tensor that the network keeps changes, the output
@@ -117,17 +119,15 @@ def check_private(module: nn.Module, example: Tensor | tuple[dict[str, Tensor], 
             raise StudyError(
                 f"{_at(name, part)} mixes patients or remembers them.", "Pass the network through make_private."
             )
-    memo: dict[int, Any] = {}
-    model: nn.Module = copy.deepcopy(module, memo)
-    _refuse_hidden(model, memo)
+    model = _copied(module, {}).cpu().train()
     if isinstance(example, Tensor):
         model = MonaiModel(model, "images")
         example = ({"images": example}, {"images": torch.ones(len(example), dtype=torch.bool)})
-    model, (inputs, present) = _precise(model.train(), example)
+    model, inputs, present = _precise(model, *({name: t.cpu() for name, t in part.items()} for part in example))
     records = len(next(iter(inputs.values())))
     if records < 2:
         raise StudyError("one record cannot show whether records mix.", "Give an example of two records or more.")
-    with _Still():
+    with _Still():  # type: ignore[no-untyped-call]
         together = _forward(model, inputs, present, records)
         again = _forward(model, inputs, present, records)
         if not torch.equal(together, again):
@@ -147,7 +147,7 @@ def check_private(module: nn.Module, example: Tensor | tuple[dict[str, Tensor], 
         _compare(model, inputs, present, loop)
 
 
-class _Still(TorchDispatchMode):
+class _Still(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Dropout keeps everything and uniform numbers are one half, so that a record sees the same in any batch."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -195,8 +195,15 @@ def _refuse(module: nn.Module) -> None:
             )
 
 
-def _refuse_hidden(copied: nn.Module, memo: dict[int, Any]) -> None:
-    """Refuse layers outside ``modules()``, in a list or a partial: nothing repairs, trains or watches them."""
+def _copied(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    """Copy; refuse layers outside ``modules()``, in a list or a partial: nothing repairs, trains or watches them."""
+    try:
+        copied: nn.Module = copy.deepcopy(module, memo)
+    except Exception as error:
+        raise StudyError(
+            f"{type(module).__name__} cannot be copied ({type(error).__name__}; its text is above).",
+            "Make the network anew: one that has run may keep results that torch does not copy.",
+        ) from error
     seen = set(copied.modules())
     hidden = [value for value in memo.values() if isinstance(value, nn.Module) and value not in seen]
     if hidden:
@@ -205,6 +212,7 @@ def _refuse_hidden(copied: nn.Module, memo: dict[int, Any]) -> None:
             f"the network keeps layers where torch does not see them ({kinds}).",
             "Keep them as attributes, in nn.ModuleList or in nn.ModuleDict.",
         )
+    return copied
 
 
 def _remembers(norm: _NormBase) -> bool:
@@ -220,22 +228,19 @@ def _group_norm(norm: _NormBase, memo: dict[int, Any]) -> nn.GroupNorm:
     return new.train(norm.training)
 
 
-def _precise(
-    model: nn.Module, example: tuple[dict[str, Tensor], dict[str, Tensor]]
-) -> tuple[nn.Module, tuple[dict[str, Tensor], dict[str, Tensor]]]:
-    """Return both in float64, where rounding cannot flip a ReLU; as they are if the network insists."""
-    inputs, present = example
+def _precise(model: nn.Module, inputs: Tensors, present: Tensors) -> tuple[nn.Module, Tensors, Tensors]:
+    """Return all in float64, where rounding hardly ever flips a ReLU; as they are if the network insists."""
     precise = copy.deepcopy(model).double()
     doubled = {name: tensor.double() if tensor.is_floating_point() else tensor for name, tensor in inputs.items()}
     try:
         with torch.no_grad():
-            copy.deepcopy(precise)(doubled, present)
+            copy.deepcopy(precise)(dict(doubled), dict(present))
     except Exception:
-        return model, example  # whatever is wrong is told by the real run
-    return precise, (doubled, present)
+        return model, inputs, present  # whatever is wrong is told by the real run
+    return precise, doubled, present
 
 
-def _forward(model: nn.Module, inputs: dict[str, Tensor], present: dict[str, Tensor], records: int) -> Tensor:
+def _forward(model: nn.Module, inputs: Tensors, present: Tensors, records: int) -> Tensor:
     """Return the outputs; refuse if a buffer, or a tensor in a plain attribute, is another one afterwards."""
     before = list(_kept(model))
     try:
@@ -249,7 +254,9 @@ def _forward(model: nn.Module, inputs: dict[str, Tensor], present: dict[str, Ten
             "the network keeps something of the records it has seen (a buffer or an attribute changed).",
             "Use layers without running statistics; turn off what stores activations (deep supervision, save_attn).",
         )
-    if outputs.ndim < 1 or len(outputs) != records:
+    if not isinstance(outputs, Tensor):
+        raise StudyError("the outputs are not one tensor.", "Wrap the network so that it returns one.")
+    if outputs.ndim < 2 or len(outputs) != records:
         raise StudyError(f"the output of {records} record(s) has shape {tuple(outputs.shape)}: not a row per record.")
     return outputs
 
@@ -274,7 +281,7 @@ def _kept(model: nn.Module) -> Iterator[tuple[int, int]]:
                     yield id(tensor), tensor._version
 
 
-def _compare(model: nn.Module, inputs: dict[str, Tensor], present: dict[str, Tensor], loop: list[list[Tensor]]) -> None:
+def _compare(model: nn.Module, inputs: Tensors, present: Tensors, loop: list[list[Tensor]]) -> None:
     """Compare vmap with the loop. Each record has its own weight, so an error of one cannot hide in the sum."""
     records = len(loop)
     step = PrivateStep(model, _losses, PrivacyPlan("record", "fedsgd", 1.0, 0.0, float("inf"), 1, 1, 0, 1e-5))
@@ -317,7 +324,7 @@ def _gradient(model: nn.Module, losses: Tensor) -> list[Tensor]:
     return list(torch.autograd.grad(losses.sum(), trained, allow_unused=True, materialize_grads=True))
 
 
-def _record(inputs: dict[str, Tensor], present: dict[str, Tensor], i: int) -> tuple[dict[str, Tensor], ...]:
+def _record(inputs: Tensors, present: Tensors, i: int) -> tuple[Tensors, Tensors]:
     return {k: v[i : i + 1] for k, v in inputs.items()}, {k: v[i : i + 1] for k, v in present.items()}
 
 
@@ -332,7 +339,7 @@ def _explain(error: Exception) -> StudyError:
         if phrase in text:
             return StudyError(f"the network cannot be trained record by record: {reason}.", remedy)
     return StudyError(
-        f"the network does not run on the example, record by record ({type(error).__name__}; its text is below).",
+        f"the network does not run on the example, record by record ({type(error).__name__}; its text is above).",
         "Check the example's shape; then leave layers out until it runs, to find the one to replace.",
     )
 

@@ -77,6 +77,11 @@ class Audit:
         )
 
 
+def honest_sites(plan: PrivacyPlan) -> int:
+    """Return over how many sites the noise that the claim counts on is shared out."""
+    return plan.sites - plan.colluders if plan.algorithm == "fedsgd" else 1
+
+
 def site_std(plan: PrivacyPlan, local_steps: int = 1) -> float:
     """Return the standard deviation that the noise in one release of one of all K sites must have.
 
@@ -87,8 +92,7 @@ def site_std(plan: PrivacyPlan, local_steps: int = 1) -> float:
     local_steps
         Noisy sums in one release; 1 with fedsgd.
     """
-    share = plan.sites - plan.colluders if plan.algorithm == "fedsgd" else 1
-    return plan.noise_multiplier * plan.clip * math.sqrt(local_steps / share)
+    return plan.noise_multiplier * plan.clip * math.sqrt(local_steps / honest_sites(plan))
 
 
 def noise_check(name: str, blocks: Mapping[str, Floats], std: float, unit: float) -> Check:
@@ -112,17 +116,15 @@ def noise_check(name: str, blocks: Mapping[str, Floats], std: float, unit: float
     """
     variance = std**2 + unit**2 / 12
     tail = FALSE_ALARM / (2 * len(blocks))
-    passed, worst, farthest = True, 1.0, -1.0
+    passed, worst, total, count = True, 0.0, 0.0, 0
     for values in blocks.values():
         low, high = stats.chi2.ppf(tail, values.size), stats.chi2.isf(tail, values.size)
         size = float((values**2).sum()) / variance
         passed &= bool(low <= size <= high)
-        distance = abs(size - values.size) / math.sqrt(2 * values.size)
-        if not distance <= farthest:
-            worst, farthest = math.sqrt(size / values.size), distance
-    count = sum(values.size for values in blocks.values())
-    several = f" in the worst of {len(blocks)} parts" if len(blocks) > 1 else ""
-    return Check(name, f"{worst:.4f} times the plan's{several} ({count} numbers)", "1", passed)
+        worst = max(worst, abs(size - values.size) / math.sqrt(2 * values.size))
+        total, count = total + size, count + values.size
+    parts = f", the worst of {len(blocks)} parts {worst:.1f} standard errors off" if len(blocks) > 1 else ""
+    return Check(name, f"{math.sqrt(total / count):.4f} times the plan's ({count} numbers{parts})", "1", passed)
 
 
 def independence_check(first: Floats, second: Floats) -> Check:

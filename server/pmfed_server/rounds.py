@@ -209,6 +209,8 @@ class Rounds:
             self._check_quorum(roster, dropped, number)
             if self.charged >= self.study.training.rounds:
                 return None
+            if dropped:
+                self._checkpoint()  # the attempt before was charged, whatever becomes of this one
             request = self._request("step", round=number, attempt=attempt, sites=len(roster))
             answers = self.fleet.ask(request, roster, self._sent())
             if (
@@ -228,7 +230,6 @@ class Rounds:
             gone = {answer.node for answer in failed}
             roster = [node for node in roster if node not in gone]
             attempt += 1
-            self._checkpoint()  # this attempt was charged, whatever becomes of the next
         for node in roster:
             self.strikes[node] = 0
         total = self.unit.decode(_add(answers, self._size))

@@ -61,7 +61,7 @@ class LocalGrid(Grid):
         return self
 
     def __exit__(self, *_: object) -> None:
-        for worker in self._workers:
+        for worker in reversed(self._workers):  # each one holds copies of the pipes of those before it
             worker.stop()
 
     def set_run(self, run: Run) -> None:
@@ -129,7 +129,7 @@ class _Worker:
         here, there = multiprocessing.Pipe()
         self._pipe = here
         fork = multiprocessing.get_context("fork")
-        self._process = fork.Process(target=_serve, args=(app, contexts, there), daemon=True)
+        self._process = fork.Process(target=_serve, args=(app, contexts, there, here), daemon=True)
         self._process.start()
         there.close()
 
@@ -164,10 +164,12 @@ class _Worker:
         self._process.join(timeout=5)
         if self._process.is_alive():
             self._process.kill()
+            self._process.join()
 
 
-def _serve(app: ClientApp, contexts: Mapping[int, Context], pipe: Connection) -> None:
+def _serve(app: ClientApp, contexts: Mapping[int, Context], pipe: Connection, parents: Connection) -> None:
     """Answer messages until the pipe closes."""
+    parents.close()  # our copy of the other end would keep it open for ever
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     torch.set_num_threads(1)
     try:

@@ -21,7 +21,7 @@ import pytest
 from pmfed_client.ledger import Entry, Ledger, cohorts
 
 from pmfed.errors import BudgetError, LedgerError
-from pmfed.privacy.accounting import Release, epsilon
+from pmfed.privacy.accounting import Release, epsilon, rdp_epsilon
 from pmfed.privacy.plan import PrivacyPlan
 from pmfed.study import Study
 
@@ -35,6 +35,10 @@ WIDE = (50.0, DELTA)
 
 def eps(*releases: Release) -> float:
     return epsilon(releases, DELTA)
+
+
+def filtered(*releases: Release) -> float:
+    return rdp_epsilon(releases, DELTA)
 
 
 @pytest.fixture
@@ -145,7 +149,7 @@ def test_every_commit_is_synced_to_the_disk(ledger: Ledger) -> None:
 
 def test_a_run_beyond_the_budget_is_refused_with_the_numbers(ledger: Ledger) -> None:
     plan = {"train": (STEP,)}
-    one, two = eps(Release(0.2, 3.0, 20)), eps(Release(0.2, 3.0, 40))
+    one, two = filtered(Release(0.2, 3.0, 20)), filtered(Release(0.2, 3.0, 40))
     budget = ((one + two) / 2, DELTA)
     ledger.reserve("first", "study", plan, budget)
     for round in range(20):
@@ -163,10 +167,19 @@ def test_a_run_beyond_the_budget_is_refused_with_the_numbers(ledger: Ledger) -> 
 
 
 def test_the_joint_epsilon_decides_not_the_sum(ledger: Ledger) -> None:
-    one, two = eps(Release(0.2, 3.0, 20)), eps(Release(0.2, 3.0, 40))
+    one, two = filtered(Release(0.2, 3.0, 20)), filtered(Release(0.2, 3.0, 40))
     assert two < 2 * one
     for run in ("first", "second"):
         ledger.reserve(run, "study", {"train": (STEP,)}, (two, DELTA))
+
+
+def test_a_first_run_is_bounded_tightly_and_a_later_one_by_the_filter(ledger: Ledger) -> None:
+    tight, loose = eps(Release(0.2, 3.0, 40)), filtered(Release(0.2, 3.0, 40))
+    assert tight < loose
+    ledger.reserve("first", "study", {"train": (STEP,)}, (eps(Release(0.2, 3.0, 20)), DELTA))
+    with pytest.raises(BudgetError):
+        ledger.reserve("second", "study", {"train": (STEP,)}, ((tight + loose) / 2, DELTA))
+    ledger.reserve("second", "study", {"train": (STEP,)}, (loose, DELTA))
 
 
 def test_a_run_in_progress_counts_in_full_until_it_is_finished(ledger: Ledger) -> None:

@@ -1,0 +1,409 @@
+"""`pmfed audit`: a study's own mechanism, attacked with patients that no hospital has.
+
+The trainer is the sites' own, from the patients that are drawn to the words that would leave. Put in its hands
+are only the patients: canaries, whose gradient is a vector chosen here, and adversaries made out of real records.
+Nothing leaves this process, no ledger is charged, and what is printed are lengths, shares and counts.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pmfed_client.trainer import Batch, Trainer
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from pmfed.cohort import Cohort, pool
+from pmfed.cohort.statistics import rows as statistics_rows
+from pmfed.errors import AuditError, DataError
+from pmfed.models import build, flatten, load
+from pmfed.privacy.audit import (
+    Audit,
+    Canaries,
+    Check,
+    attack,
+    attack_check,
+    canary_checks,
+    honest_sites,
+    independence_check,
+    noise_check,
+    sensitivity_check,
+    site_std,
+)
+from pmfed.privacy.noise import SecretSource, Source
+from pmfed.privacy.plan import PrivacyPlan
+from pmfed.secagg.grid import Grid, evaluation_grid, gradient_grid, statistics_grid
+from pmfed.study import Study
+from pmfed.tasks import task_for
+from pmfed_simulations.simulate import Options, prepare
+
+Floats = npt.NDArray[np.float64]
+Parameters = npt.NDArray[np.float32]
+
+CANARIES = 500
+LENGTH = 10.0  # of a canary, in clips
+SUPPORT = 1 << 14  # coordinates that canaries differ in: enough to be nearly at right angles, and to fit into memory
+NUMBERS = 10_000  # of noise that are collected of each of two sites, at least
+SOME = 64  # patients read for the audit, over all sites
+BASE = 15  # real patients that the adversary joins
+CROWD = 30  # records of the adversary that has many
+SCALES = (1.0, 1e3, 1e6, 1e30)  # of the adversary's inputs; the last makes gradients that are not finite
+
+WHICH = "(canary)"  # beside the modalities, whose names have no brackets: the canary a record is, or -1
+
+
+class Stage(Trainer):
+    """The sites' trainer with some patients whose gradients are given.
+
+    Parameters
+    ----------
+    study, plan, cohort
+        As a site has them.
+    vectors
+        (n, d) float32, gradients of the canaries at ``support``, (d,), zero elsewhere.
+    """
+
+    def __init__(
+        self, study: Study, plan: PrivacyPlan, cohort: Cohort, vectors: Tensor, support: npt.NDArray[np.int64]
+    ) -> None:
+        secret = SecretSource()
+        super().__init__(study, plan, cohort, lambda what, round, attempt: secret)
+        self.vectors, self.support = vectors, torch.from_numpy(support)
+        self.crowd: Batch | None = None
+        self._shapes = [p.shape for p in self.model.parameters() if p.requires_grad]
+        # One gradient per record is what is replaced; averaging, clipping, adding up and noise come after it.
+        self.private._records = self._given(self.private._records)  # type: ignore[method-assign]
+
+    def base(self, sent: Parameters) -> Batch:
+        """Return the cohort's training records."""
+        return super()._prepare(sent)[0]
+
+    def plant(self, which: npt.NDArray[np.int64], sent: Parameters) -> None:
+        """Let the cohort be the canaries of these numbers, a record each."""
+        like, count = self.base(sent), len(which)
+        inputs = {name: values.new_zeros(1).expand(count, *values.shape[1:]) for name, values in like.inputs.items()}
+        self.crowd = Batch(
+            {**inputs, WHICH: torch.from_numpy(which)},
+            {name: torch.zeros(count, dtype=torch.bool) for name in like.present},
+            torch.zeros(count, dtype=like.targets.dtype),
+            np.arange(count),
+            np.arange(count),
+            np.ones(count, dtype=np.int64),
+        )
+
+    def _prepare(self, sent: Parameters) -> tuple[Batch, Cohort]:
+        batch, held_out = super()._prepare(sent)
+        return self.crowd or batch, held_out
+
+    def _given(self, real: Callable[[Any], list[Tensor]]) -> Callable[[Any], list[Tensor]]:
+        def records(batch: tuple[dict[str, Tensor], dict[str, Tensor], Tensor]) -> list[Tensor]:
+            inputs, present, targets = batch
+            if WHICH not in inputs:
+                return real(batch)
+            which = inputs[WHICH]
+            planted = which >= 0
+            flat = self.vectors.new_zeros(len(which), self.size)
+            flat[:, self.support] = self.vectors[which.clamp(min=0)]
+            parts = flat.split([shape.numel() for shape in self._shapes], dim=1)
+            given = [part.view(-1, *shape) for part, shape in zip(parts, self._shapes, strict=True)]
+            if bool(planted.all()):
+                return given
+            found = real(({name: values for name, values in inputs.items() if name != WHICH}, present, targets))
+            return [torch.where(planted.view(-1, *[1] * (g.ndim - 1)), v, g) for v, g in zip(given, found, strict=True)]
+
+        return records
+
+
+class _Silent:
+    """No randomness: everybody is drawn, nothing is added. Only ever on this machine."""
+
+    secret = False
+
+    def gaussian(self, size: int, std: float) -> Floats:
+        return np.zeros(size)
+
+    def uniform(self, size: int) -> Floats:
+        return np.zeros(size)
+
+
+class Auditor:
+    """The checks of one study.
+
+    Parameters
+    ----------
+    study
+        The study.
+    cohorts
+        Every site's patients; how many sites there are decides the plan.
+    chance
+        Directions and inclusion of the canaries. They are no secret of anybody's.
+    """
+
+    def __init__(self, study: Study, cohorts: Sequence[Cohort], chance: np.random.Generator) -> None:
+        self.study, self.chance = study, chance
+        self.plan = PrivacyPlan.solve(study, len(cohorts))
+        self.cohort = _some(cohorts)
+        self.local_steps = study.training.local_steps
+        self.start = flatten(build(study))
+        self.sent = self.start
+        if study.needs_statistics:
+            # Any that a coordinator could send will do; these are of the patients at hand.
+            self.sent = np.concatenate([self.start, self._statistics(self.cohort).astype(np.float32)])
+
+    def audit(self) -> Audit:
+        """Return what was found."""
+        checks = [*self.noise(), self.sensitivity()]
+        planted = self.canaries()
+        bound, most = attack(planted, self.plan)
+        claimed = self.plan.epsilon()
+        checks += [*canary_checks(planted, self.plan), attack_check(bound, most, claimed)]
+        return Audit(tuple(checks), claimed, self.plan.delta, self.plan.unit, bound, most)
+
+    def noise(self) -> list[Check]:
+        """Collect noise around patients without any gradient, and around what else is released."""
+        sites, size = self.plan.sites, len(self.start)
+        steps = min(max(-(-NUMBERS // size), 4), NUMBERS)
+        zero = torch.zeros(1, 1), np.zeros(1, dtype=np.int64)
+        crowd = np.zeros(max(32, self.study.cohort.expected_patients // sites), dtype=np.int64)
+        both = []
+        for _ in range(2):  # two sites, or one that was started again
+            stage = self._stage(*zero)
+            stage.plant(crowd, self.sent)
+            both.append(np.stack([self._released(stage, number + 1) for number in range(steps)]))
+        blocks: dict[str, Floats] = {}
+        start = 0
+        for name, parameter in stage.model.named_parameters():
+            if parameter.requires_grad:
+                stop = start + parameter.numel()
+                blocks[name] = np.stack([noise[:, start:stop] for noise in both])
+                start = stop
+        std = site_std(self.plan, self.local_steps)
+        found = [noise_check("noise", blocks, std, self._unit()), independence_check(*both)]
+        if self.study.needs_statistics:
+            found.append(self._noise_of_statistics())
+        if self.study.evaluation.release == "private":
+            found.append(self._noise_of_evaluation())
+        return found
+
+    def sensitivity(self) -> Check:
+        """Let one adversary after another join some real patients, and look at the sum without noise."""
+        everywhere = np.arange(len(self.start))
+        stage = self._stage(torch.zeros(1, 1), np.zeros(1, dtype=np.int64))
+        stage.support = torch.from_numpy(everywhere)
+        whole = stage.base(self.sent)
+        few = whole.take(np.arange(min(BASE, len(whole.count))))
+        few.inputs[WHICH] = torch.full((len(few.owner),), -1)
+        elsewhere = self.start + self.chance.normal(0, 1, len(self.start)).astype(np.float32)
+        changes, mixing = [], []
+        for place in (self.start, elsewhere):
+            load(stage.model, place)
+            before = self._sum(stage, [few])
+            # The strongest pull there is: far beyond the clip, straight against all others.
+            length = max(float(np.linalg.norm(before)), 1e-12)
+            stage.vectors = torch.from_numpy((-1000 * self.plan.clip / length * before).astype(np.float32))[None]
+            for number, adversary in enumerate(self._adversaries(few)):
+                alone = self._sum(stage, [adversary])
+                joined = self._sum(stage, [few, adversary] if number % 2 else [adversary, few])
+                changes.append(float(np.linalg.norm(joined - before)))
+                mixing.append(float(np.linalg.norm(joined - before - alone)))
+        return sensitivity_check(np.array(changes), np.array(mixing), self.plan.clip)
+
+    def canaries(self) -> Canaries:
+        """Run the study's rounds over canaries alone, at the sites whose noise the claim counts on.
+
+        With fedsgd these are all but the colluders, who know their own noise and take it off. With fedavg the noise
+        of a site is whole, and a canary's site has none but its own to rely on.
+        """
+        plan, size = self.plan, len(self.start)
+        honest = honest_sites(plan)
+        support = np.sort(self.chance.permutation(size)[:SUPPORT])
+        directions = self.chance.normal(size=(CANARIES, len(support)))
+        directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+        included = self.chance.random(CANARIES) < 0.5
+        home = self.chance.integers(honest, size=CANARIES)
+        vectors = torch.from_numpy((LENGTH * plan.clip * directions).astype(np.float32))
+        stages = []
+        for site in range(honest):
+            stages.append(self._stage(vectors, support))
+            stages[-1].plant(np.flatnonzero(included & (home == site)), self.sent)
+        rounds = self.study.training.rounds
+        releases = np.empty((rounds, len(support)))
+        for number in range(rounds):
+            total = np.zeros(size)
+            for stage in stages:
+                total += self._released(stage, number + 1)
+            releases[number] = total[support] / plan.clip
+        rounding = honest * (self._unit() / plan.clip) ** 2 / 12
+        return Canaries(directions, included, releases, self.local_steps, rounding)
+
+    # -- helpers --------------------------------------------------------------------------------------------------
+
+    def _stage(self, vectors: Tensor, support: npt.NDArray[np.int64]) -> Stage:
+        return Stage(self.study, self.plan, self.cohort, vectors, support)
+
+    def _grid(self) -> Grid:
+        return gradient_grid(self.study, self.plan.sites)
+
+    def _in_sums(self) -> float:
+        """Return what turns a release into a sum of gradients: with fedavg a site sends how far its model moved."""
+        training = self.study.training
+        if training.local_learning_rate is None:
+            return 1.0
+        expected = self.plan.sampling_rate * self.study.cohort.expected_patients / self.plan.sites
+        return -expected / training.local_learning_rate
+
+    def _unit(self) -> float:
+        return self._grid().unit * abs(self._in_sums())
+
+    def _released(self, stage: Stage, number: int) -> Floats:
+        """Return what one site releases in a round, as the coordinator reads it."""
+        return self._grid().decode(stage.step(self.sent, self.plan.sites, number, 0)) * self._in_sums()
+
+    def _sum(self, stage: Stage, batches: Sequence[Batch]) -> Floats:
+        batch = _joined(batches)
+        owner = batch.owner if self.plan.unit == "patient" else np.arange(len(batch.owner))
+        source: Source = _Silent()
+        return stage.private.release(
+            batch.inputs, batch.present, batch.targets, owner, source, self.plan.sites
+        ).vector
+
+    def _adversaries(self, base: Batch) -> list[Batch]:
+        """Return patients at their worst: huge inputs, unlikely outcomes, many records; and a canary."""
+        outcome = self.study.outcome
+        regression = outcome.task == "regression"
+        worst = (outcome.minimum, outcome.maximum) if regression else (0, len(outcome.classes) - 1)
+        targets = task_for(self.study).targets(np.array(worst))
+        found = []
+        for count in (1, CROWD) if self.plan.unit == "patient" else (1,):
+            for target in targets:
+                for scale in SCALES:
+                    found.append(_adversary(base, scale, target, count))
+            planted = _adversary(base, 0.0, targets[0], count)
+            planted.inputs[WHICH] = torch.zeros(count, dtype=torch.int64)
+            found.append(planted)
+        return found
+
+    def _statistics(self, cohort: Cohort) -> Floats:
+        return statistics_rows(self.study, cohort.select(cohort.training)).sum(axis=0)
+
+    def _noise_of_statistics(self) -> Check:
+        """The release of means and scales, many times, less what it is about."""
+        stage = self._stage(torch.zeros(1, 1), np.zeros(1, dtype=np.int64))
+        exact, grid = self._statistics(self.cohort), statistics_grid(self.plan.sites)
+        assert self.plan.statistics_noise is not None
+        released = [grid.decode(stage.statistics(self.plan.sites)) - exact for _ in range(-(-1000 // len(exact)))]
+        std = self.plan.statistics_noise / math.sqrt(honest_sites(self.plan))
+        return noise_check("noise on means and scales", {"all": np.stack(released)}, std, grid.unit)
+
+    def _noise_of_evaluation(self) -> Check:
+        """The release of held-out scores, a few times, less the scores."""
+        stage = self._stage(torch.zeros(1, 1), np.zeros(1, dtype=np.int64))
+        exact, grid = stage.score(self.sent), evaluation_grid(self.plan.sites)
+        released = [
+            grid.decode(stage.evaluate(self.sent, self.plan.sites)["sum"]) - exact for _ in range(-(-1000 // len(exact)))
+        ]
+        std = self.study.evaluation.release_noise * stage.task.sensitivity / math.sqrt(honest_sites(self.plan))
+        return noise_check("noise on held-out scores", {"all": np.stack(released)}, std, grid.unit)
+
+
+def audit_study(name: str, sites: Path | None, data: Path | None) -> Audit:
+    """Audit a built-in study, or a study of one's own on one's own sites.
+
+    Parameters
+    ----------
+    name
+        A built-in study or a STUDY.toml.
+    sites
+        Folder of a study's own sites.
+    data
+        Folder of public data.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        made = prepare(
+            Options(
+                study=name,
+                out=f"{folder}/run",
+                sites=str(sites) if sites else None,
+                data=str(data) if data else None,
+            )
+        )
+        cohorts = [made.cohorts[site.name] for site in made.sites]
+        return Auditor(made.study, cohorts, np.random.default_rng()).audit()
+
+
+def show_audit(audit: Audit) -> None:
+    """Print the checks, claim and lower bound, and the verdict; raise AuditError at an alarm.
+
+    Raises
+    ------
+    AuditError
+        Any check failed.
+    """
+    table = Table(box=None, pad_edge=False)
+    for column in ("check", "found", "right", ""):
+        table.add_column(column, overflow="fold")
+    for check in audit.checks:
+        told = "ok" if check.passed else "ALARM"
+        table.add_row(check.name, check.found, check.right, told, style="" if check.passed else "red")
+    console = Console()
+    console.print(table, highlight=False)
+    console.print(
+        f"\nclaimed epsilon        {audit.claimed:.3f}  (delta {audit.delta:g}, per {audit.unit})\n"
+        f"empirical lower bound  {audit.lower_bound:.3f}  (95 % confidence)",
+        highlight=False,
+    )
+    if audit.alarms:
+        raise AuditError(audit.verdict, "Do not train with it. docs/audit.md says what each alarm means.")
+    console.print(f"verdict: {audit.verdict}", highlight=False)
+
+
+def _some(cohorts: Sequence[Cohort]) -> Cohort:
+    """Return some patients of every site, training and held out."""
+    each = -(-SOME // len(cohorts))
+
+    def few(cohort: Cohort) -> Cohort:
+        mask = np.zeros(cohort.patients, dtype=bool)
+        for group in (cohort.training, ~cohort.training):
+            mask[np.flatnonzero(group)[:each]] = True
+        return cohort.select(mask)
+
+    found = pool([few(cohort) for cohort in cohorts])
+    if not found.training.any():
+        raise DataError("no site has a training patient: there is nothing to audit.")
+    return found
+
+
+def _adversary(base: Batch, scale: float, target: Tensor, count: int) -> Batch:
+    """Return the first record of a batch with its inputs scaled and another outcome, ``count`` times over."""
+    index = torch.zeros(count, dtype=torch.int64)
+    return Batch(
+        {**{name: values[index] * scale for name, values in base.inputs.items() if name != WHICH},
+         WHICH: torch.full((count,), -1)},
+        {name: torch.ones(count, dtype=torch.bool) for name in base.present},
+        target.expand(count),
+        np.zeros(count, dtype=np.int64),
+        np.zeros(1, dtype=np.int64),
+        np.array([count]),
+    )  # fmt: skip
+
+
+def _joined(batches: Sequence[Batch]) -> Batch:
+    """Return the patients of several batches, in order."""
+    units = np.cumsum([0, *(len(batch.count) for batch in batches)])
+    records = np.cumsum([0, *(len(batch.owner) for batch in batches)])
+    return Batch(
+        {name: torch.cat([batch.inputs[name] for batch in batches]) for name in batches[0].inputs},
+        {name: torch.cat([batch.present[name] for batch in batches]) for name in batches[0].present},
+        torch.cat([batch.targets for batch in batches]),
+        np.concatenate([batch.owner + start for batch, start in zip(batches, units, strict=False)]),
+        np.concatenate([batch.first + start for batch, start in zip(batches, records, strict=False)]),
+        np.concatenate([batch.count for batch in batches]),
+    )
