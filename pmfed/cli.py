@@ -114,6 +114,8 @@ def simulate(
         ready = resumed(resume)
     else:
         folder = out or Path("runs") / Path(study).stem
+        if folder.exists() and not folder.is_dir():
+            raise UsageError(f"{folder}: this is a file, and a run is written into a folder.", "Choose one with --out.")
         if folder.exists() and any(folder.iterdir()):
             again = f", or go on with it: pmfed simulate --resume {folder}"
             raise UsageError(
@@ -168,6 +170,8 @@ def _show(result: dict[str, Any], out: Path) -> None:
     console.print(spending(result))
     for sentence in headline(result):
         console.print(sentence, highlight=False)
+    for name, reason in result.get("refused", {}).items():
+        console.print(f"Left out: {name}: {reason}", highlight=False)
     console.print(f"\nreport  {out / 'report.html'}", highlight=False)
     console.print(f"numbers {out / 'result.json'}", highlight=False)
 

@@ -12,7 +12,10 @@ import math
 import sys
 from pathlib import Path
 
-PUBLISHED = (8.66, "the consortium's published equation, no privacy: 8.66")
+PUBLISHED = (
+    (8.66, "the consortium's published equation, no privacy: 8.66"),
+    (8.38, "the same with missing genotypes imputed, as our model has them: 8.38"),
+)
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 720, 360, 64, 24, 56, 52
 LOW, HIGH = 8.1, 8.8
 
@@ -47,12 +50,12 @@ def main(folders: list[str]) -> None:
             f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(tick):.1f}" y2="{y(tick):.1f}" stroke="#e4e0d6"/>'
             f'<text x="{LEFT - 8}" y="{y(tick) + 4:.1f}" text-anchor="end" fill="#5a6672">{tick}</text>'
         )
-    value, words = PUBLISHED
-    said.append(
-        f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(value):.1f}" y2="{y(value):.1f}" stroke="#b4651d" '
-        f'stroke-width="2" stroke-dasharray="6 4"/><text x="{WIDTH - RIGHT}" y="{y(value) - 7:.1f}" text-anchor="end" '
-        f'fill="#b4651d">{words}</text>'
-    )
+    for value, words in PUBLISHED:
+        said.append(
+            f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(value):.1f}" y2="{y(value):.1f}" stroke="#b4651d" '
+            f'stroke-width="2" stroke-dasharray="6 4"/><text x="{WIDTH - RIGHT}" y="{y(value) - 7:.1f}" '
+            f'text-anchor="end" fill="#b4651d">{words}</text>'
+        )
     path = " ".join(f"{x(epsilon):.1f},{y(error):.1f}" for epsilon, error, _ in points)
     said.append(f'<polyline points="{path}" fill="none" stroke="#0f6b80" stroke-width="2"/>')
     for epsilon, error, spread in points:

@@ -27,9 +27,19 @@ class MonaiModel(nn.Module):
 
     def forward(self, inputs: dict[str, torch.Tensor], present: dict[str, torch.Tensor]) -> torch.Tensor:
         """Return the network's outputs, one row per record."""
-        found = self.net(inputs[self.modality])
-        outputs = found[0] if isinstance(found, tuple | list) else found
-        if not isinstance(outputs, torch.Tensor):
-            raise StudyError("the network's outputs are not one tensor.", "Wrap it so that it returns one.")
+        images = inputs[self.modality]
+        found = self.net(images)
+        outputs = row_each(found[0] if isinstance(found, tuple | list) else found, len(images))
         seen = present[self.modality].view(-1, *[1] * (outputs.ndim - 1))
         return torch.where(seen, outputs, torch.zeros_like(outputs))
+
+
+def row_each(outputs: object, records: int) -> torch.Tensor:
+    """Return outputs that are one tensor with a row per record; refuse others."""
+    if isinstance(outputs, torch.Tensor) and outputs.ndim > 1 and len(outputs) == records:
+        return outputs
+    what = f"of shape {tuple(outputs.shape)}" if isinstance(outputs, torch.Tensor) else f"a {type(outputs).__name__}"
+    raise StudyError(
+        f"the network's outputs for {records} record(s) must be one tensor with a row per record, not {what}.",
+        "Wrap the network so that it returns that.",
+    )

@@ -20,7 +20,7 @@ from torch.nn.utils import parametrize
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pmfed.errors import PmfedError, StudyError
-from pmfed.models.monai import MonaiModel
+from pmfed.models.monai import MonaiModel, row_each
 from pmfed.privacy.gradients import PrivateStep
 from pmfed.privacy.plan import PrivacyPlan
 
@@ -47,6 +47,7 @@ _REASONS = {  # what torch says -> why, and what to do
         "it has an autograd function of its own that torch cannot take record by record",
         "Replace it by torch's operations, or give it setup_context and generate_vmap_rule.",
     ),
+    "on device meta": ("two of its layers share one weight", "Share the layer, or give each its own weight."),
     "saved tensor hooks": ("it recomputes activations to save memory", "Build it with use_checkpoint=False."),
     ".item()": ("what it computes branches on values", "Use torch.where in place of 'if'."),
     "data-dependent": ("what it computes branches on values", "Use torch.where in place of 'if'."),
@@ -244,7 +245,7 @@ def _forward(model: nn.Module, inputs: Tensors, present: Tensors, records: int) 
     """Return the outputs; refuse if a buffer, or a tensor in a plain attribute, is another one afterwards."""
     before = list(_kept(model))
     try:
-        outputs: Tensor = model(dict(inputs), dict(present))
+        outputs = row_each(model(dict(inputs), dict(present)), records)
     except PmfedError:
         raise
     except Exception as error:
@@ -254,10 +255,6 @@ def _forward(model: nn.Module, inputs: Tensors, present: Tensors, records: int) 
             "the network keeps something of the records it has seen (a buffer or an attribute changed).",
             "Use layers without running statistics; turn off what stores activations (deep supervision, save_attn).",
         )
-    if not isinstance(outputs, Tensor):
-        raise StudyError("the outputs are not one tensor.", "Wrap the network so that it returns one.")
-    if outputs.ndim < 2 or len(outputs) != records:
-        raise StudyError(f"the output of {records} record(s) has shape {tuple(outputs.shape)}: not a row per record.")
     return outputs
 
 

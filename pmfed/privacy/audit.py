@@ -245,7 +245,8 @@ def canary_checks(canaries: Canaries, plan: PrivacyPlan) -> tuple[Check, Check]:
     found = (energy - chance * len(inside)) / length
     gram = inside @ inside.T
     square = length * variance**2 + 2 * variance * chance * len(inside) + chance**2 * float((gram**2).sum())
-    spread = math.sqrt((2 * square + len(inside) * chance) / count) / length
+    # Steps within a release show together: as few independent looks as there are releases.
+    spread = math.sqrt(2 * square / releases + len(inside) * chance / count) / length
     z_noise = (found - variance) / spread
     right = f"|z| at most {LARGEST_Z:g}"
     return (
@@ -364,4 +365,3 @@ def _guesses(canaries: Canaries, plan: PrivacyPlan) -> int:
         if bound > most:
             best, most = guesses, bound
     return best
-

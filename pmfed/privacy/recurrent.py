@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pmfed.privacy.layers import fresh, note_matrix
+from pmfed.privacy.layers import note_matrix
 
 if TYPE_CHECKING:
     from pmfed.privacy.bookkeeping import Page
@@ -38,7 +38,7 @@ class _Cell(torch.autograd.Function):
         ctx.save_for_backward(x, w_ih, w_hh, states, h, *kept)
         ctx.page, ctx.order, ctx.lstm = page, order, c is not None
         ctx.wanted = tuple(page.find(w) for w in weights)
-        return fresh(states.transpose(0, 1), (len(x), len(states), h.shape[1])), last
+        return states.transpose(0, 1).clone(memory_format=torch.contiguous_format), last
 
     @staticmethod
     def backward(ctx: Any, gy: Tensor, g_last: Tensor) -> Any:

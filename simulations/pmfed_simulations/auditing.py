@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -38,14 +37,17 @@ from pmfed.privacy.audit import (
     sensitivity_check,
     site_std,
 )
-from pmfed.privacy.noise import SecretSource, Source
+from pmfed.privacy.gradients import PrivateStep
+from pmfed.privacy.noise import Source
 from pmfed.privacy.plan import PrivacyPlan
 from pmfed.secagg.grid import Grid, evaluation_grid, gradient_grid, statistics_grid
 from pmfed.study import Study
 from pmfed.tasks import task_for
+from pmfed_simulations.canaries import Planted, Silent, Stage, Witness, adversary, joined, marked, planted_loss
 from pmfed_simulations.simulate import Options, prepare
 
 Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
 Parameters = npt.NDArray[np.float32]
 
 CANARIES = 500
@@ -56,82 +58,6 @@ SOME = 64  # patients read for the audit, over all sites
 BASE = 15  # real patients that the adversary joins
 CROWD = 30  # records of the adversary that has many
 SCALES = (1.0, 1e3, 1e6, 1e30)  # of the adversary's inputs; the last makes gradients that are not finite
-
-WHICH = "(canary)"  # beside the modalities, whose names have no brackets: the canary a record is, or -1
-
-
-class Stage(Trainer):
-    """The sites' trainer with some patients whose gradients are given.
-
-    Parameters
-    ----------
-    study, plan, cohort
-        As a site has them.
-    vectors
-        (n, d) float32, gradients of the canaries at ``support``, (d,), zero elsewhere.
-    """
-
-    def __init__(
-        self, study: Study, plan: PrivacyPlan, cohort: Cohort, vectors: Tensor, support: npt.NDArray[np.int64]
-    ) -> None:
-        secret = SecretSource()
-        super().__init__(study, plan, cohort, lambda what, round, attempt: secret)
-        self.vectors, self.support = vectors, torch.from_numpy(support)
-        self.crowd: Batch | None = None
-        self._shapes = [p.shape for p in self.model.parameters() if p.requires_grad]
-        # One gradient per record is what is replaced; averaging, clipping, adding up and noise come after it.
-        self.private._records = self._given(self.private._records)  # type: ignore[method-assign]
-
-    def base(self, sent: Parameters) -> Batch:
-        """Return the cohort's training records."""
-        return super()._prepare(sent)[0]
-
-    def plant(self, which: npt.NDArray[np.int64], sent: Parameters) -> None:
-        """Let the cohort be the canaries of these numbers, a record each."""
-        like, count = self.base(sent), len(which)
-        inputs = {name: values.new_zeros(1).expand(count, *values.shape[1:]) for name, values in like.inputs.items()}
-        self.crowd = Batch(
-            {**inputs, WHICH: torch.from_numpy(which)},
-            {name: torch.zeros(count, dtype=torch.bool) for name in like.present},
-            torch.zeros(count, dtype=like.targets.dtype),
-            np.arange(count),
-            np.arange(count),
-            np.ones(count, dtype=np.int64),
-        )
-
-    def _prepare(self, sent: Parameters) -> tuple[Batch, Cohort]:
-        batch, held_out = super()._prepare(sent)
-        return self.crowd or batch, held_out
-
-    def _given(self, real: Callable[[Any], list[Tensor]]) -> Callable[[Any], list[Tensor]]:
-        def records(batch: tuple[dict[str, Tensor], dict[str, Tensor], Tensor]) -> list[Tensor]:
-            inputs, present, targets = batch
-            if WHICH not in inputs:
-                return real(batch)
-            which = inputs[WHICH]
-            planted = which >= 0
-            flat = self.vectors.new_zeros(len(which), self.size)
-            flat[:, self.support] = self.vectors[which.clamp(min=0)]
-            parts = flat.split([shape.numel() for shape in self._shapes], dim=1)
-            given = [part.view(-1, *shape) for part, shape in zip(parts, self._shapes, strict=True)]
-            if bool(planted.all()):
-                return given
-            found = real(({name: values for name, values in inputs.items() if name != WHICH}, present, targets))
-            return [torch.where(planted.view(-1, *[1] * (g.ndim - 1)), v, g) for v, g in zip(given, found, strict=True)]
-
-        return records
-
-
-class _Silent:
-    """No randomness: everybody is drawn, nothing is added. Only ever on this machine."""
-
-    secret = False
-
-    def gaussian(self, size: int, std: float) -> Floats:
-        return np.zeros(size)
-
-    def uniform(self, size: int) -> Floats:
-        return np.zeros(size)
 
 
 class Auditor:
@@ -171,12 +97,10 @@ class Auditor:
         """Collect noise around patients without any gradient, and around what else is released."""
         sites, size = self.plan.sites, len(self.start)
         steps = min(max(-(-NUMBERS // size), 4), NUMBERS)
-        zero = torch.zeros(1, 1), np.zeros(1, dtype=np.int64)
         crowd = np.zeros(max(32, self.study.cohort.expected_patients // sites), dtype=np.int64)
         both = []
         for _ in range(2):  # two sites, or one that was started again
-            stage = self._stage(*zero)
-            stage.plant(crowd, self.sent)
+            stage = self._stage(torch.zeros(1, 1), np.zeros(1, dtype=np.int64), crowd)
             both.append(np.stack([self._released(stage, number + 1) for number in range(steps)]))
         blocks: dict[str, Floats] = {}
         start = 0
@@ -187,6 +111,8 @@ class Auditor:
                 start = stop
         std = site_std(self.plan, self.local_steps)
         found = [noise_check("noise", blocks, std, self._unit()), independence_check(*both)]
+        if self.plan.algorithm == "fedsgd":
+            found.append(self._noise_of_patients())
         if self.study.needs_statistics:
             found.append(self._noise_of_statistics())
         if self.study.evaluation.release == "private":
@@ -195,25 +121,31 @@ class Auditor:
 
     def sensitivity(self) -> Check:
         """Let one adversary after another join some real patients, and look at the sum without noise."""
-        everywhere = np.arange(len(self.start))
-        stage = self._stage(torch.zeros(1, 1), np.zeros(1, dtype=np.int64))
-        stage.support = torch.from_numpy(everywhere)
-        whole = stage.base(self.sent)
+        witness = self._witness()
+        whole = witness.records(self.sent)
         few = whole.take(np.arange(min(BASE, len(whole.count))))
-        few.inputs[WHICH] = torch.full((len(few.owner),), -1)
         elsewhere = self.start + self.chance.normal(0, 1, len(self.start)).astype(np.float32)
         changes, mixing = [], []
-        for place in (self.start, elsewhere):
-            load(stage.model, place)
-            before = self._sum(stage, [few])
-            # The strongest pull there is: far beyond the clip, straight against all others.
-            length = max(float(np.linalg.norm(before)), 1e-12)
-            stage.vectors = torch.from_numpy((-1000 * self.plan.clip / length * before).astype(np.float32))[None]
-            for number, adversary in enumerate(self._adversaries(few)):
-                alone = self._sum(stage, [adversary])
-                joined = self._sum(stage, [few, adversary] if number % 2 else [adversary, few])
+
+        def meet(private: PrivateStep, few: Batch, adversaries: list[Batch]) -> None:
+            before = self._sum(private, [few])
+            for number, adversary in enumerate(adversaries):
+                alone = self._sum(private, [adversary])
+                joined = self._sum(private, [few, adversary] if number % 2 else [adversary, few])
                 changes.append(float(np.linalg.norm(joined - before)))
                 mixing.append(float(np.linalg.norm(joined - before - alone)))
+
+        for place in (self.start, elsewhere):
+            load(witness.model, place)
+            meet(witness.private, few, self._adversaries(few))
+            # The strongest pull there is: far beyond the clip, straight against all the others.
+            others = self._sum(witness.private, [few])
+            length = max(float(np.linalg.norm(others)), 1e-12)
+            pull = torch.from_numpy((-1000 * self.plan.clip / length * others).astype(np.float32))[None]
+            model = Planted(witness.model, pull, torch.arange(len(self.start)), alone=False)
+            private = type(witness.private)(model, planted_loss(witness.task.loss, alone=False), self.plan)
+            crowd = [marked(adversary(few, 0.0, few.targets[0], count), 0) for count in self._crowds()]
+            meet(private, marked(few, -1), crowd)
         return sensitivity_check(np.array(changes), np.array(mixing), self.plan.clip)
 
     def canaries(self) -> Canaries:
@@ -232,8 +164,7 @@ class Auditor:
         vectors = torch.from_numpy((LENGTH * plan.clip * directions).astype(np.float32))
         stages = []
         for site in range(honest):
-            stages.append(self._stage(vectors, support))
-            stages[-1].plant(np.flatnonzero(included & (home == site)), self.sent)
+            stages.append(self._stage(vectors, support, np.flatnonzero(included & (home == site))))
         rounds = self.study.training.rounds
         releases = np.empty((rounds, len(support)))
         for number in range(rounds):
@@ -246,8 +177,14 @@ class Auditor:
 
     # -- helpers --------------------------------------------------------------------------------------------------
 
-    def _stage(self, vectors: Tensor, support: npt.NDArray[np.int64]) -> Stage:
-        return Stage(self.study, self.plan, self.cohort, vectors, support)
+    def _stage(self, vectors: Tensor, support: Ints, which: Ints) -> Stage:
+        return Stage(self.study, self.plan, self.cohort, vectors, support, which)
+
+    def _witness(self) -> Witness:
+        return Witness(self.study, self.plan, self.cohort)
+
+    def _crowds(self) -> tuple[int, ...]:
+        return (1, CROWD) if self.plan.unit == "patient" else (1,)
 
     def _grid(self) -> Grid:
         return gradient_grid(self.study, self.plan.sites)
@@ -263,54 +200,61 @@ class Auditor:
     def _unit(self) -> float:
         return self._grid().unit * abs(self._in_sums())
 
-    def _released(self, stage: Stage, number: int) -> Floats:
+    def _released(self, stage: Trainer, number: int) -> Floats:
         """Return what one site releases in a round, as the coordinator reads it."""
         return self._grid().decode(stage.step(self.sent, self.plan.sites, number, 0)) * self._in_sums()
 
-    def _sum(self, stage: Stage, batches: Sequence[Batch]) -> Floats:
-        batch = _joined(batches)
+    def _sum(self, private: PrivateStep, batches: Sequence[Batch]) -> Floats:
+        batch = joined(batches)
         owner = batch.owner if self.plan.unit == "patient" else np.arange(len(batch.owner))
-        source: Source = _Silent()
-        return stage.private.release(
-            batch.inputs, batch.present, batch.targets, owner, source, self.plan.sites
-        ).vector
+        source: Source = Silent()
+        return private.release(batch.inputs, batch.present, batch.targets, owner, source, self.plan.sites).vector
 
     def _adversaries(self, base: Batch) -> list[Batch]:
-        """Return patients at their worst: huge inputs, unlikely outcomes, many records; and a canary."""
+        """Return patients at their worst: huge inputs, unlikely outcomes, many records."""
         outcome = self.study.outcome
         regression = outcome.task == "regression"
         worst = (outcome.minimum, outcome.maximum) if regression else (0, len(outcome.classes) - 1)
         targets = task_for(self.study).targets(np.array(worst))
-        found = []
-        for count in (1, CROWD) if self.plan.unit == "patient" else (1,):
-            for target in targets:
-                for scale in SCALES:
-                    found.append(_adversary(base, scale, target, count))
-            planted = _adversary(base, 0.0, targets[0], count)
-            planted.inputs[WHICH] = torch.zeros(count, dtype=torch.int64)
-            found.append(planted)
-        return found
+        return [
+            adversary(base, scale, target, count) for count in self._crowds() for target in targets for scale in SCALES
+        ]
 
     def _statistics(self, cohort: Cohort) -> Floats:
         return statistics_rows(self.study, cohort.select(cohort.training)).sum(axis=0)
 
+    def _noise_of_patients(self) -> Check:
+        """Real steps on real patients, less the sum over those who were drawn: what is left must be noise.
+
+        Not with fedavg, where a release holds several steps and the models between them.
+        """
+        witness = self._witness()
+        whole = witness.records(self.sent)
+        left = []
+        for number in range(min(max(-(-1000 // len(self.start)), 4), 1000)):
+            released = self._released(witness, number + 1)
+            drawn = np.flatnonzero(witness.chance.last < self.plan.sampling_rate)
+            left.append(released - self._sum(witness.private, [whole.take(drawn)]))
+        return noise_check("noise around patients", {"all": np.stack(left)}, site_std(self.plan), self._unit())
+
     def _noise_of_statistics(self) -> Check:
         """The release of means and scales, many times, less what it is about."""
-        stage = self._stage(torch.zeros(1, 1), np.zeros(1, dtype=np.int64))
+        witness = self._witness()
         exact, grid = self._statistics(self.cohort), statistics_grid(self.plan.sites)
         assert self.plan.statistics_noise is not None
-        released = [grid.decode(stage.statistics(self.plan.sites)) - exact for _ in range(-(-1000 // len(exact)))]
+        released = [grid.decode(witness.statistics(self.plan.sites)) - exact for _ in range(-(-1000 // len(exact)))]
         std = self.plan.statistics_noise / math.sqrt(honest_sites(self.plan))
         return noise_check("noise on means and scales", {"all": np.stack(released)}, std, grid.unit)
 
     def _noise_of_evaluation(self) -> Check:
         """The release of held-out scores, a few times, less the scores."""
-        stage = self._stage(torch.zeros(1, 1), np.zeros(1, dtype=np.int64))
-        exact, grid = stage.score(self.sent), evaluation_grid(self.plan.sites)
+        witness = self._witness()
+        exact, grid = witness.score(self.sent), evaluation_grid(self.plan.sites)
         released = [
-            grid.decode(stage.evaluate(self.sent, self.plan.sites)["sum"]) - exact for _ in range(-(-1000 // len(exact)))
+            grid.decode(witness.evaluate(self.sent, self.plan.sites)["sum"]) - exact
+            for _ in range(-(-1000 // len(exact)))
         ]
-        std = self.study.evaluation.release_noise * stage.task.sensitivity / math.sqrt(honest_sites(self.plan))
+        std = self.study.evaluation.release_noise * witness.task.sensitivity / math.sqrt(honest_sites(self.plan))
         return noise_check("noise on held-out scores", {"all": np.stack(released)}, std, grid.unit)
 
 
@@ -379,31 +323,3 @@ def _some(cohorts: Sequence[Cohort]) -> Cohort:
     if not found.training.any():
         raise DataError("no site has a training patient: there is nothing to audit.")
     return found
-
-
-def _adversary(base: Batch, scale: float, target: Tensor, count: int) -> Batch:
-    """Return the first record of a batch with its inputs scaled and another outcome, ``count`` times over."""
-    index = torch.zeros(count, dtype=torch.int64)
-    return Batch(
-        {**{name: values[index] * scale for name, values in base.inputs.items() if name != WHICH},
-         WHICH: torch.full((count,), -1)},
-        {name: torch.ones(count, dtype=torch.bool) for name in base.present},
-        target.expand(count),
-        np.zeros(count, dtype=np.int64),
-        np.zeros(1, dtype=np.int64),
-        np.array([count]),
-    )  # fmt: skip
-
-
-def _joined(batches: Sequence[Batch]) -> Batch:
-    """Return the patients of several batches, in order."""
-    units = np.cumsum([0, *(len(batch.count) for batch in batches)])
-    records = np.cumsum([0, *(len(batch.owner) for batch in batches)])
-    return Batch(
-        {name: torch.cat([batch.inputs[name] for batch in batches]) for name in batches[0].inputs},
-        {name: torch.cat([batch.present[name] for batch in batches]) for name in batches[0].present},
-        torch.cat([batch.targets for batch in batches]),
-        np.concatenate([batch.owner + start for batch, start in zip(batches, units, strict=False)]),
-        np.concatenate([batch.first + start for batch, start in zip(batches, records, strict=False)]),
-        np.concatenate([batch.count for batch in batches]),
-    )

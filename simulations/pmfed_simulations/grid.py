@@ -140,14 +140,17 @@ class _Worker:
 
     def give(self, message: Message) -> None:
         """Send one message."""
-        self._pipe.send_bytes(message_to_proto(message).SerializeToString())
+        try:
+            self._pipe.send_bytes(message_to_proto(message).SerializeToString())
+        except ConnectionError:
+            raise _died() from None
 
     def ready(self) -> bool:
         """Whether an answer lies there; RunError when none can come any more."""
         if self._pipe.poll():
             return True
         if not self._process.is_alive():
-            raise RunError("a worker process of the simulation died.", "Is the machine out of memory? Try --workers 1.")
+            raise _died()
         return False
 
     def take(self) -> Message:
@@ -155,9 +158,7 @@ class _Worker:
         try:
             return message_from_proto(ProtoMessage.FromString(self._pipe.recv_bytes()))
         except (EOFError, ConnectionError):
-            raise RunError(
-                "a worker process of the simulation died.", "Is the machine out of memory? Try --workers 1."
-            ) from None
+            raise _died() from None
 
     def stop(self) -> None:
         self._pipe.close()
@@ -165,6 +166,10 @@ class _Worker:
         if self._process.is_alive():
             self._process.kill()
             self._process.join()
+
+
+def _died() -> RunError:
+    return RunError("a worker process of the simulation died.", "Is the machine out of memory? Try --workers 1.")
 
 
 def _serve(app: ClientApp, contexts: Mapping[int, Context], pipe: Connection, parents: Connection) -> None:

@@ -15,6 +15,7 @@ import torch
 from pmfed_client.site import Site, read_sites
 from pmfed_server.checkpoint import write_atomically
 from pmfed_server.results import write_results_page
+from pydantic import ValidationError
 
 from pmfed.cohort import Cohort, read_cohort
 from pmfed.errors import StudyError, UsageError
@@ -23,6 +24,7 @@ from pmfed_simulations.datasets import write_sites
 from pmfed_simulations.hospitals import write_hospitals
 from pmfed_simulations.jobs import Engine, Job, rounds_done, run_jobs
 from pmfed_simulations.protocols import PROTOCOLS, Protocol, Series, check_comparisons, comparison, federation
+from pmfed_simulations.published import warfarin_references
 from pmfed_simulations.ray_engine import check_ray
 from pmfed_simulations.summary import summarise_series
 
@@ -161,6 +163,8 @@ def simulate(simulation: Simulation, tick: Callable[[], None] = lambda: None) ->
     )
     if simulation.best:
         result["best_possible"] = simulation.best
+    if simulation.options.study == "warfarin":
+        result["reference"] = warfarin_references(simulation.out / "sites")
     write_results_page(simulation.out, result, curves)
     return result
 
@@ -203,10 +207,11 @@ def _chosen(options: Options) -> Study:
     training = {"rounds": options.rounds} if options.rounds is not None else {}
     try:
         return study.replace(privacy=privacy, training=training)
-    except ValueError as error:
-        lines = str(error).splitlines()
-        said = next((line.strip() for line in lines[1:] if "error" in line or "should" in line.lower()), lines[0])
-        raise StudyError(f"--epsilon, --delta or --rounds does not fit the study: {said.split(' [type')[0]}") from None
+    except ValidationError as error:
+        said = error.errors()[0]
+        what = said["msg"].removeprefix("Value error, ")
+        option = f"--{said['loc'][-1]}" if said["loc"] else "--epsilon, --delta or --rounds"
+        raise StudyError(f"{option} does not fit the study: {what}.") from None
 
 
 def _sites(options: Options, out: Path) -> tuple[Site, ...]:

@@ -76,6 +76,7 @@ def summarise_series(
     result["protocol"] = protocol
     result["seeds"] = len(main.jobs)
     result["trainings"] = len(first)
+    took_part = {site["name"] for one in results for site in one["sites"]}
     result["sites"] = [
         {
             "name": name,
@@ -83,6 +84,7 @@ def summarise_series(
             "held_out": int((~cohort.training).sum()) if protocol == "holdout" else None,
         }
         for name, cohort in sorted(cohorts.items())
+        if name in took_part
     ]
     metrics = over_seeds(main)
     sites = per_site(main)

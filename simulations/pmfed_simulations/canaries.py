@@ -1,0 +1,170 @@
+"""Patients that no hospital has, in the hands of the sites' own trainer: canaries and adversaries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pmfed_client.trainer import Batch, Trainer
+from torch import Tensor, nn
+
+from pmfed.cohort import Cohort
+from pmfed.privacy.gradients import Loss
+from pmfed.privacy.noise import SecretSource
+from pmfed.privacy.plan import PrivacyPlan
+from pmfed.study import Study
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Parameters = npt.NDArray[np.float32]
+
+WHICH = "(canary)"  # beside the modalities, whose names have no brackets: the canary a record is, or -1
+
+
+class Planted(nn.Module):
+    """A model for which the gradient of a record can be chosen: its loss is then its product with the weights.
+
+    Parameters
+    ----------
+    inner
+        The study's model; records that are no canaries go through it.
+    vectors
+        (n, d) float32, gradients of the canaries at ``support``, (d,) int64; they are zero elsewhere.
+    alone
+        All records are canaries: leave the study's model out of it, which saves its time.
+    """
+
+    def __init__(self, inner: nn.Module, vectors: Tensor, support: Tensor, alone: bool) -> None:
+        super().__init__()
+        self.inner, self.alone = inner, alone
+        self.vectors: Tensor
+        self.support: Tensor
+        self.register_buffer("vectors", vectors)
+        self.register_buffer("support", support)
+        self._weights = [name for name, p in inner.named_parameters() if p.requires_grad]
+
+    def forward(self, inputs: dict[str, Tensor], present: dict[str, Tensor]) -> Tensor:
+        """Return (B, 1): the canary's loss; with records that are none, (B, 1 + 1 + out): their mark and outputs too."""
+        weights = dict(self.inner.named_parameters())
+        flat = torch.cat([weights[name].reshape(-1) for name in self._weights])
+        which = inputs[WHICH]
+        chosen = self.vectors[which.clamp(min=0)] @ flat[self.support]
+        if self.alone:
+            return chosen[:, None]
+        real = self.inner({name: values for name, values in inputs.items() if name != WHICH}, present)
+        return torch.cat([chosen[:, None], (which >= 0).to(real.dtype)[:, None], real], dim=1)
+
+
+def planted_loss(real: Loss, alone: bool) -> Loss:
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        if alone:
+            return outputs[:, 0]
+        return torch.where(outputs[:, 1] > 0, outputs[:, 0], real(outputs[:, 2:], targets))
+
+    return loss
+
+
+class Stage(Trainer):
+    """The sites' trainer, with canaries where the patients would be.
+
+    Parameters
+    ----------
+    study, plan, cohort
+        As a site has them.
+    vectors, support
+        As in `Planted`.
+    which
+        The canaries of this site: an index into ``vectors`` for each.
+    """
+
+    def __init__(
+        self, study: Study, plan: PrivacyPlan, cohort: Cohort, vectors: Tensor, support: Ints, which: Ints
+    ) -> None:
+        secret = SecretSource()
+        super().__init__(study, plan, cohort, lambda what, round, attempt: secret)
+        # The very class the trainer uses: what clips, adds up and adds noise is not ours to choose.
+        model = Planted(self.model, vectors, torch.from_numpy(support), alone=True)
+        self.private = type(self.private)(model, planted_loss(self.task.loss, alone=True), plan)
+        count = len(which)
+        self._crowd = Batch(
+            {WHICH: torch.from_numpy(which)}, {}, torch.zeros(count), np.arange(count), np.arange(count),
+            np.ones(count, dtype=np.int64),
+        )  # fmt: skip
+
+    def _prepare(self, sent: Parameters) -> tuple[Batch, Cohort]:
+        return self._crowd, self.cohort
+
+
+class Noting:
+    """Secret randomness that keeps the uniform numbers it last gave, which say who was drawn."""
+
+    secret = True
+
+    def __init__(self) -> None:
+        self._secret, self.last = SecretSource(), np.empty(0)
+
+    def gaussian(self, size: int, std: float) -> Floats:
+        return self._secret.gaussian(size, std)
+
+    def uniform(self, size: int) -> Floats:
+        self.last = self._secret.uniform(size)
+        return self.last
+
+
+class Witness(Trainer):
+    """The sites' trainer, asked for its patients and for whom it draws."""
+
+    def __init__(self, study: Study, plan: PrivacyPlan, cohort: Cohort) -> None:
+        self.chance = Noting()
+        super().__init__(study, plan, cohort, lambda what, round, attempt: self.chance)
+
+    def records(self, sent: Parameters) -> Batch:
+        """Return the cohort's training records."""
+        return self._prepare(sent)[0]
+
+
+class Silent:
+    """No randomness: everybody is drawn, nothing is added. Only ever on this machine."""
+
+    secret = False
+
+    def gaussian(self, size: int, std: float) -> Floats:
+        return np.zeros(size)
+
+    def uniform(self, size: int) -> Floats:
+        return np.zeros(size)
+
+
+def adversary(base: Batch, scale: float, target: Tensor, count: int) -> Batch:
+    """Return the first record of a batch with its inputs scaled and another outcome, ``count`` times over."""
+    index = torch.zeros(count, dtype=torch.int64)
+    return Batch(
+        {name: values[index] * scale for name, values in base.inputs.items()},
+        {name: torch.ones(count, dtype=torch.bool) for name in base.present},
+        target.expand(count),
+        np.zeros(count, dtype=np.int64),
+        np.zeros(1, dtype=np.int64),
+        np.array([count]),
+    )
+
+
+def marked(batch: Batch, which: int) -> Batch:
+    """Return a batch whose records are all one canary, or none (-1)."""
+    return replace(batch, inputs={**batch.inputs, WHICH: torch.full((len(batch.owner),), which)})
+
+
+def joined(batches: Sequence[Batch]) -> Batch:
+    """Return the patients of several batches, in order."""
+    units = np.cumsum([0, *(len(batch.count) for batch in batches)])
+    records = np.cumsum([0, *(len(batch.owner) for batch in batches)])
+    return Batch(
+        {name: torch.cat([batch.inputs[name] for batch in batches]) for name in batches[0].inputs},
+        {name: torch.cat([batch.present[name] for batch in batches]) for name in batches[0].present},
+        torch.cat([batch.targets for batch in batches]),
+        np.concatenate([batch.owner + start for batch, start in zip(batches, units, strict=False)]),
+        np.concatenate([batch.first + start for batch, start in zip(batches, records, strict=False)]),
+        np.concatenate([batch.count for batch in batches]),
+    )
