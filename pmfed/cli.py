@@ -272,6 +272,20 @@ def ledger_export(
 
 
 @app.command()
+def audit(
+    study: Annotated[str, typer.Argument(help="A built-in study or a STUDY.toml.")],
+    sites: Annotated[
+        Path | None, typer.Option(help="Your own sites: a folder per site, each with a site.toml.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of public data (or PMFED_DATA).")] = None,
+) -> None:
+    """Attack a study's own mechanism on this machine, and compare what comes out with what is claimed."""
+    from pmfed_simulations.auditing import audit_study, show_audit
+
+    show_audit(audit_study(study, sites, data))
+
+
+@app.command()
 def bench(
     only: Annotated[str | None, typer.Option(help="simulation")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the rows here.")] = None,

@@ -243,14 +243,15 @@ def _precise(model: nn.Module, inputs: Tensors, present: Tensors) -> tuple[nn.Mo
 
 def _forward(model: nn.Module, inputs: Tensors, present: Tensors, records: int) -> Tensor:
     """Return the outputs; refuse if a buffer, or a tensor in a plain attribute, is another one afterwards."""
-    before = list(_kept(model))
+    held = list(_tensors(model))  # held, so that no new tensor gets the id of one that is gone
+    before = [(id(tensor), tensor._version) for tensor in held]
     try:
         outputs = row_each(model(dict(inputs), dict(present)), records)
     except PmfedError:
         raise
     except Exception as error:
         raise _explain(error) from error
-    if before != list(_kept(model)):
+    if before != [(id(tensor), tensor._version) for tensor in _tensors(model)]:
         raise StudyError(
             "the network keeps something of the records it has seen (a buffer or an attribute changed).",
             "Use layers without running statistics; turn off what stores activations (deep supervision, save_attn).",
@@ -258,8 +259,8 @@ def _forward(model: nn.Module, inputs: Tensors, present: Tensors, records: int) 
     return outputs
 
 
-def _kept(model: nn.Module) -> Iterator[tuple[int, int]]:
-    """Yield identity and version of every tensor a network holds apart from its parameters."""
+def _tensors(model: nn.Module) -> Iterator[Tensor]:
+    """Yield every tensor a network holds apart from its parameters."""
 
     def tensors(value: object) -> Iterator[Tensor]:
         if isinstance(value, Tensor):
@@ -274,8 +275,7 @@ def _kept(model: nn.Module) -> Iterator[tuple[int, int]]:
     for part in model.modules():
         for name, value in vars(part).items():
             if name not in ("_parameters", "_modules"):
-                for tensor in tensors(value):
-                    yield id(tensor), tensor._version
+                yield from tensors(value)
 
 
 def _compare(model: nn.Module, inputs: Tensors, present: Tensors, loop: list[list[Tensor]]) -> None:
@@ -318,7 +318,7 @@ def _gradient(model: nn.Module, losses: Tensor) -> list[Tensor]:
     trained = [p for p in model.parameters() if p.requires_grad]
     if not trained:
         raise StudyError("the network has no trainable parameters.")
-    return list(torch.autograd.grad(losses.sum(), trained, allow_unused=True, materialize_grads=True))
+    return list(torch.autograd.grad(losses.sum(), trained, materialize_grads=True))
 
 
 def _record(inputs: Tensors, present: Tensors, i: int) -> tuple[Tensors, Tensors]:

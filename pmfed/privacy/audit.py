@@ -123,8 +123,8 @@ def noise_check(name: str, blocks: Mapping[str, Floats], std: float, unit: float
         passed &= bool(low <= size <= high)
         worst = max(worst, abs(size - values.size) / math.sqrt(2 * values.size))
         total, count = total + size, count + values.size
-    parts = f", the worst of {len(blocks)} parts {worst:.1f} standard errors off" if len(blocks) > 1 else ""
-    return Check(name, f"{math.sqrt(total / count):.4f} times the plan's ({count} numbers{parts})", "1", passed)
+    which = "" if passed else f", the worst of {len(blocks)} parts {worst:.0f} standard errors off"
+    return Check(name, f"{math.sqrt(total / count):.4f} times the plan's ({count} numbers{which})", "1", passed)
 
 
 def independence_check(first: Floats, second: Floats) -> Check:
@@ -152,8 +152,8 @@ def independence_check(first: Floats, second: Floats) -> Check:
         if a.size:
             norm = math.sqrt(float((a**2).sum()) * float((b**2).sum()))
             # No noise at all repeats itself perfectly.
-            correlation = float((a * b).sum()) / norm if norm > 0 else 1.0
-            largest = max(largest, abs(correlation) * math.sqrt(a.size))
+            correlation = float((a * b).sum()) / norm if norm != 0 else 1.0
+            largest = float(np.maximum(largest, abs(correlation) * math.sqrt(a.size)))  # which keeps NaN
     limit = float(stats.norm.isf(FALSE_ALARM / (2 * len(pairs) + 2)))
     repeats = False
     for noise in (first, second):
@@ -163,7 +163,7 @@ def independence_check(first: Floats, second: Floats) -> Check:
         repeats |= not grown <= float(stats.chi2.isf(FALSE_ALARM, size))
     return Check(
         "independence of the noise",
-        f"correlations up to {largest:.1f} standard deviations" + ("; noise that comes back" if repeats else ""),
+        f"correlations of {largest:.1f} standard errors" + ("; noise that comes back" if repeats else ""),
         f"at most {limit:.1f}",
         largest <= limit and not repeats,
     )
@@ -185,7 +185,7 @@ def sensitivity_check(changes: Floats, mixing: Floats, clip: float) -> Check:
     tells = f"; {mixed:.2g} C of it through other patients" if not mixed <= MIXING else ""
     return Check(
         "weight of one patient",
-        f"{largest:.5f} C at most, over {len(changes)} adversaries{tells}",
+        f"{largest:.5f} C ({len(changes)} adversaries){tells}",
         "at most 1 C",
         largest <= 1 + TOLERANCE and mixed <= MIXING,
     )
@@ -252,7 +252,7 @@ def canary_checks(canaries: Canaries, plan: PrivacyPlan) -> tuple[Check, Check]:
     return (
         Check(
             "strength of the canaries",
-            f"{strength:.3f} standard deviations each; q sqrt(T)/sigma is {claim:.3f} (z = {z:.1f})",
+            f"{strength:.3f}; q sqrt(T)/sigma is {claim:.3f} (z = {z:.1f})",
             right,
             abs(z) <= LARGEST_Z,
         ),
@@ -290,7 +290,7 @@ def attack_check(bound: float, most: float, claimed: float) -> Check:
     """Check that the proven lower bound does not exceed the claimed epsilon."""
     return Check(
         "attack on the canaries",
-        f"epsilon is at least {bound:.3f} ({CONFIDENCE:.0%} confidence; this attack can show {most:.2g} at most)",
+        f"epsilon at least {bound:.3f} (could have shown {most:.2g})",
         f"at most {claimed:.3f}",
         bound <= claimed,
     )

@@ -53,7 +53,7 @@ Parameters = npt.NDArray[np.float32]
 CANARIES = 500
 LENGTH = 10.0  # of a canary, in clips
 SUPPORT = 1 << 14  # coordinates that canaries differ in: enough to be nearly at right angles, and to fit into memory
-NUMBERS = 10_000  # of noise that are collected of each of two sites, at least
+NUMBERS = 5_000  # of noise that are collected of each of two sites, at least
 SOME = 64  # patients read for the audit, over all sites
 BASE = 15  # real patients that the adversary joins
 CROWD = 30  # records of the adversary that has many
@@ -89,8 +89,9 @@ class Auditor:
         checks = [*self.noise(), self.sensitivity()]
         planted = self.canaries()
         bound, most = attack(planted, self.plan)
-        claimed = self.plan.epsilon()
-        checks += [*canary_checks(planted, self.plan), attack_check(bound, most, claimed)]
+        claimed, promised = self.plan.epsilon(), self.study.privacy.epsilon
+        account = Check("accounting", f"epsilon {claimed:.4f}", f"at most the study's {promised:g}", claimed <= promised)
+        checks += [*canary_checks(planted, self.plan), account, attack_check(bound, most, claimed)]
         return Audit(tuple(checks), claimed, self.plan.delta, self.plan.unit, bound, most)
 
     def noise(self) -> list[Check]:
@@ -129,11 +130,11 @@ class Auditor:
 
         def meet(private: PrivateStep, few: Batch, adversaries: list[Batch]) -> None:
             before = self._sum(private, [few])
-            for number, adversary in enumerate(adversaries):
-                alone = self._sum(private, [adversary])
-                joined = self._sum(private, [few, adversary] if number % 2 else [adversary, few])
-                changes.append(float(np.linalg.norm(joined - before)))
-                mixing.append(float(np.linalg.norm(joined - before - alone)))
+            for number, one in enumerate(adversaries):
+                alone = self._sum(private, [one])
+                change = self._sum(private, [few, one] if number % 2 else [one, few]) - before
+                changes.append(float(np.linalg.norm(change)))
+                mixing.append(float(np.linalg.norm(change - alone)))
 
         for place in (self.start, elsewhere):
             load(witness.model, place)
@@ -221,7 +222,8 @@ class Auditor:
         ]
 
     def _statistics(self, cohort: Cohort) -> Floats:
-        return statistics_rows(self.study, cohort.select(cohort.training)).sum(axis=0)
+        total: Floats = statistics_rows(self.study, cohort.select(cohort.training)).sum(axis=0)
+        return total
 
     def _noise_of_patients(self) -> Check:
         """Real steps on real patients, less the sum over those who were drawn: what is left must be noise.
@@ -233,7 +235,7 @@ class Auditor:
         left = []
         for number in range(min(max(-(-1000 // len(self.start)), 4), 1000)):
             released = self._released(witness, number + 1)
-            drawn = np.flatnonzero(witness.chance.last < self.plan.sampling_rate)
+            drawn = np.flatnonzero(witness.noting.last < self.plan.sampling_rate)
             left.append(released - self._sum(witness.private, [whole.take(drawn)]))
         return noise_check("noise around patients", {"all": np.stack(left)}, site_std(self.plan), self._unit())
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from pmfed_client.trainer import Batch, Trainer
+from pmfed_client.agent import Agent
+from pmfed_client.policy import Policy
+from pmfed_client.site import Site
+from pmfed_client.trainer import Batch, Draw, Trainer
 from torch import Tensor, nn
 
 from pmfed.cohort import Cohort
 from pmfed.privacy.gradients import Loss
-from pmfed.privacy.noise import SecretSource
+from pmfed.privacy.noise import Source
 from pmfed.privacy.plan import PrivacyPlan
 from pmfed.study import Study
 
@@ -22,6 +27,15 @@ Ints = npt.NDArray[np.int64]
 Parameters = npt.NDArray[np.float32]
 
 WHICH = "(canary)"  # beside the modalities, whose names have no brackets: the canary a record is, or -1
+
+
+def site_source() -> Draw:
+    """Return where an agent that is no rehearsal takes randomness from; its books, of nothing, are thrown away."""
+    with tempfile.TemporaryDirectory() as folder:
+        agent = Agent(Site(name="audit", folder=Path(folder), policy=Policy.closed()))
+        draw: Draw = agent._source("0" * 32)
+        agent.ledger.close()
+        return draw
 
 
 class Planted(nn.Module):
@@ -83,8 +97,7 @@ class Stage(Trainer):
     def __init__(
         self, study: Study, plan: PrivacyPlan, cohort: Cohort, vectors: Tensor, support: Ints, which: Ints
     ) -> None:
-        secret = SecretSource()
-        super().__init__(study, plan, cohort, lambda what, round, attempt: secret)
+        super().__init__(study, plan, cohort, site_source())
         # The very class the trainer uses: what clips, adds up and adds noise is not ours to choose.
         model = Planted(self.model, vectors, torch.from_numpy(support), alone=True)
         self.private = type(self.private)(model, planted_loss(self.task.loss, alone=True), plan)
@@ -99,18 +112,16 @@ class Stage(Trainer):
 
 
 class Noting:
-    """Secret randomness that keeps the uniform numbers it last gave, which say who was drawn."""
+    """A source that keeps the uniform numbers it last gave, which say who was drawn."""
 
-    secret = True
-
-    def __init__(self) -> None:
-        self._secret, self.last = SecretSource(), np.empty(0)
+    def __init__(self, real: Source) -> None:
+        self._real, self.secret, self.last = real, real.secret, np.empty(0)
 
     def gaussian(self, size: int, std: float) -> Floats:
-        return self._secret.gaussian(size, std)
+        return self._real.gaussian(size, std)
 
     def uniform(self, size: int) -> Floats:
-        self.last = self._secret.uniform(size)
+        self.last = self._real.uniform(size)
         return self.last
 
 
@@ -118,8 +129,13 @@ class Witness(Trainer):
     """The sites' trainer, asked for its patients and for whom it draws."""
 
     def __init__(self, study: Study, plan: PrivacyPlan, cohort: Cohort) -> None:
-        self.chance = Noting()
-        super().__init__(study, plan, cohort, lambda what, round, attempt: self.chance)
+        real = site_source()
+
+        def draw(what: str, round: int, attempt: int) -> Source:
+            self.noting = Noting(real(what, round, attempt))
+            return self.noting
+
+        super().__init__(study, plan, cohort, draw)
 
     def records(self, sent: Parameters) -> Batch:
         """Return the cohort's training records."""

@@ -12,7 +12,6 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from pmfed.tasks import task_for
 from pmfed.tasks.task import headline
@@ -130,11 +129,11 @@ def show_catalogue() -> None:
     """Print the catalogue of public data."""
     from pmfed_simulations.public import CATALOGUE
 
-    table = Table(box=None, pad_edge=False)
-    for column in ("name", "what", "licence", "study"):
-        table.add_column(column)
-    for entry in CATALOGUE.values():
-        table.add_row(entry.name, entry.title, entry.licence, entry.study or "-")
     console = Console()
-    console.print(table)
-    console.print("get one with: pmfed data get NAME [--from DIR]", highlight=False)
+    for entry in CATALOGUE.values():
+        use = f"  for: pmfed simulate {entry.study}" if entry.study else ""
+        console.print(f"[bold]{entry.name}[/bold]{use}", highlight=False)
+        console.print(f"    {entry.title}", highlight=False)
+        console.print(f"    licence  {entry.licence}", highlight=False)
+        console.print(f"    from     {entry.source}; {len(entry.files)} files, SHA-256 checked", highlight=False, style="dim")
+    console.print("\nget one with: pmfed data get NAME [--from DIR]", highlight=False)

@@ -182,7 +182,7 @@ def _serve(app: ClientApp, contexts: Mapping[int, Context], pipe: Connection, pa
             message = message_from_proto(ProtoMessage.FromString(pipe.recv_bytes()))
             reply = _answer(app, message, contexts[message.metadata.dst_node_id])
             pipe.send_bytes(message_to_proto(reply).SerializeToString())
-    except (EOFError, BrokenPipeError):
+    except (EOFError, ConnectionError):
         os._exit(0)
     except BaseException:
         traceback.print_exc()

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from pmfed.models import build, flatten
 from pmfed.privacy.gradients import PrivateStep
+from pmfed.privacy.groups import patient_epsilon
 from pmfed.privacy.plan import PrivacyPlan
 from pmfed.study import Images, Study
 from pmfed.tasks import task_for
@@ -63,6 +64,7 @@ def show_plan(study: Study, sites: int) -> None:
     for name, value in (
         ("study", f"{study.study.title} ({study.fingerprint()[:12]})"),
         ("promise", f"epsilon {study.privacy.epsilon:g}, delta {plan.delta:g}, per {plan.unit}"),
+        ("for whole patients", _patients(study, plan)),
         (
             "mechanism",
             f"{plan.algorithm}, {plan.steps} steps, sampling rate {plan.sampling_rate:g}, clip {plan.clip:g}",
@@ -85,6 +87,14 @@ def show_plan(study: Study, sites: int) -> None:
     console.print(
         "\nepsilon after rounds: " + "  ".join(f"{count}: {value:.2f}" for count, value in shown), highlight=False
     )
+
+
+def _patients(study: Study, plan: PrivacyPlan) -> str:
+    """Say what a promise about records is worth to the patient who has most of them."""
+    if plan.unit == "patient":
+        return ""
+    most = study.cohort.max_records
+    return f"weaker: epsilon {patient_epsilon(plan, most):.1f} for a patient with {most} records"
 
 
 def _statistics(plan: PrivacyPlan) -> str:

@@ -173,7 +173,7 @@ def _alone(name: str, site: Site, main: Series, sites: Sequence[Site], cohort: C
     books: Books = "private" if name == "local-private" else "noiseless"
 
     def change(job: Job) -> Job | None:
-        if site not in job.sites:
+        if all(site.name != other.name for other in job.sites):
             return None  # the site left out has nobody to train on
         # Within its own walls a hospital knows its count; the best it could do alone is what we compare with.
         training = cohort.training if job.training is None else job.training[site.name]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,10 +15,13 @@ from pmfed_server.results import Metrics, evaluation_noise, finite, metrics_of
 from pmfed_server.rounds import Evaluated
 
 from pmfed.cohort import Cohort
+from pmfed.errors import LedgerError
 from pmfed.study import Study
 from pmfed.tasks import task_for
 from pmfed_simulations.jobs import Job, Sum, plan_of
 from pmfed_simulations.protocols import Protocol, Series
+
+log = logging.getLogger("pmfed.simulation")
 
 
 def gather(row: Sequence[Job]) -> Evaluated:
@@ -108,14 +112,18 @@ def summarise_series(
     return result, task_for(first[0].scoring).curves(gather(main.jobs[0]).total)
 
 
-def _all_runs(jobs: Sequence[Job], name: str) -> float:
-    """Return what a hospital's patients have spent over every run its ledger knows."""
+def _all_runs(jobs: Sequence[Job], name: str) -> float | None:
+    """Return what a hospital's patients have spent over every run its ledger knows; None when it cannot tell."""
     found = []
     for job in jobs:
         fold = "" if job.training is None else job.folder.name
         for site in job.sites:
             if site.name == name:
-                found.append(Ledger(site.ledger).spent(cohort_names(job.study, fold)[0], site.policy.delta))
+                try:
+                    found.append(Ledger(site.ledger).spent(cohort_names(job.study, fold)[0], site.policy.delta))
+                except LedgerError as error:  # spoilt while the run went; what was trained is still the result
+                    log.warning("%s: %s", name, error)
+                    return None
     return round(max(found, default=0.0), 4)
 
 

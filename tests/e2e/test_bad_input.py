@@ -103,7 +103,10 @@ STUDY: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
         lambda fed: change(fed / "sites/south/site.toml", "^min_patients", "min_patient"),
         ("site.toml:8: unknown key 'min_patient'; did you mean 'min_patients'?",),
     ),
-    "not TOML": (lambda fed: change(fed / "study.toml", r"^\[training\]", "[training"), ("not valid TOML", f"line {line('[training]')}")),
+    "not TOML": (
+        lambda fed: change(fed / "study.toml", r"^\[training\]", "[training"),
+        ("not valid TOML", f"line {line('[training]')}"),
+    ),
     "epsilon 0": (
         lambda fed: change(fed / "study.toml", "^epsilon = 2.0", "epsilon = 0"),
         (f"study.toml:{line('epsilon')}: privacy.epsilon:", "greater than 0"),

@@ -23,7 +23,7 @@ from safetensors.numpy import load_file
 from pmfed.study import Study
 
 SITES = federation.SITES
-LONG = 300  # rounds of a run that something happens to
+LONG = 80  # rounds of a run that something happens to
 SOON = 60.0
 
 
@@ -127,7 +127,6 @@ def test_what_a_run_leaves_behind(pmfed: Command, fed: Path) -> None:
         assert spent(fed, name) == pytest.approx(privacy["epsilon"], rel=1e-3)
 
     with safe_open(run / "model.safetensors", framework="numpy") as model:
-        assert model.metadata()["fingerprint"] == study.fingerprint()
         assert Study.parse(model.metadata()["study"]) == study
         assert {name: model.get_tensor(name).shape for name in model.keys()} == {  # noqa: SIM118
             "linear.weight": (1, 6),
@@ -265,9 +264,7 @@ def _belongs(process: Path, fed: Path) -> bool:
 
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.usefixtures("none_left")
-def test_ctrl_c_in_the_middle(
-    pmfed: Command, start: Callable[..., Started], fed: Path, workers: int
-) -> None:
+def test_ctrl_c_in_the_middle(pmfed: Command, start: Callable[..., Started], fed: Path, workers: int) -> None:
     started = start(*words(fed, "run", "--rounds", LONG, "--workers", workers))
     run = fed / "run"
     under_way(run, started)
@@ -305,29 +302,51 @@ def test_ctrl_c_in_the_middle(
 
 @pytest.mark.usefixtures("none_left")
 def test_a_site_that_breaks_in_the_middle(start: Callable[..., Started], fed: Path) -> None:
+    """Its ledger is replaced by garbage while the run goes."""
     started = start(*words(fed, "run", "--rounds", LONG, "--workers", 2))
     run = fed / "run"
     under_way(run, started)
-    for path in (fed / "sites/south").glob("ledger.db*"):
-        path.write_bytes(b"garbage " * (path.stat().st_size // 8))
+    garbage = fed / "garbage"
+    for name in ("ledger.db", "ledger.db-wal"):  # the log alone could bring the other back
+        garbage.write_bytes(b"garbage " * 1000)
+        garbage.replace(fed / "sites/south" / name)
     said = started.end()
     assert said.code == 0, said.err
     assert "Traceback" not in said.err
+    assert "moved or replaced while it was in use" in said.err  # the site's own log
     lines = lines_of(run)
     dropped = [line for line in lines if line["dropped"]]
-    assert dropped
+    assert len(dropped) == 3  # then it was not asked any more
     for line in dropped:
         assert list(line["dropped"]) == ["south"]
         assert "privacy ledger cannot be used" in line["dropped"]["south"]
         assert line["attempt"] == 1  # a fresh attempt
         assert line["sites"] == 2  # whose shares of the noise are larger
-    assert [line["sites"] for line in lines][-1] == 2
+    assert lines[-1]["sites"] == 2
     result = result_of(run)
-    assert result["rounds"] == LONG - len(dropped)  # attempts that were lost were charged too
+    assert result["rounds"] == LONG - 3  # the attempts that were lost were charged too
     assert set(result["privacy"]["spent"]) == {"north", "west"}
     for name in ("north", "west"):
         assert len(charges(fed, name)) == LONG
         assert spent(fed, name) <= 2
+
+
+@pytest.mark.usefixtures("none_left")
+def test_a_ledger_overwritten_in_the_middle_is_never_trusted_again(
+    pmfed: Command, start: Callable[..., Started], fed: Path
+) -> None:
+    """SQLite may not see what was done behind its back until the file is opened anew; then it is the end of it."""
+    started = start(*words(fed, "run", "--rounds", LONG, "--workers", 1))
+    under_way(fed / "run", started)
+    for path in (fed / "sites/south").glob("ledger.db*"):
+        path.write_bytes(b"garbage " * (path.stat().st_size // 8))
+    said = started.end()
+    assert said.code == 0, said.err
+    assert "Traceback" not in said.err
+    assert result_of(fed / "run")["privacy"]["spent"].get("south", {"all_runs": None})["all_runs"] is None
+    rich(fed)
+    assert pmfed(*words(fed, "again", "--rounds", 3)).code == 0
+    assert list(result_of(fed / "again")["refused"]) == ["south"]
 
 
 @pytest.mark.usefixtures("none_left")
