@@ -90,7 +90,9 @@ class Auditor:
         planted = self.canaries()
         bound, most = attack(planted, self.plan)
         claimed, promised = self.plan.epsilon(), self.study.privacy.epsilon
-        account = Check("accounting", f"epsilon {claimed:.4f}", f"at most the study's {promised:g}", claimed <= promised)
+        account = Check(
+            "accounting", f"epsilon {claimed:.4f}", f"at most the study's {promised:g}", claimed <= promised
+        )
         checks += [*canary_checks(planted, self.plan), account, attack_check(bound, most, claimed)]
         return Audit(tuple(checks), claimed, self.plan.delta, self.plan.unit, bound, most)
 

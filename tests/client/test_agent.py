@@ -19,6 +19,7 @@ from pmfed_client.policy import Policy
 from pmfed_client.site import Site
 
 from pmfed.models import build, flatten
+from pmfed.privacy.accounting import rdp_epsilon
 from pmfed.privacy.plan import PrivacyPlan
 from pmfed.secagg.grid import evaluation_grid, gradient_grid
 from pmfed.study import Study
@@ -258,7 +259,16 @@ def test_a_second_run_beyond_the_budget_is_refused_with_the_numbers(site: Site) 
     assert ask(agent, "finish")[0].ok
     answer = ask(Agent(site), "enroll", run=OTHER_RUN)
     refused(answer, "PM310", "allows 2.5000")
-    assert "asks for epsilon 1.99" in answer[0].reason or "asks for epsilon 2.00" in answer[0].reason
+    alone = rdp_epsilon(PrivacyPlan.solve(STUDY, SITES).releases(), site.policy.delta)
+    assert f"asks for epsilon {alone:.4f} on the cohort" in answer[0].reason
+    assert f"; {alone:.4f} is spent there" in answer[0].reason
+
+
+def test_a_budget_of_exactly_one_run_admits_one_run(site: Site) -> None:
+    exact = site.model_copy(update={"policy": site.policy.model_copy(update={"epsilon": STUDY.privacy.epsilon})})
+    agent = enrolled(exact)
+    assert ask(agent, "step", 1)[0].ok
+    refused(ask(agent, "enroll", run=OTHER_RUN), "PM310", "allows 2.0000")
 
 
 def test_more_steps_than_reserved_are_refused_whatever_the_budget(site: Site) -> None:

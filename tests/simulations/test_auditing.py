@@ -217,10 +217,6 @@ def eager(patients: int, rate: float, source: Source) -> NDArray[np.int64]:
     return poisson(patients, min(1.0, 1.5 * rate), source)
 
 
-def shuffled(patients: int, rate: float, source: Source) -> NDArray[np.int64]:
-    return np.sort(np.argsort(source.uniform(patients))[: round(rate * patients)])
-
-
 @pytest.mark.parametrize(
     ("target", "broken", "seen"),
     [

@@ -13,11 +13,13 @@ from pmfed_simulations import auditing
 from pmfed_simulations.auditing import Auditor
 from pmfed_simulations.bench.records import MOST, visits_study, write_visits
 from pmfed_simulations.canaries import Silent, site_source
+from pmfed_simulations.planning import show_plan
 
 from pmfed.cohort import Cohort, read_cohort
 from pmfed.errors import PolicyError
 from pmfed.models import load
 from pmfed.privacy.gradients import PrivateStep
+from pmfed.privacy.groups import patient_epsilon
 from pmfed.privacy.plan import PrivacyPlan
 from pmfed.study import Study
 
@@ -108,7 +110,9 @@ def test_the_audit_of_such_a_cohort_passes_and_finds_what_forgets_the_patient(
     ready = Auditor(study, [cohort] * 3, np.random.default_rng(0))
     assert ready.cohort.records > 2 * ready.cohort.patients
     assert not ready.audit().alarms
+    # At two places: 4 scales x 2 outcomes x (1 or 30 records), and a vector against all others, of 1 or 30 records.
     assert ready.sensitivity().passed
+    assert "(36 adversaries)" in ready.sensitivity().found
     real = PrivateStep.release
 
     def forgetful(self: PrivateStep, inputs: Any, present: Any, targets: Any, owner: Any, *rest: Any) -> Any:
@@ -127,3 +131,13 @@ def test_protecting_records_is_called_weaker_and_needs_the_site_s_leave(site: Si
     with pytest.raises(PolicyError, match="protects patients"):
         policy.admit(single, plan, int(cohort.training.sum()), 10)
     policy.model_copy(update={"record_unit": True}).admit(single, plan, int(cohort.training.sum()), 10)
+
+
+def test_the_plan_of_a_study_says_what_records_are_worth_to_a_patient(capsys: pytest.CaptureFixture[str]) -> None:
+    show_plan(visits_study().replace(privacy={"unit": "record"}), 3)
+    told = " ".join(capsys.readouterr().out.split())
+    plan = PrivacyPlan.solve(visits_study().replace(privacy={"unit": "record"}), 3)
+    assert f"weaker: epsilon {patient_epsilon(plan, MOST):.1f} for a patient with {MOST} records" in told
+    assert patient_epsilon(plan, MOST) > 10 * plan.epsilon()
+    show_plan(visits_study(), 3)
+    assert "weaker" not in capsys.readouterr().out
