@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
+from pmfed.modality import Genotypes, Images, Modality, Name, Numeric, Table
 from pmfed.validate import Frozen, parse_toml, read_toml
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,47}$")]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 
 
@@ -98,140 +98,6 @@ class Outcome(Frozen):
     def outputs(self) -> int:
         """How many numbers the model gives per patient."""
         return len(self.classes) if self.task == "multiclass" else 1
-
-
-class Numeric(Frozen):
-    """A number. ``minimum`` and ``maximum`` are the possible values; what lies outside is an error.
-
-    With ``mean`` and ``scale`` (public constants) the input is ``(value - mean) / scale``. Without them the
-    study must ask for federated statistics. A missing value becomes the mean; ``indicator`` adds an input
-    that says so.
-    """
-
-    type: Literal["numeric"] = "numeric"
-    column: str | None = None
-    minimum: float
-    maximum: float
-    mean: float | None = None
-    scale: PositiveFloat | None = None
-    transform: Literal["none", "log1p"] = "none"
-    indicator: bool = False
-
-    @model_validator(mode="after")
-    def _fits(self) -> Numeric:
-        if self.minimum >= self.maximum:
-            raise ValueError("'minimum' must be below 'maximum'")
-        if (self.mean is None) != (self.scale is None):
-            raise ValueError("give both 'mean' and 'scale', or neither")
-        if self.transform == "log1p" and self.minimum <= -1:
-            raise ValueError("transform 'log1p' needs 'minimum' above -1")
-        return self
-
-    def names(self, key: str) -> tuple[str, ...]:
-        """Names of the inputs this feature makes."""
-        return (key, f"{key} missing") if self.indicator else (key,)
-
-
-class Categorical(Frozen):
-    """A category out of a vocabulary fixed in the study: one input per value.
-
-    A missing value gives zeros everywhere. A value outside the vocabulary is an error, unless
-    ``other = true`` adds an input for all of them together.
-    """
-
-    type: Literal["categorical"] = "categorical"
-    column: str | None = None
-    values: Annotated[tuple[str, ...], Field(min_length=1)]
-    other: bool = False
-    indicator: bool = False
-
-    @field_validator("values")
-    @classmethod
-    def _once(cls, values: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(values)) != len(values):
-            raise ValueError("a value is listed twice")
-        return values
-
-    def names(self, key: str) -> tuple[str, ...]:
-        """Names of the inputs this feature makes."""
-        extra = [f"{key}=other"] * self.other + [f"{key} missing"] * self.indicator
-        return (*(f"{key}={value}" for value in self.values), *extra)
-
-
-Feature = Annotated[Numeric | Categorical, Field(discriminator="type")]
-
-
-class Variant(Frozen):
-    """A genetic variant: dosages 0, 1, 2, or a call such as ``A/G`` or ``*1/*3`` with counted alleles.
-
-    Without ``alleles`` the column holds dosages. With them, one input per listed allele counts how often the
-    call holds it. ``frequency`` is the public frequency of the dosage allele or of each listed one; twice
-    it is the centre and the value of a missing call; ``indicator`` adds an input that says the call is missing.
-    """
-
-    column: str | None = None
-    alleles: tuple[str, ...] = ()
-    known: tuple[str, ...] = ()
-    frequency: tuple[Annotated[float, Field(ge=0, le=1)], ...] = (0.25,)
-    indicator: bool = False
-
-    @model_validator(mode="after")
-    def _fits(self) -> Variant:
-        if len(self.frequency) != max(1, len(self.alleles)):
-            raise ValueError("'frequency' needs one value per allele in 'alleles'")
-        if self.known and not set(self.alleles) <= set(self.known):
-            raise ValueError("'known' must hold every allele of 'alleles'")
-        return self
-
-    def names(self, key: str) -> tuple[str, ...]:
-        """Names of the inputs this variant makes."""
-        counts = tuple(f"{key} {allele}" for allele in self.alleles) or (key,)
-        return (*counts, f"{key} missing") if self.indicator else counts
-
-
-class Table(Frozen):
-    """A modality of table columns."""
-
-    kind: Literal["table"] = "table"
-    table: str
-    features: Annotated[dict[Name, Feature], Field(min_length=1)]
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names of the inputs, in order: features by name, each with the inputs it makes."""
-        return tuple(name for key in sorted(self.features) for name in self.features[key].names(key))
-
-
-class Genotypes(Frozen):
-    """A modality of genetic variants, one row per patient."""
-
-    kind: Literal["genotypes"] = "genotypes"
-    table: str
-    variants: Annotated[dict[Name, Variant], Field(min_length=1)]
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names of the inputs, in order: variants by name, each with the inputs it makes."""
-        return tuple(name for key in sorted(self.variants) for name in self.variants[key].names(key))
-
-
-class Images(Frozen):
-    """A modality of images: a table that lists files, and the folder they lie in.
-
-    ``size`` is (height, width) in pixels; ``mean`` and ``scale`` are public constants on the 0..1 range.
-    """
-
-    kind: Literal["images"] = "images"
-    table: str
-    folder: str
-    file: str = "file"
-    size: tuple[PositiveInt, PositiveInt]
-    channels: Literal[1, 3] = 1
-    mean: float = 0.5
-    scale: PositiveFloat = 0.25
-
-
-Modality = Annotated[Table | Genotypes | Images, Field(discriminator="kind")]
 
 
 class ModelSpec(Frozen):

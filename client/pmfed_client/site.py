@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from pmfed.errors import StudyError
-from pmfed.study import Name
+from pmfed.modality import Name
 from pmfed.validate import Frozen, read_toml
 from pmfed_client.policy import Policy
 

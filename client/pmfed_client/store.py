@@ -181,7 +181,8 @@ class Store:
         if tables and "meta" not in tables:
             raise self._error("this is a database, but no pmfed ledger", "Check the path.")
         if not tables and read_head(self.anchor) is not None:
-            raise self._error(f"the ledger is gone, but {self.anchor.name} says there was one", UNTRUSTED)
+            # Either the ledger is gone, or another process is making it this very moment: look again under the lock.
+            self._must_be_new(db)
         # A switch to write-ahead mode does not wait for other processes by itself.
         until = time.monotonic() + self._timeout
         while True:
@@ -208,6 +209,13 @@ class Store:
             newer = isinstance(schema, int) and schema > SCHEMA
             remedy = "Install the newer pmfed that wrote it." if newer else UNTRUSTED
             raise self._error(f"ledger of schema {schema}; this pmfed knows schema {SCHEMA}", remedy)
+
+    def _must_be_new(self, db: sqlite3.Connection) -> None:
+        db.execute("BEGIN IMMEDIATE")
+        found = db.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone()
+        db.execute("ROLLBACK")
+        if not found:
+            raise self._error(f"the ledger is gone, but {self.anchor.name} says there was one", UNTRUSTED)
 
     def _identity(self) -> tuple[int, int] | None:
         try:

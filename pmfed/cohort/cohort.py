@@ -15,7 +15,8 @@ from pmfed.cohort.images import read_images
 from pmfed.cohort.records import Records, Sheet, modalities_at, read_records, read_sheets
 from pmfed.cohort.tables import MISSING, Problems, count, labels
 from pmfed.errors import DataError
-from pmfed.study import Images, Numeric, Study, Table
+from pmfed.modality import Images, Numeric, Table
+from pmfed.study import Study
 
 if TYPE_CHECKING:
     from pmfed.cohort.statistics import Statistics

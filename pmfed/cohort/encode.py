@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pmfed.cohort.tables import MISSING, Problems, count, decimal_comma, first_row, labels, number
-from pmfed.study import Categorical, Genotypes, Numeric, Table, Variant
+from pmfed.modality import Categorical, Genotypes, Numeric, Table, Variant
 
 Floats = NDArray[np.float64]
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pmfed.cohort.tables import Problems
-from pmfed.study import Images
+from pmfed.modality import Images
 
 _REMEDIES = {
     "lie outside the folder": "List files by their path inside the folder; links out of it are not followed.",

@@ -16,7 +16,8 @@ from pmfed.cohort.joins import left_join, under_cap
 from pmfed.cohort.split import held_out
 from pmfed.cohort.tables import MISSING, Problems, count, first_row, labels, number, read_table
 from pmfed.errors import DataError
-from pmfed.study import Genotypes, Images, Modality, Study, Table
+from pmfed.modality import Genotypes, Images, Modality, Table
+from pmfed.study import Study
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pmfed.cohort.encode import middle_and_half
-from pmfed.study import Numeric, Study, Table
+from pmfed.modality import Numeric, Table
+from pmfed.study import Study
 
 if TYPE_CHECKING:
     from pmfed.cohort.cohort import Cohort

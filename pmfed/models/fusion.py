@@ -7,8 +7,9 @@ import itertools
 import torch
 from torch import nn
 
+from pmfed.modality import Images, Modality
 from pmfed.models.imaging import SmallCNN
-from pmfed.study import Images, Modality, Study
+from pmfed.study import Study
 
 
 class Fusion(nn.Module):

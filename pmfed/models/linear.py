@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from pmfed.study import Images, Study
+from pmfed.modality import Images
+from pmfed.study import Study
 
 
 class Linear(nn.Module):

@@ -135,5 +135,7 @@ def show_catalogue() -> None:
         console.print(f"[bold]{entry.name}[/bold]{use}", highlight=False)
         console.print(f"    {entry.title}", highlight=False)
         console.print(f"    licence  {entry.licence}", highlight=False)
-        console.print(f"    from     {entry.source}; {len(entry.files)} files, SHA-256 checked", highlight=False, style="dim")
+        console.print(
+            f"    from     {entry.source}; {len(entry.files)} files, SHA-256 checked", highlight=False, style="dim"
+        )
     console.print("\nget one with: pmfed data get NAME [--from DIR]", highlight=False)

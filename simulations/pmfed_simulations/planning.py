@@ -10,11 +10,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from pmfed.modality import Images
 from pmfed.models import build, flatten
 from pmfed.privacy.gradients import PrivateStep
 from pmfed.privacy.groups import patient_epsilon
 from pmfed.privacy.plan import PrivacyPlan
-from pmfed.study import Images, Study
+from pmfed.study import Study
 from pmfed.tasks import task_for
 
 TIMED = 3  # steps timed after one to warm up

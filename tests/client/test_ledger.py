@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pmfed_client.ledger as module
 import pytest
+from pmfed_client import store
 from pmfed_client.ledger import Entry, Ledger, cohorts
 
 from pmfed.errors import BudgetError, LedgerError
@@ -624,3 +625,19 @@ def test_a_reserved_plan_costs_what_it_promises(ledger: Ledger) -> None:
     )
     ledger.reserve("run", STUDY.fingerprint(), {training: found}, (2.0, 1e-4))
     assert ledger.spent(training, 1e-4, reserved=True) == plan.epsilon()
+
+
+def test_two_processes_that_make_the_ledger_at_once_do_not_mistake_each_other(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, raced = store.read_head, []
+
+    def read_late(anchor: Path) -> object:
+        if not raced:
+            raced.append(True)  # the other process is through between our look at the tables and at the anchor
+            Ledger(ledger.path).reserve("other", "study", {"train": (STEP,)}, WIDE)
+        return real(anchor)
+
+    monkeypatch.setattr(store, "read_head", read_late)
+    ledger.reserve("run", "study", {"train": (STEP,)}, WIDE)
+    assert {row.run for row in ledger.rows()} == {"other", "run"}

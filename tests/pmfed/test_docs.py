@@ -18,6 +18,7 @@ from pmfed_simulations.simulate import BUILT_IN
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from pmfed import modality
 from pmfed import study as studies
 from pmfed.cli import app
 from pmfed.errors import ERRORS
@@ -32,12 +33,12 @@ STUDY = {
     "`[study]`": studies.About,
     "`[cohort]`": studies.CohortSpec,
     "`[outcome]`": studies.Outcome,
-    '`kind = "table"`': studies.Table,
-    '`kind = "genotypes"`': studies.Genotypes,
-    '`kind = "images"`': studies.Images,
-    '`type = "numeric"`': studies.Numeric,
-    '`type = "categorical"`': studies.Categorical,
-    "Variants": studies.Variant,
+    '`kind = "table"`': modality.Table,
+    '`kind = "genotypes"`': modality.Genotypes,
+    '`kind = "images"`': modality.Images,
+    '`type = "numeric"`': modality.Numeric,
+    '`type = "categorical"`': modality.Categorical,
+    "Variants": modality.Variant,
     "`[model]`": studies.ModelSpec,
     "`[training]`": studies.Training,
     "`[training.optimizer]`": studies.Optimizer,

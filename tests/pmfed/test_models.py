@@ -8,8 +8,9 @@ import torch
 from pmfed_simulations.simulate import BUILT_IN, find_study
 from torch import nn
 
+from pmfed.modality import Images
 from pmfed.models import build, flatten, load
-from pmfed.study import Images, Study
+from pmfed.study import Study
 from pmfed.tasks import task_for
 
 ALL = pytest.mark.parametrize("name", BUILT_IN)

@@ -29,7 +29,8 @@ from sklearn.metrics import roc_auc_score
 from pmfed.cohort import Cohort, read_cohort
 from pmfed.cohort.split import held_out
 from pmfed.errors import UsageError
-from pmfed.study import Genotypes, Images, Study, Table
+from pmfed.modality import Genotypes, Images, Table
+from pmfed.study import Study
 
 
 @pytest.fixture(scope="module")

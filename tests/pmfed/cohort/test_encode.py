@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pmfed.cohort.encode import chance_equal, encode
 from pmfed.cohort.tables import Problems
 from pmfed.errors import DataError
-from pmfed.study import Genotypes, Table
+from pmfed.modality import Genotypes, Table
 
 
 def table(**features: dict[str, Any]) -> Table:

@@ -12,7 +12,7 @@ from PIL import Image
 from pmfed.cohort.images import read_images
 from pmfed.cohort.tables import Problems
 from pmfed.errors import DataError
-from pmfed.study import Images
+from pmfed.modality import Images
 
 GREY = Images(table="t", folder="f", size=(4, 6))
 COLOUR = Images(table="t", folder="f", size=(4, 6), channels=3, mean=0.2, scale=0.5)
