@@ -125,7 +125,8 @@ def simulate(
         names = compare if compare is not None else "" if sites else "local,no-privacy,pooled"
         ready = prepare(
             Options(
-                study=study, out=str(folder), sites=str(sites) if sites else None, data=str(data) if data else None,
+                study=str(Path(study).resolve()) if study.endswith(".toml") else study, out=str(folder),
+                sites=str(sites.resolve()) if sites else None, data=str(data.resolve()) if data else None,
                 epsilon=epsilon, delta=delta, rounds=rounds, protocol=protocol, seeds=seeds,  # type: ignore[arg-type]
                 compare=tuple(name for name in names.split(",") if name not in ("", "none")),
                 workers=workers, reproducible=insecure_reproducible, engine=engine,  # type: ignore[arg-type]

@@ -135,6 +135,11 @@ class Agent:
         """Whether this agent keeps books: always, except for a simulation's comparison without noise."""
         return self.rehearsal.plan is None
 
+    @property
+    def patients(self) -> int:
+        """How many patients it was given; 0 when it reads them itself. Never leaves the site."""
+        return self._cohort.patients if self._cohort else 0
+
     def handle(self, record: bytes, arrays: Arrays) -> tuple[bytes, Arrays]:
         """Answer one message.
 

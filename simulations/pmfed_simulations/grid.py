@@ -41,9 +41,17 @@ class LocalGrid(Grid):
         Node id -> Flower node configuration.
     workers
         Processes to spread the nodes over; 1 keeps them here.
+    sizes
+        Patients at each node, so that every worker gets about as much to do; without it all count the same.
     """
 
-    def __init__(self, app: ClientApp, nodes: Mapping[int, dict[str, Any]], workers: int = 1) -> None:
+    def __init__(
+        self,
+        app: ClientApp,
+        nodes: Mapping[int, dict[str, Any]],
+        workers: int = 1,
+        sizes: Mapping[int, int] | None = None,
+    ) -> None:
         # Private touches, here and below: Flower's Message asks which task it belongs to, and no SuperLink told it.
         TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = RUN
         self._app = app
@@ -51,7 +59,7 @@ class LocalGrid(Grid):
         self._replies: dict[str, Message] = {}
         self._sent = 0
         workers = min(workers, len(self._contexts))
-        self._home = {node: index % workers for index, node in enumerate(self._contexts)}
+        self._home = _spread(self._contexts, sizes or {}, workers)
         self._workers = [
             _Worker(app, {node: self._contexts[node] for node, home in self._home.items() if home == index})
             for index in range(workers if workers > 1 else 0)
@@ -120,6 +128,16 @@ class LocalGrid(Grid):
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """Push and pull in one go."""
         return self.pull_messages(self.push_messages(messages))
+
+
+def _spread(nodes: Iterable[int], sizes: Mapping[int, int], workers: int) -> dict[int, int]:
+    """Give each node, the largest first, to the worker that has least to do (Graham 1969)."""
+    load = [0] * workers
+    home = {}
+    for node in sorted(nodes, key=lambda node: -sizes.get(node, 1)):
+        home[node] = load.index(min(load))
+        load[home[node]] += sizes.get(node, 1)
+    return home
 
 
 class _Worker:

@@ -127,7 +127,8 @@ def _run_here(job: Job, run: str, cohorts: Mapping[str, Cohort], workers: int) -
     plan = plan_of(job.study, len(agents), job.books)
     try:
         nodes = {number: {"site": name} for number, name in enumerate(agents, start=1)}
-        with LocalGrid(client_app, nodes, workers) as grid:
+        sizes = {number: agent.patients for number, agent in enumerate(agents.values(), start=1)}
+        with LocalGrid(client_app, nodes, workers, sizes) as grid:
             conduct(grid, job.study, plan, job.folder, run=run, sites=len(nodes), patience=PATIENCE)
     finally:
         for name in agents:
