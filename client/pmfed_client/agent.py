@@ -36,7 +36,7 @@ from pmfed.study import Study
 from pmfed.tasks import task_for
 from pmfed.wire import Arrays, Reply, Request, check_reply, dump, parse_request
 from pmfed_client.book import Entry, cohorts
-from pmfed_client.identity import Identity
+from pmfed.secagg.keys import Identity
 from pmfed_client.ledger import Ledger
 from pmfed_client.site import Site
 from pmfed_client.trainer import Trainer

@@ -1,16 +1,18 @@
 """Exact clipped gradient sums, patient by patient, and the noise on top.
 
-Per-record gradients come from ``torch.func`` (chunked vmap), or from an outer product where the model is one
-linear layer; the records of a patient are averaged; Opacus' optimizer clips that one vector and adds it up;
-the noise is ours, because Opacus' secure mode needs a package that cannot be installed any more.
+Two strategies give the same sums: book-keeping (``bookkeeping.py``; one backward, norms from what each layer saw)
+and per-record gradients from ``torch.func`` (chunked vmap), the reference. A model that is one linear layer takes
+an outer product. The records of a patient are averaged; where there is a gradient per patient, Opacus' optimizer
+clips it and adds it up; the noise is ours, because Opacus' secure mode needs a package that cannot be installed
+any more.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,10 +22,13 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from pmfed.errors import DataError, StudyError
+from pmfed.privacy.batches import Batch, Patients, Tensors, rows, spread, whole
+from pmfed.privacy.bookkeeping import BookKeeper, Unsupported
 from pmfed.privacy.noise import Source
 from pmfed.privacy.plan import PrivacyPlan
+from pmfed.privacy.shortcut import LinearModel, by_outer_product, is_linear, one_each, same
 
-Tensors = Mapping[str, Tensor]
+Strategy = Literal["auto", "bookkeeping", "vmap"]
 Loss = Callable[[Tensor, Tensor], Tensor]
 """(outputs (B, out), targets (B,)) -> one loss per record, (B,)."""
 
@@ -31,16 +36,6 @@ MEMORY = 32 << 20
 """Bytes that per-record gradients and activations of one chunk may take; small chunks stay in the cache."""
 
 _SLACK = 1e-5  # float32 rounds: clip a little below C, so that no patient weighs more than C
-
-
-@runtime_checkable
-class LinearModel(Protocol):
-    """A model that is one linear layer: ``forward(inputs, present) == linear(design(inputs, present))``."""
-
-    linear: nn.Linear
-
-    def design(self, inputs: Tensors, present: Tensors) -> Tensor:
-        """Return the layer's input, (B, in_features), a function of each record alone."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +99,8 @@ class PrivateStep:
         ``(outputs, targets) -> (B,)``, one loss per record that depends on no other record.
     plan
         Gives clip, unit and noise.
+    strategy
+        "auto" keeps books where the model can be run so, which is known after the first batch; else vmap.
 
     Guarantee
     ---------
@@ -116,10 +113,10 @@ class PrivateStep:
     ------
     StudyError
         A batch norm is in training mode or a buffer changed (both mix patients outside the clip), nothing is
-        trainable, or the loss is not one number per record.
+        trainable, the loss is not one number per record, or book-keeping was asked for and cannot run the model.
     """
 
-    def __init__(self, model: nn.Module, loss: Loss, plan: PrivacyPlan) -> None:
+    def __init__(self, model: nn.Module, loss: Loss, plan: PrivacyPlan, strategy: Strategy = "auto") -> None:
         self.model, self.loss, self.plan = model, loss, plan
         named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         if not named:
@@ -132,9 +129,15 @@ class PrivateStep:
         self._pairs = list(zip(self._shell.modules(), model.modules(), strict=True))
         self._clipper = _Clipper(self._parameters, plan.clip)
         self._per_record = vmap(grad(self._single), in_dims=(None, None, 0, 0, 0), randomness="different")
-        self._linear = model if isinstance(model, LinearModel) and self._is_linear(model) else None
-        self._shortcuts = 0
-        self._chunk: int | None = None
+        shortcut = strategy == "auto" and isinstance(model, LinearModel) and is_linear(model, self._parameters)
+        self._linear: LinearModel | None = model if shortcut else None  # type: ignore[assignment]
+        self._keeper: BookKeeper | None = None
+        if strategy != "vmap" and not shortcut:
+            self._keeper = BookKeeper(model, self._shell, dict(named), self._of_one)
+        self._strategy = strategy
+        self._passes = 0
+        self._chunk: int | None = None  # records per pass
+        self._most: int | None = None  # records whose gradients fit into memory
         self._refuse_batchnorm()
 
     @property
@@ -222,64 +225,92 @@ class PrivateStep:
             )
         return GradientSum(vector, len(starts) - dropped, dropped)
 
-    def _add_up(
-        self, batch: tuple[Tensors, Tensors, Tensor], starts: NDArray[np.int64], records: int, *, screen: bool
-    ) -> int:
+    def _add_up(self, batch: Batch, starts: NDArray[np.int64], records: int, *, screen: bool) -> int:
         """Fill ``summed_grad``; with ``screen`` leave out patients whose gradient is not finite, and count them."""
         self._clipper.clear()
-        dropped = 0
+        dropped, ends = 0, np.append(starts[1:], records)
         if records == 0:
             for p in self._parameters:
                 p.summed_grad = torch.zeros_like(p)  # type: ignore[attr-defined]
             return dropped
-        if self._chunk is None:
-            self._chunk = max(1, MEMORY // self._bytes_per_record(_rows(batch, 0, 1)))
-        ends = np.append(starts[1:], records)
-        for first, last in _whole(starts, records, self._chunk):
-            gradients = self._units(batch, starts[first:last], ends[first:last])
+        self._settle(batch, starts, ends)
+        assert self._chunk is not None
+        for first, last in whole(starts, records, self._chunk):
+            low, high = int(starts[first]), int(ends[last - 1])
+            some, begin, end = rows(batch, low, high), starts[first:last] - low, ends[first:last] - low
+            if self._keeper is not None and high - low <= self._chunk:
+                page = self._keeper.page(some, begin, end)
+                gradients = page.stacked()
+                if gradients is None:
+                    totals, left_out = self._keeper.clipped(page, some, begin, end, self._clipper.max_grad_norm)
+                    dropped += left_out
+                    for p, total in zip(self._parameters, totals, strict=True):
+                        p.summed_grad = total if p.summed_grad is None else p.summed_grad + total  # type: ignore[attr-defined]
+                    continue
+            else:
+                gradients = self._units(some, begin, end)
             if screen:
                 norms = torch.stack([g.flatten(1).norm(dim=1) for g in gradients])
                 bad = ~norms.norm(dim=0).isfinite()
                 dropped += int(bad.sum())
-                gradients = [g.masked_fill(bad.view(-1, *[1] * (g.ndim - 1)), 0.0) for g in gradients]
+                gradients = [g.masked_fill(spread(bad, g.ndim), 0.0) for g in gradients]
             for p, g in zip(self._parameters, gradients, strict=True):
                 p.grad_sample = g  # type: ignore[attr-defined]
             self._clipper.clip_and_accumulate()
         return dropped
 
-    def _units(
-        self, batch: tuple[Tensors, Tensors, Tensor], starts: NDArray[np.int64], ends: NDArray[np.int64]
-    ) -> list[Tensor]:
+    def _settle(self, batch: Batch, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> None:
+        """Settle strategy and chunk at the first batch; see at steps 1, 2, 4, 8, ... that the books agree."""
+        if self._keeper is not None:
+            self._passes += 1
+            try:
+                if self._keeper.chunk is None:
+                    self._keeper.probe(rows(batch, 0, 1))
+                if self._passes & (self._passes - 1) == 0:
+                    self._keeper.check(batch, starts, ends)
+            except (Unsupported, RuntimeError) as error:
+                if self._strategy == "bookkeeping" or self._passes > 1:
+                    raise StudyError(
+                        f"book-keeping cannot run this model: {error}.", "Use the strategy 'vmap'."
+                    ) from error
+                self._keeper = None  # where vmap cannot either, it says so itself
+        if self._chunk is None:
+            self._chunk = self._keeper.chunk if self._keeper is not None else self._slice(batch)
+
+    def _slice(self, batch: Batch) -> int:
+        """Return how many records' gradients fit into memory."""
+        if self._most is None:
+            self._most = max(1, MEMORY // self._bytes_per_record(rows(batch, 0, 1)))
+        return self._most if self._chunk is None else min(self._most, self._chunk)
+
+    def _units(self, batch: Batch, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> list[Tensor]:
         """Return one gradient per patient, (patients, *parameter) each, records averaged."""
-        low, high = int(starts[0]), int(ends[-1])
-        assert self._chunk is not None
-        if high - low == len(starts):
-            return self._records(_rows(batch, low, high))
-        counts = ends - starts
-        device = self._parameters[0].device
-        place = torch.from_numpy(np.repeat(np.arange(len(starts)), counts)).to(device)
-        weight = torch.from_numpy((1.0 / counts).repeat(counts).astype(np.float32)).to(device)
+        records = len(batch[2])
+        if records == len(starts):
+            return self._records(batch)
+        patients = Patients(starts, ends, self._parameters[0].device)
         total = [p.new_zeros((len(starts), *p.shape)) for p in self._parameters]
-        for start in range(low, high, self._chunk):  # more than once only for one patient with very many records
-            stop = min(start + self._chunk, high)
-            here, share = place[start - low : stop - low], weight[start - low : stop - low]
-            for sums, g in zip(total, self._records(_rows(batch, start, stop)), strict=True):
-                sums.index_add_(0, here, g * share.to(g.dtype).view(-1, *[1] * (g.ndim - 1)))
+        step = self._slice(batch)  # one slice, but for one patient with very many records
+        for low in range(0, records, step):
+            high = min(low + step, records)
+            here, share = patients.place[low:high], patients.share[low:high]
+            for sums, g in zip(total, self._records(rows(batch, low, high)), strict=True):
+                sums.index_add_(0, here, g * spread(share.to(g.dtype), g.ndim))
         return total
 
-    def _records(self, batch: tuple[Tensors, Tensors, Tensor]) -> list[Tensor]:
+    def _records(self, batch: Batch) -> list[Tensor]:
         """Return one gradient per record, (records, *parameter) each."""
         if self._linear is None:
             return self._by_vmap(batch)
-        found = self._by_outer_product(self._linear, batch)
+        found = by_outer_product(self._linear, self._names, self.loss, batch)
         if len(batch[2]) > 1:
             # The shortcut trusts that records do not mix in loss and design. Look at steps 1, 2, 4, 8, ...
-            self._shortcuts += 1
-            if self._shortcuts & (self._shortcuts - 1) == 0:
-                self._compare(found, self._by_vmap(batch))
+            self._passes += 1
+            if self._passes & (self._passes - 1) == 0:
+                same(found, self._by_vmap(batch))
         return found
 
-    def _by_vmap(self, batch: tuple[Tensors, Tensors, Tensor]) -> list[Tensor]:
+    def _by_vmap(self, batch: Batch) -> list[Tensor]:
         parameters = {n: p.detach() for n, p in zip(self._names, self._parameters, strict=True)}
         constants = {n: p.detach() for n, p in self.model.named_parameters() if not p.requires_grad}
         constants.update(self.model.named_buffers())
@@ -293,41 +324,12 @@ class PrivateStep:
         """Return the loss of one record; a batch of one cannot mix patients."""
         shell = {**parameters, **constants}
         one = ({k: v[None] for k, v in inputs.items()}, {k: v[None] for k, v in present.items()})
-        return _one_each(self.loss(functional_call(self._shell, shell, one), target[None]), 1).sum()
+        return self._of_one(functional_call(self._shell, shell, one), target[None])
 
-    def _by_outer_product(self, model: LinearModel, batch: tuple[Tensors, Tensors, Tensor]) -> list[Tensor]:
-        """Return per-record gradients of a linear layer: output gradient times input."""
-        inputs, present, targets = batch
-        with torch.no_grad():
-            design = model.design(inputs, present)
-            outputs = model.linear(design)
-        with torch.enable_grad():
-            outputs.requires_grad_()
-            losses = _one_each(self.loss(outputs, targets), len(targets))
-            (slope,) = torch.autograd.grad(losses.sum(), outputs)
-        found = {"weight": slope[:, :, None] * design[:, None, :], "bias": slope}
-        return [found[name.rpartition(".")[2]] for name in self._names]
+    def _of_one(self, outputs: Tensor, target: Tensor) -> Tensor:
+        return one_each(self.loss(outputs, target), 1).sum()
 
-    def _compare(self, found: list[Tensor], exact: list[Tensor]) -> None:
-        for a, b in zip(found, exact, strict=True):
-            finite = b.isfinite() & a.isfinite()
-            size = float(torch.where(finite, b, torch.zeros_like(b)).abs().max())
-            if not torch.allclose(a, b, rtol=1e-3, atol=1e-5 * size + 1e-12, equal_nan=True):
-                raise StudyError(
-                    "the gradient of a patient depends on the other patients of the batch, or 'design' is not what "
-                    "the model computes.",
-                    "Use a loss that looks at each record alone: no weights or means over the batch.",
-                )
-
-    def _is_linear(self, model: LinearModel) -> bool:
-        own = list(model.linear.parameters())
-        return (
-            type(model.linear) is nn.Linear
-            and len(own) == len(self._parameters)
-            and all(any(p is q for q in own) for p in self._parameters)
-        )
-
-    def _bytes_per_record(self, batch: tuple[Tensors, Tensors, Tensor]) -> int:
+    def _bytes_per_record(self, batch: Batch) -> int:
         """Estimate what one record takes: its gradient (twice, for the clip) and what backward keeps."""
         kept = 0
 
@@ -352,38 +354,3 @@ class PrivateStep:
                     f"{type(module).__name__} in training mode mixes patients and remembers them.",
                     "Replace it by GroupNorm, or put it into eval mode with public statistics.",
                 )
-
-
-def _one_each(losses: Tensor, records: int) -> Tensor:
-    """Refuse a loss of another shape: (B, 1) against (B,) would broadcast to (B, B) and undo the clip."""
-    if losses.shape != (records,):
-        raise StudyError(
-            f"the loss gives shape {tuple(losses.shape)} for {records} record(s), not one number per record.",
-            "Return a tensor of one dimension; turn off the loss's own reduction.",
-        )
-    return losses
-
-
-def _rows(batch: tuple[Tensors, Tensors, Tensor], start: int, stop: int) -> tuple[Tensors, Tensors, Tensor]:
-    inputs, present, targets = batch
-    if start == 0 and stop == len(targets):
-        return batch
-    return (
-        {name: tensor[start:stop] for name, tensor in inputs.items()},
-        {name: tensor[start:stop] for name, tensor in present.items()},
-        targets[start:stop],
-    )
-
-
-def _whole(starts: NDArray[np.int64], records: int, size: int) -> Iterator[tuple[int, int]]:
-    """Cut into runs of whole patients of at most ``size`` records together (or of one patient)."""
-    if records <= size:
-        yield 0, len(starts)
-        return
-    edges = np.append(starts, records)
-    first = 0
-    while first < len(starts):
-        last = int(np.searchsorted(edges, edges[first] + size, side="right")) - 1
-        last = max(last, first + 1)
-        yield first, last
-        first = last

@@ -13,7 +13,7 @@ import federation
 import numpy as np
 import pytest
 from pmfed_client.agent import Agent, Rehearsal
-from pmfed_client.identity import verify
+from pmfed.secagg.keys import verify
 from pmfed_client.ledger import Row
 from pmfed_client.policy import Policy
 from pmfed_client.site import Site

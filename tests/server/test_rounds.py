@@ -14,7 +14,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDic
 from pmfed_client import resident
 from pmfed_client.agent import Agent, Rehearsal
 from pmfed_client.app import app as client_app
-from pmfed_client.identity import verify
+from pmfed.secagg.keys import verify
 from pmfed_client.site import Site, read_sites
 from pmfed_server.rounds import Outcome, Rounds, spending
 from pmfed_simulations.grid import LocalGrid

@@ -18,7 +18,7 @@ from rich.table import Table
 from pmfed.errors import UsageError
 
 REPEATS = 5
-GROUPS = ("simulation",)
+GROUPS = ("simulation", "engine")
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,8 @@ def _show(rows: Sequence[Row]) -> None:
             table.add_row(row.name, "", "", row.note, target, "")
             continue
         style = "" if row.target is None or row.ratio <= row.target else "yellow"
-        table.add_row(
-            row.name, f"{row.ours_s:.2f} s", f"{row.other_s:.2f} s", f"{row.ratio:.2f}", target, peak, style=style
-        )
-    Console().print(table)
+        times = [f"{seconds:.3g} s" if seconds else "" for seconds in (row.ours_s, row.other_s)]
+        table.add_row(row.name, *times, f"{row.ratio:.2f}", target, peak, style=style)
+    console = Console()
+    console.width = max(console.width, 130)  # a file or a pipe has no width of its own
+    console.print(table)

@@ -1,0 +1,38 @@
+"""What a reader found for the records of a cohort: one modality's inputs and where they are there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """One modality of R records. Its repr shows counts only.
+
+    Attributes
+    ----------
+    inputs : (R, ...) float32
+        In their final form, NaN where a value is missing that waits for federated means and scales; zeros where
+        the record lacks the modality.
+    present : (R,) bool
+        Whether the record has the modality.
+    missing : dict
+        Per feature, how many records that have the modality lack it.
+    counts : dict
+        What was seen on the way, for ``pmfed site check``: counts, never values of patients.
+    warnings : tuple of str
+    """
+
+    inputs: NDArray[np.float32] = field(repr=False)
+    present: NDArray[np.bool_] = field(repr=False)
+    missing: Mapping[str, int] = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        assert self.inputs.dtype == np.float32
+        assert len(self.inputs) == len(self.present)
