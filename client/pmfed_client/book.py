@@ -78,6 +78,7 @@ class Line:
     entry: Entry
     covered: int = 0  # how many of the reserved releases the charges have used up
     charged: Costs = field(default_factory=Counter)
+    beyond: Costs = field(default_factory=Counter)  # charges past the reservation, which the first pmfed allowed
     last: tuple[int, int] | None = None  # (round, attempt) of the last charge
 
 
@@ -126,8 +127,10 @@ class Book:
             run = self.runs[row.run]
             line, count = run.lines[_held(row.what)], _held(row.count)
             cost = _held(row.sampling_rate), _held(row.noise_multiplier)
-            line.covered += count
+            left = line.entry.count - line.covered if cost[1] >= line.entry.noise_multiplier else 0
+            line.covered += min(count, left)
             line.charged[cost] += count
+            line.beyond[cost] += count - min(count, left)
             line.last = _held(row.round), _held(row.attempt)
         elif row.kind in ("refund", "finish"):
             run = self.runs[row.run]
@@ -139,7 +142,8 @@ class Book:
     def costs(self, cohort: str, run: str | None = None, reserved: bool = True) -> Costs:
         """Return what counts for the patients of a cohort, of all runs or of one.
 
-        Finished runs count with what was charged; with ``reserved``, others with their whole reservation.
+        Finished runs count with what was charged; with ``reserved``, others with their whole reservation and
+        what was charged beyond it.
         """
         total: Costs = Counter()
         for name, one in self.runs.items():
@@ -147,7 +151,7 @@ class Book:
                 continue
             for line in one.lines.values():
                 if may_share(cohort, line.cohort):
-                    total += line.entry.costs if reserved and not one.finished else line.charged
+                    total += line.entry.costs + line.beyond if reserved and not one.finished else line.charged
         return total
 
     def unfinished(self) -> tuple[str, ...]:

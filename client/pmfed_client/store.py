@@ -180,6 +180,8 @@ class Store:
         tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if tables and "meta" not in tables:
             raise self._error("this is a database, but no pmfed ledger", "Check the path.")
+        if tables:
+            self._must_be_known(db)  # first: another version's file is not touched
         if not tables and read_head(self.anchor) is not None:
             # Either the ledger is gone, or another process is making it this very moment: look again under the lock.
             self._must_be_new(db)
@@ -203,8 +205,11 @@ class Store:
                 db.execute(statement)
             genesis = secrets.token_hex(32)
             db.execute("INSERT INTO meta VALUES (1, ?, ?, 0, ?)", (SCHEMA, genesis, genesis))
-        (schema,) = db.execute("SELECT schema FROM meta").fetchone() or (None,)
         db.execute("COMMIT")
+        self._must_be_known(db)  # another process may have made it just now
+
+    def _must_be_known(self, db: sqlite3.Connection) -> None:
+        (schema,) = db.execute("SELECT schema FROM meta").fetchone() or (None,)
         if schema != SCHEMA:
             newer = isinstance(schema, int) and schema > SCHEMA
             remedy = "Install the newer pmfed that wrote it." if newer else UNTRUSTED

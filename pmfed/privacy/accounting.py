@@ -16,6 +16,7 @@ from functools import lru_cache
 from typing import Any
 
 from pmfed.errors import StudyError
+from pmfed.privacy.losses import sampled_gaussian
 
 PLAN_GRID = 1e-3
 REPORT_GRID = 1e-4
@@ -142,36 +143,42 @@ def noise_for(
         spent = _epsilon(_merged(make(math.exp(log_noise))), delta, PLAN_GRID)
         return math.log(max(spent, 1e-9) / epsilon)
 
-    # Start where the quick Rényi bound says. In logarithms epsilon is nearly a straight line in the noise: regula
-    # falsi (Illinois) then needs a handful of evaluations where bisection needs twenty.
-    low = high = _rdp_start(make, epsilon, delta)
-    f_low = f_high = over(low)
-    stride = 0.1
-    while f_low <= 0 and low > math.log(_LEAST):
-        high, f_high = low, f_low
-        low, stride = low - stride, 2 * stride
-        f_low = over(low)
-    while f_high > 0:
-        if high > math.log(_MOST):
-            raise StudyError(
-                f"no noise reaches epsilon {epsilon:g} at delta {delta:g}.",
-                "Raise privacy.epsilon, or lower what is released besides the training.",
-            )
-        low, f_low = high, f_high
-        high, stride = high + stride, 2 * stride
-        f_high = over(high)
-    weight_low = weight_high = 1.0
-    while high - low > 1e-4 and f_high < -1e-4:
-        middle = (low * f_high * weight_high - high * f_low * weight_low) / (f_high * weight_high - f_low * weight_low)
-        f_middle = over(middle)
-        if f_middle > 0:
-            low, f_low, weight_low, weight_high = middle, f_middle, 1.0, weight_high / 2
-        else:
-            high, f_high, weight_high, weight_low = middle, f_middle, 1.0, weight_low / 2
-    noise = _round_up(math.exp(high))
+    log_noise = _root(over, _rdp_start(make, epsilon, delta))
+    if log_noise is None:
+        raise StudyError(
+            f"no noise reaches epsilon {epsilon:g} at delta {delta:g}.",
+            "Raise privacy.epsilon, or lower what is released besides the training.",
+        )
+    noise = _round_up(math.exp(log_noise))
     while _epsilon(_merged(make(noise)), delta, grid) > epsilon:
         noise = _round_up(noise * 1.0005)
     return noise
+
+
+def _root(over: Callable[[float], float], start: float, near: float = 1e-4) -> float | None:
+    """Return where a falling function is in (-near, 0], or the end of its step there; None when it stays above 0.
+
+    In logarithms epsilon is nearly a straight line in the noise: the secant needs a handful of evaluations where
+    bisection needs twenty.
+    """
+    low, high = math.log(_LEAST), math.inf  # above 0 at low, not above 0 at high
+    here, value, slope = start, over(start), -2.0
+    while True:
+        if value > 0:
+            low = here
+        elif value > -near:
+            return here
+        else:
+            high = here
+        if high - low < near:
+            return high
+        if low >= math.log(_MOST):
+            return None
+        there = here + min(max(-(value + near / 2) / slope, -1.0), 1.0)
+        if not low < there < high:
+            there = (low + high) / 2
+        before, here, value = (here, value), there, over(there)
+        slope = min((value - before[1]) / (here - before[0]), -1e-2)
 
 
 def _rdp_start(make: Callable[[float], Sequence[Release]], epsilon: float, delta: float) -> float:
@@ -226,6 +233,8 @@ def _grid(releases: tuple[Release, ...], delta: float, grid: float) -> float:
 
 @lru_cache(maxsize=32)
 def _loss(release: Release, grid: float) -> Any:
+    if release.sampling_rate < 1:
+        return sampled_gaussian(release.sampling_rate, release.noise_multiplier, grid).self_compose(release.count)
     from dp_accounting.pld import pld_privacy_accountant
 
     accountant = pld_privacy_accountant.PLDAccountant(value_discretization_interval=grid)

@@ -86,9 +86,9 @@ class PrivacyPlan:
             raise StudyError(f"{self.sites} sites with {self.colluders} colluders cannot be.")
         if self.colluders >= self.sites:
             raise StudyError(
-                f"privacy.colluders is {self.colluders}, but only {self.sites} site(s) take part: nobody's noise "
-                "would be left.",
-                f"Set privacy.colluders to at most {self.sites - 1}"
+                f"privacy.colluders (with aggregation.dropouts) is {self.colluders}, but only {self.sites} site(s) take "
+                "part: nobody's noise would be left.",
+                f"Set them to at most {self.sites - 1} together"
                 + (", or enrol more sites." if self.sites > 1 else " for a single site, or enrol more sites."),
             )
         self.releases()  # validates rates and multipliers
@@ -121,7 +121,7 @@ class PrivacyPlan:
             clip=privacy.clip,
             steps=rounds * study.training.local_steps,
             sites=sites,
-            colluders=privacy.colluders,
+            colluders=privacy.colluders + study.aggregation.dropouts,
             delta=privacy.delta,
             statistics_noise=privacy.statistics_noise if study.needs_statistics else None,
         )

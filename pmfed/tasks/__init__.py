@@ -13,10 +13,12 @@ from pmfed.tasks.multiclass import Multiclass
 from pmfed.tasks.regression import Regression
 from pmfed.tasks.task import Metric, Task
 
-__all__ = ["Metric", "Task", "task_for"]
+__all__ = ["TASKS", "Metric", "Task", "task_for"]
+
+TASKS: dict[str, type[Task]] = {"binary": Binary, "multiclass": Multiclass, "regression": Regression}
+"""By the ``task`` of an outcome. What stands here is tested for losses in which one record knows another."""
 
 
 def task_for(study: Study) -> Task:
     """Return the task of a study's outcome."""
-    kinds: dict[str, type[Task]] = {"binary": Binary, "multiclass": Multiclass, "regression": Regression}
-    return kinds[study.outcome.task](study.outcome, coarse=study.evaluation.release == "private")
+    return TASKS[study.outcome.task](study.outcome, coarse=study.evaluation.release == "private")

@@ -37,13 +37,14 @@ from pmfed.privacy.audit import (
     sensitivity_check,
     site_std,
 )
+from pmfed.privacy.draws import sampling_check
 from pmfed.privacy.gradients import PrivateStep
 from pmfed.privacy.noise import Source
 from pmfed.privacy.plan import PrivacyPlan
 from pmfed.secagg.grid import Grid, evaluation_grid, gradient_grid, statistics_grid
 from pmfed.study import Study
 from pmfed.tasks import task_for
-from pmfed_simulations.canaries import Planted, Silent, Stage, Witness, adversary, joined, marked, planted_loss
+from pmfed_simulations.canaries import Planted, Roll, Silent, Stage, Witness, adversary, joined, marked, planted_loss
 from pmfed_simulations.simulate import Options, prepare
 
 Floats = npt.NDArray[np.float64]
@@ -54,6 +55,7 @@ CANARIES = 500
 LENGTH = 10.0  # of a canary, in clips
 SUPPORT = 1 << 14  # coordinates that canaries differ in: enough to be nearly at right angles, and to fit into memory
 NUMBERS = 5_000  # of noise that are collected of each of two sites, at least
+DRAWS = 400  # steps whose draws are looked at
 SOME = 64  # patients read for the audit, over all sites
 BASE = 15  # real patients that the adversary joins
 CROWD = 30  # records of the adversary that has many
@@ -86,7 +88,7 @@ class Auditor:
 
     def audit(self) -> Audit:
         """Return what was found."""
-        checks = [*self.noise(), self.sensitivity()]
+        checks = [*self.noise(), self.sampling(), self.sensitivity()]
         planted = self.canaries()
         bound, most = attack(planted, self.plan)
         claimed, promised = self.plan.epsilon(), self.study.privacy.epsilon
@@ -121,6 +123,14 @@ class Auditor:
         if self.study.evaluation.release == "private":
             found.append(self._noise_of_evaluation())
         return found
+
+    def sampling(self) -> Check:
+        """Let a site draw from a roll of names, and look at who was drawn."""
+        patients = int(np.clip(10 / self.plan.sampling_rate, 200, 20_000))  # ten in a step, or more
+        roll = Roll(self.study, self.plan, self.cohort, patients)
+        for number in range(-(-DRAWS // self.local_steps)):
+            roll.step(np.zeros(1, np.float32), self.plan.sites, number + 1, 0)
+        return sampling_check(np.stack(roll.drawn), self.plan.sampling_rate)
 
     def sensitivity(self) -> Check:
         """Let one adversary after another join some real patients, and look at the sum without noise."""
@@ -244,7 +254,7 @@ class Auditor:
     def _noise_of_statistics(self) -> Check:
         """The release of means and scales, many times, less what it is about."""
         witness = self._witness()
-        exact, grid = self._statistics(self.cohort), statistics_grid(self.plan.sites)
+        exact, grid = self._statistics(self.cohort), statistics_grid(self.study, self.plan.sites)
         assert self.plan.statistics_noise is not None
         released = [grid.decode(witness.statistics(self.plan.sites)) - exact for _ in range(-(-1000 // len(exact)))]
         std = self.plan.statistics_noise / math.sqrt(honest_sites(self.plan))
@@ -253,7 +263,7 @@ class Auditor:
     def _noise_of_evaluation(self) -> Check:
         """The release of held-out scores, a few times, less the scores."""
         witness = self._witness()
-        exact, grid = witness.score(self.sent), evaluation_grid(self.plan.sites)
+        exact, grid = witness.score(self.sent), evaluation_grid(self.study, self.plan.sites)
         released = [
             grid.decode(witness.evaluate(self.sent, self.plan.sites)["sum"]) - exact
             for _ in range(-(-1000 // len(exact)))

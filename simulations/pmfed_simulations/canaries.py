@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from pmfed_client.trainer import Batch, Draw, Trainer
 from torch import Tensor, nn
 
 from pmfed.cohort import Cohort
-from pmfed.privacy.gradients import Loss
+from pmfed.privacy.gradients import GradientSum, Loss
 from pmfed.privacy.noise import Source
 from pmfed.privacy.plan import PrivacyPlan
 from pmfed.study import Study
@@ -106,6 +106,37 @@ class Stage(Trainer):
             {WHICH: torch.from_numpy(which)}, {}, torch.zeros(count), np.arange(count), np.arange(count),
             np.ones(count, dtype=np.int64),
         )  # fmt: skip
+
+    def _prepare(self, sent: Parameters) -> tuple[Batch, Cohort]:
+        return self._crowd, self.cohort
+
+
+class Roll(Trainer):
+    """The sites' trainer, with names in the place of patients and a note of who was drawn instead of gradients.
+
+    Parameters
+    ----------
+    study, plan, cohort
+        As a site has them.
+    patients
+        How many names.
+    """
+
+    def __init__(self, study: Study, plan: PrivacyPlan, cohort: Cohort, patients: int) -> None:
+        super().__init__(study, plan, cohort, site_source())
+        self.model, self.size, self.scales = nn.Linear(1, 1, bias=False), 1, 0  # as quick as can be
+        self.private = self  # type: ignore[assignment]
+        names = np.arange(patients)
+        self._crowd = Batch(
+            {WHICH: torch.from_numpy(names)}, {}, torch.zeros(patients), names, names, np.ones(patients, dtype=np.int64)
+        )
+        self.drawn: list[npt.NDArray[np.bool_]] = []
+
+    def release(self, inputs: Mapping[str, Tensor], *_: object) -> GradientSum:
+        """Note who was drawn, in the place of `PrivateStep.release`."""
+        self.drawn.append(np.zeros(len(self._crowd.owner), dtype=bool))
+        self.drawn[-1][inputs[WHICH].numpy()] = True
+        return GradientSum(np.zeros(self.size), 0, 0)
 
     def _prepare(self, sent: Parameters) -> tuple[Batch, Cohort]:
         return self._crowd, self.cohort

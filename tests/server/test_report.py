@@ -19,9 +19,14 @@ from pmfed_server.report import spending, statement, table, write_report
 from pmfed_server.report.charts import Scale, wilson
 from pmfed_server.report.figures import delta_text, epsilon_text, interval, number
 from pmfed_server.report.words import ceiling, headline, percent_up
+from pmfed_server.results import privacy_of
+from pmfed_simulations.bench.records import MOST, visits_study
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import binomtest
+
+from pmfed.privacy.groups import patient_epsilon
+from pmfed.privacy.plan import PrivacyPlan
 
 EXAMPLES = {"binary": example_run.binary, "regression": example_run.regression, "multiclass": example_run.multiclass}
 VOID = {"meta", "br", "link", "img", "hr", "input"}
@@ -277,6 +282,22 @@ def test_record_unit_is_labelled_weaker(tmp_path: Path) -> None:
     result["privacy"]["unit"] = "record"
     assert "weaker than protecting the patient" in statement(result)[0]
     assert "Weaker than usual" in page(tmp_path, (result, rounds, curves)).words
+    assert "k times the ε" in statement(result)[0]
+    result["privacy"]["whole_patient"] = {"records": 8, "epsilon": 24.4612}
+    assert "a person with 8 records, the most that this study takes" in statement(result)[0]
+    assert "only ε = 24.47 at the same δ." in statement(result)[0]
+
+
+def test_a_result_says_what_records_are_worth_to_the_patient_who_has_most() -> None:
+    study = visits_study().replace(privacy={"unit": "record", "epsilon": 1.0})
+    plan = PrivacyPlan.solve(study, 3)
+    told = privacy_of(study, plan, study.training.rounds, {})["whole_patient"]
+    assert told == {"records": MOST, "epsilon": round(patient_epsilon(plan, MOST), 4)}
+    assert told["epsilon"] > 30 * plan.epsilon()
+    half = privacy_of(study, plan, study.training.rounds // 2, {})["whole_patient"]
+    assert plan.epsilon() < half["epsilon"] < told["epsilon"]
+    for other in (PrivacyPlan.solve(visits_study(), 3), plan.without_noise()):
+        assert privacy_of(study, other, 5, {})["whole_patient"] is None
 
 
 def test_run_without_noise_promises_nothing() -> None:

@@ -217,12 +217,34 @@ def eager(patients: int, rate: float, source: Source) -> NDArray[np.int64]:
     return poisson(patients, min(1.0, 2.5 * rate), source)  # at 1.5 times, one run in some twenty misses it
 
 
+def of_fixed_size(patients: int, rate: float, source: Source) -> NDArray[np.int64]:
+    """Shuffle and take the first: who is drawn keeps another out."""
+    return np.sort(np.argsort(source.uniform(patients))[: round(rate * patients)])
+
+
+class Epochs:
+    """Shuffle once, then take one slice after another: everybody is drawn equally often."""
+
+    def __init__(self) -> None:
+        self.waiting: dict[int, NDArray[np.int64]] = {}
+
+    def __call__(self, patients: int, rate: float, source: Source) -> NDArray[np.int64]:
+        size, left = round(rate * patients), self.waiting.get(patients, np.zeros(0, dtype=np.int64))
+        if len(left) < size:
+            left = np.argsort(source.uniform(patients))
+        self.waiting[patients] = left[size:]
+        return np.sort(left[:size])
+
+
 @pytest.mark.parametrize(
     ("target", "broken", "seen"),
     [
         ("pmfed.privacy.plan.PrivacyPlan.share", drifting, "noise"),
         ("pmfed_client.agent.Agent._source", seeded, "independence of the noise"),
         ("pmfed_client.trainer.poisson", eager, "strength of the canaries"),
+        ("pmfed_client.trainer.poisson", eager, "sampling"),
+        ("pmfed_client.trainer.poisson", of_fixed_size, "sampling"),
+        ("pmfed_client.trainer.poisson", Epochs(), "sampling"),
     ],
 )
 def test_what_happens_around_the_gradients_is_audited_as_well(

@@ -174,10 +174,7 @@ def _promise(privacy: Mapping[str, Any], epsilon: float, delta: float) -> list[s
     if unit == "patient":
         said = ["What is protected is the patient: all records a hospital holds of one person count as one."]
     else:
-        said = [
-            "What is protected is a single record. That is weaker than protecting the patient: a person with k records "
-            "has only k times the ε below, and a larger δ."
-        ]
+        said = ["What is protected is a single record. That is weaker than protecting the patient: " + _whole(privacy)]
     shown = float(epsilon_text(epsilon))  # rounded up, so that the figures in one sentence agree
     times = math.exp(min(shown, 700.0))
     digits = 2 if times < 10 else 1 if times < 1000 else 0
@@ -191,9 +188,21 @@ def _promise(privacy: Mapping[str, Any], epsilon: float, delta: float) -> list[s
         "half of the time by tossing a coin, can with the model be right at most "
         f"{percent_up(ceiling(shown, delta))} of the time. This is a ceiling over every attack, known or not, "
         "not an estimate of one.",
-        "As a yardstick, Ponomareva and others (2023) call ε up to 1 strong, up to 10 reasonable, more than 10 weak.",
+        "As a yardstick, Ponomareva and others (2023) call ε up to 1 strong, up to 10 reasonable, more than 10 weak to none.",
     ]
     return said
+
+
+def _whole(privacy: Mapping[str, Any]) -> str:
+    """Say what a promise about records is worth to a person who has several."""
+    whole = privacy.get("whole_patient") or {}
+    epsilon, records = finite(whole.get("epsilon")), whole.get("records")
+    if epsilon is None or not isinstance(records, int):
+        return "a person with k records has only k times the ε below, and a larger δ."
+    return (
+        f"a person with {count(records, 'record')}, the most that this study takes of anyone, has only "
+        f"ε = {epsilon_text(epsilon)} at the same δ."
+    )
 
 
 def _reach(result: Result, epsilon: float) -> list[str]:

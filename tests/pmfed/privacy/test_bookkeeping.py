@@ -270,6 +270,7 @@ def test_the_shipped_model_of_several_modalities_keeps_books():
     model = Fusion.__new__(Fusion)
     nn.Module.__init__(model)
     torch.manual_seed(3)
+    model.modalities = ["a", "b"]
     model.encoders = nn.ModuleDict({name: nn.Sequential(nn.Linear(6, 3), nn.Tanh()) for name in "ab"})
     model.missing = nn.ParameterDict({name: nn.Parameter(torch.randn(3)) for name in "ab"})
     model.head = nn.Linear(6, 2)

@@ -1,0 +1,76 @@
+"""Memory that is freed stays with the process, wherever pmfed trains."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from pmfed.memory import keep_freed
+
+MEASURE = """
+import resource
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        block = bytearray(64 << 20)
+        block[::4096] = bytes(len(block) // 4096)
+        del block
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+"""
+MAIN = """
+import sys
+from pmfed import cli
+sys.argv = ["pmfed", "--version"]
+cli.main()
+"""
+FORK = """
+import os
+if child := os.fork():
+    os.waitpid(child, 0)
+    os._exit(0)
+"""
+FEW = 200  # of the 20 * 16384 pages touched (20 * 32 where pages are huge)
+
+glibc = pytest.mark.skipif(
+    not sys.platform.startswith("linux") or not os.confstr("CS_GNU_LIBC_VERSION"), reason="another C library"
+)
+
+
+def faults(code: str, **environment: str) -> int:
+    known = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE + code + "\nprint(faults())"],
+        env={**known, **environment}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return int(done.stdout.split()[-1])
+
+
+@glibc
+def test_without_it_every_block_is_mapped_anew() -> None:
+    assert faults("") > 3 * FEW
+
+
+@glibc
+@pytest.mark.parametrize("code", [MAIN, "from pmfed.memory import keep_freed; assert keep_freed()"])
+@pytest.mark.parametrize("fork", ["", FORK])
+def test_the_command_line_and_what_it_forks_keep_their_memory(code: str, fork: str) -> None:
+    assert faults("\n".join(("faults()", code, "faults()", fork, "faults()"))) < FEW
+
+
+@glibc
+def test_the_environment_has_the_last_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES"):
+        monkeypatch.setenv(name, "131072")
+        assert not keep_freed()
+        monkeypatch.delenv(name)
+    assert faults(MAIN, MALLOC_MMAP_THRESHOLD_="131072") > 3 * FEW
+
+
+def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "confstr", lambda name: None)
+    for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES"):
+        monkeypatch.delenv(name, raising=False)
+    assert not keep_freed()
