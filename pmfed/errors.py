@@ -69,6 +69,13 @@ class BudgetError(PolicyError):
     exit_code = 4
 
 
+class ApprovalError(PolicyError):
+    """The hospital has not approved this study. Nothing was released."""
+
+    code = "PM320"
+    exit_code = 4
+
+
 class LedgerError(PmfedError):
     """The privacy ledger cannot be read, written or trusted. Nothing was released."""
 
@@ -80,6 +87,13 @@ class ProtocolError(PmfedError):
     """A message is not what the protocol allows at this point. Nothing was released."""
 
     code = "PM500"
+    exit_code = 6
+
+
+class KeysError(ProtocolError):
+    """A site lacks the keys of a run, which live in memory only: it must be introduced to the others anew."""
+
+    code = "PM505"
     exit_code = 6
 
 
@@ -107,7 +121,7 @@ class AuditError(PmfedError):
 ERRORS: dict[str, type[PmfedError]] = {
     cls.code: cls
     for cls in (
-        PmfedError, UsageError, StudyError, DataError, PolicyError, BudgetError, LedgerError, ProtocolError,
-        RunError, InterruptedRunError, AuditError,
+        PmfedError, UsageError, StudyError, DataError, PolicyError, BudgetError, ApprovalError, LedgerError,
+        ProtocolError, KeysError, RunError, InterruptedRunError, AuditError,
     )
 }  # fmt: skip

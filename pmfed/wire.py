@@ -15,12 +15,13 @@ import numpy.typing as npt
 from pydantic import Field, ValidationError
 
 from pmfed.errors import ProtocolError
+from pmfed.modality import Name
 from pmfed.validate import Frozen
 
 VERSION: Literal[1] = 1
 MAX_RECORD = 1 << 20  # bytes of JSON; studies with thousands of features still fit
 
-Kind = Literal["enroll", "statistics", "step", "evaluate", "finish"]
+Kind = Literal["enroll", "keys", "shares", "statistics", "step", "evaluate", "sign", "unmask", "finish"]
 Arrays = Mapping[str, npt.NDArray[Any]]
 RunId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 Fingerprint = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -30,7 +31,8 @@ class Request(Frozen):
     """What the coordinator asks of a site.
 
     ``sites`` is how many sites take part in this attempt: a site's share of the noise follows from it. ``round``
-    and ``attempt`` name a release; no site answers one twice. ``text`` is the canonical study when enrolling.
+    and ``attempt`` name a release; no site answers one twice. ``roster`` names the sites of a masked sum. ``text`` is
+    the document the kind needs: the canonical study (enroll), the sites' cards (keys), and so on (`secagg.protocol`).
     """
 
     version: Literal[1] = VERSION
@@ -40,6 +42,7 @@ class Request(Frozen):
     round: Annotated[int, Field(ge=0, lt=2**31)] = 0
     attempt: Annotated[int, Field(ge=0, lt=2**15)] = 0
     sites: Annotated[int, Field(ge=1, lt=2**20)]
+    roster: Annotated[tuple[Name, ...], Field(max_length=1024)] = ()
     text: str = ""
 
 
@@ -47,7 +50,8 @@ class Reply(Frozen):
     """What a site answers.
 
     ``ok = false`` carries an error ``code`` and a safe sentence and never any array. ``text`` is a document the
-    kind allows: the versions a site runs (enroll) or its signed receipt (finish).
+    kind allows: version and card (enroll), sealed shares (shares), a signature (sign), shares (unmask), the signed
+    receipt (finish).
     """
 
     version: Literal[1] = VERSION
@@ -62,26 +66,33 @@ class Reply(Frozen):
     text: str = ""
 
 
-# Which arrays may leave a site, by kind, and what they are made of. Everything else stays.
-ALLOWED: dict[str, dict[str, type[np.generic]]] = {
-    "enroll": {},
-    "statistics": {"sum": np.uint32},
-    "step": {"sum": np.uint32},
-    "evaluate": {"sum": np.uint32, "site": np.uint32},
-    "finish": {},
+# Which arrays may leave a site, by kind. Everything else stays.
+ALLOWED: dict[str, tuple[str, ...]] = {
+    "enroll": (),
+    "keys": (),
+    "shares": (),
+    "statistics": ("sum",),
+    "step": ("sum",),
+    "evaluate": ("sum", "site"),
+    "sign": (),
+    "unmask": (),
+    "finish": (),
 }
-WITH_TEXT = ("enroll", "finish")
+WITH_TEXT = ("enroll", "shares", "sign", "unmask", "finish")
+WORDS = (np.dtype(np.uint32), np.dtype(np.uint64))
+Shapes = Mapping[str, tuple[type[np.generic], int]]
+"""By name, what an array is made of and how long it is."""
 
 
-def check_reply(reply: Reply, arrays: Arrays, lengths: Mapping[str, int]) -> None:
+def check_reply(reply: Reply, arrays: Arrays, shapes: Shapes) -> None:
     """Refuse a reply that holds anything the allow-list does not name.
 
     Parameters
     ----------
     reply, arrays
         What is about to leave the site.
-    lengths
-        The only length each array may have.
+    shapes
+        What each array must be.
 
     Raises
     ------
@@ -90,17 +101,18 @@ def check_reply(reply: Reply, arrays: Arrays, lengths: Mapping[str, int]) -> Non
 
     Guarantee
     ---------
-    What passes holds, beside run, round, attempt and site name, only flat uint32 arrays of the expected length
-    under the names allowed for its kind; no floats, no counts, no optimizer state, no buffers.
+    What passes holds, beside run, round, attempt and site name, only flat arrays of whole numbers, of the
+    expected width and length, under the names allowed for its kind; no floats, no counts, no optimizer state, no buffers.
     """
-    allowed = ALLOWED[reply.kind] if reply.ok else {}
+    allowed = ALLOWED[reply.kind] if reply.ok else ()
     for name, array in arrays.items():
         if name not in allowed:
             raise ProtocolError(f"array '{name}' may not leave a site in a '{reply.kind}' reply. Nothing was released.")
-        if array.dtype != allowed[name] or array.ndim != 1 or len(array) != lengths.get(name):
+        word, length = shapes.get(name, (np.uint32, 0))
+        if array.dtype not in WORDS or array.dtype != word or array.shape != (length,) or name not in shapes:
             raise ProtocolError(
                 f"array '{name}' of a '{reply.kind}' reply is {array.dtype}{list(array.shape)}, "
-                f"not {np.dtype(allowed[name])}[{lengths.get(name, 0)}]. Nothing was released."
+                f"not {np.dtype(word)}[{length}]. Nothing was released."
             )
     if reply.text and not (reply.ok and reply.kind in WITH_TEXT):
         raise ProtocolError(f"a '{reply.kind}' reply may not carry text. Nothing was released.")

@@ -6,9 +6,20 @@ Patient ids and one column carry canaries that must never be seen outside the si
 from __future__ import annotations
 
 import csv
+import json
 import random
 import re
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pmfed_client.agent import Agent, Rehearsal
+from pmfed_client.site import Site, read_sites
+from pmfed_simulations.rosters import pin_rosters
+
+from pmfed.models import build, flatten
+from pmfed.study import Study
+from pmfed.wire import Kind, Reply, Request, dump, parse_reply
 
 SITES = ("north", "south", "west")
 PATIENTS = 60
@@ -114,3 +125,48 @@ def change(path: Path, pattern: str, replacement: str) -> None:
     text, count = re.subn(pattern, replacement, path.read_text(encoding="utf-8"), flags=re.MULTILINE)
     assert count == 1, (path, pattern, count)
     path.write_text(text, encoding="utf-8")
+
+
+class Together:
+    """The agents of all sites, asked by a test in the coordinator's place."""
+
+    def __init__(self, folder: Path, study: Study, rehearsal: Rehearsal | None = None, run: str = "ab" * 16) -> None:
+        self.study, self.run, self.rehearsal = study, run, rehearsal
+        self.sites: dict[str, Site] = {site.name: site for site in read_sites(folder)}
+        pin_rosters(list(self.sites.values()))
+        self.agents = {name: Agent(site, rehearsal=rehearsal) for name, site in self.sites.items()}
+        self.start = flatten(build(study))
+
+    def ask(
+        self, name: str, kind: Kind, round: int = 0, attempt: int = 0, *, sites: Any = SITES, text: str = "",
+        arrays: dict[str, Any] | None = None, study: Study | None = None, run: str | None = None,
+    ) -> tuple[Reply, dict[str, Any]]:  # fmt: skip
+        """Ask one site; ``sites`` are those that are said to take part."""
+        study = study or self.study
+        request = Request(
+            kind=kind, run=run or self.run, study=study.fingerprint(), round=round, attempt=attempt, sites=len(sites),
+            roster=() if kind in ("enroll", "keys", "finish") else tuple(sites),
+            text=study.canonical() if kind == "enroll" and not text else text,
+        )  # fmt: skip
+        answer, sums = self.agents[name].handle(dump(request), {"parameters": self.start} if arrays is None else arrays)
+        return parse_reply(answer), dict(sums)
+
+    def enrol(self) -> Together:
+        """Enrol every site and introduce them to each other."""
+        cards = []
+        for name in self.agents:
+            reply, _ = self.ask(name, "enroll", sites=tuple(self.agents))
+            assert reply.ok, reply.reason
+            cards.append(json.loads(reply.text)["card"] if reply.text else None)
+        if all(cards):
+            for name in self.agents:
+                reply, _ = self.ask(name, "keys", sites=tuple(self.agents), text=json.dumps(cards))
+                assert reply.ok, reply.reason
+        return self
+
+    def sum(self, kind: Kind, round: int = 0, attempt: int = 0, *, sites: Any = SITES, **more: Any) -> Any:
+        """Return the sum of what these sites answer, in words."""
+        told = [self.ask(name, kind, round, attempt, sites=sites, **more) for name in sites]
+        assert all(reply.ok for reply, _ in told), [reply.reason for reply, _ in told]
+        assert all(set(sums) <= {"sum", "site"} for _, sums in told)
+        return np.add.reduce([sums["sum"] for _, sums in told], dtype=told[0][1]["sum"].dtype)

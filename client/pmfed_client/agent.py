@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,36 +20,39 @@ from pydantic import ValidationError
 from pmfed import __version__
 from pmfed.cohort import Cohort, read_cohort
 from pmfed.errors import (
+    ApprovalError,
     BudgetError,
     DataError,
+    KeysError,
     LedgerError,
     PmfedError,
     PolicyError,
     ProtocolError,
-    RunError,
     StudyError,
 )
 from pmfed.privacy.noise import SecretSource, SeededSource
 from pmfed.privacy.plan import PrivacyPlan
+from pmfed.secagg.grid import Words
+from pmfed.secagg.keys import Identity
 from pmfed.study import Study
 from pmfed.tasks import task_for
-from pmfed.wire import Arrays, Reply, Request, check_reply, dump, parse_request
+from pmfed.wire import Arrays, Reply, Request, Shapes, check_reply, dump, parse_request
+from pmfed_client.approve import check_approved
+from pmfed_client.auditlog import AuditLog
 from pmfed_client.book import Entry, cohorts
-from pmfed.secagg.keys import Identity
 from pmfed_client.ledger import Ledger
+from pmfed_client.masking import Masking
 from pmfed_client.site import Site
 from pmfed_client.trainer import Trainer
 
 log = logging.getLogger("pmfed.site")
 
-SESSIONS = "sessions"  # in the site's folder: a note for each run under way
-
-Sums = dict[str, npt.NDArray[np.uint32]]
+Sums = dict[str, Words]
 
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """What only a simulation may change. A resident agent never has one.
+    """What only a simulation may change. A resident agent has a seed at most, in a trial federation, and says so to all.
 
     ``plan`` replaces the study's privacy (for comparisons without noise); the ledger is then left alone. ``seed`` makes
     sampling and noise repeatable, and so worthless as protection; every report says so.
@@ -67,6 +69,8 @@ class Session:
     study: Study
     plan: PrivacyPlan
     trainer: Trainer
+    masking: Masking | None
+    """None in a rehearsal without books: what nobody promises anything about is not hidden either."""
 
 
 def entries(study: Study, plan: PrivacyPlan, fold: str = "") -> dict[str, tuple[Entry, ...]]:
@@ -88,8 +92,8 @@ def told(error: PmfedError) -> str:
     Privacy figures may travel. What is wrong with a site's files, how few its patients are and where its ledger lies
     is the site's own business.
     """
-    if isinstance(error, BudgetError):
-        return error.what  # its remedy may name other runs of this site
+    if isinstance(error, BudgetError | ApprovalError):
+        return error.what  # its remedy may name other runs of this site, or its files
     if isinstance(error, ProtocolError | StudyError):
         return str(error)
     what = {
@@ -113,22 +117,28 @@ class Agent:
         Names the cut of such a cohort, so that the ledger keeps the patients of different cuts apart.
     rehearsal
         See `Rehearsal`.
+    resident
+        Whether this is a real hospital's agent: it takes part only in studies the hospital approved, and writes
+        every message into the audit log before the answer leaves.
 
     Guarantee
     ---------
     Without a rehearsal, nothing computed from patients leaves `handle` unless the site's policy admitted the
     study, the whole run was reserved in the ledger, and this very (run, round, attempt) was durably charged first.
-    An agent that was started again takes a run up by the same way in: nothing is admitted on the word of a file.
+    An agent that was started again knows no run: it is asked to enrol anew, by the same way in, and finds in the
+    ledger what the run was charged before.
     """
 
     def __init__(
-        self, site: Site, *, cohort: Cohort | None = None, fold: str = "", rehearsal: Rehearsal | None = None
-    ) -> None:
+        self, site: Site, *, cohort: Cohort | None = None, fold: str = "", rehearsal: Rehearsal | None = None,
+        resident: bool = False,
+    ) -> None:  # fmt: skip
         self.site = site
         self.rehearsal = rehearsal or Rehearsal()
         self.ledger = Ledger(site.ledger)
         self._cohort, self._fold = cohort, fold
         self._sessions: dict[str, Session] = {}
+        self._audit = AuditLog(site.audit_log) if resident else None
 
     @property
     def charges(self) -> bool:
@@ -160,7 +170,7 @@ class Agent:
             request = parse_request(record)
             text, sums = self._answer(request, arrays)
             reply = self._reply(request, text=text)
-            check_reply(reply, sums, self._lengths(request))
+            check_reply(reply, sums, self._shapes(request))
         except PmfedError as error:
             log.warning("%s: %s: %s", self.site.name, request.kind if request else "message", error)
             reply, sums = self._reply(request, ok=False, code=error.code, reason=told(error)), {}
@@ -170,7 +180,23 @@ class Agent:
                 f"internal error ({type(error).__name__}); the site's own log has the details. Nothing was released."
             )
             reply, sums = self._reply(request, ok=False, code=PmfedError.code, reason=reason), {}
-        return dump(reply), sums
+        return self._noted(request, len(record) + sum(a.nbytes for a in arrays.values()), reply, sums)
+
+    def _noted(self, request: Request | None, came: int, reply: Reply, sums: Sums) -> tuple[bytes, Sums]:
+        """Write an answer into the audit log, durably, before it leaves; what cannot be noted does not leave."""
+        answer = dump(reply)
+        if self._audit is None:
+            return answer, sums
+        about: dict[str, str | int] = {"code": reply.code, "bytes_in": came}
+        if request is not None:
+            about |= {"run": request.run, "study": request.study, "round": request.round, "attempt": request.attempt}
+        try:
+            leaves = len(answer) + sum(words.nbytes for words in sums.values())
+            self._audit.add(request.kind if request else "unreadable", **about, bytes_out=leaves)
+        except LedgerError as error:
+            log.warning("%s: %s", self.site.name, error)
+            return dump(self._reply(request, ok=False, code=error.code, reason=told(error))), {}
+        return answer, sums
 
     # -- one method per kind of message ---------------------------------------------------------------------------
 
@@ -180,16 +206,29 @@ class Agent:
         if request.kind == "finish":
             return self._finish(request), {}
         session = self._session(request)
-        if request.kind == "statistics":
+        if request.kind in ("keys", "shares", "sign", "unmask"):
+            if session.masking is None:
+                raise ProtocolError("a rehearsal has no keys.")
+            return session.masking.answer(request), {}
+        if session.masking:
+            session.masking.ready(request)
+        vector = None if request.kind == "statistics" else self._vector(session, arrays)
+        sums = self._sums(session, request, vector)
+        if session.masking:
+            session.masking.hide(sums["sum"], request, vector)
+        return "", sums
+
+    def _sums(self, session: Session, request: Request, vector: npt.NDArray[np.float32] | None) -> Sums:
+        """Charge a release, then compute it."""
+        if vector is None:
             self._charge(request, "statistics", session.plan.statistics_noise or 0.0)
-            return "", {"sum": session.trainer.statistics(request.sites)}
-        vector = self._vector(session, arrays)
+            return {"sum": session.trainer.statistics(request.sites)}
         if request.kind == "step":
             self._charge(request, "step", session.plan.noise_multiplier, session.study.training.local_steps)
-            return "", {"sum": session.trainer.step(vector, request.sites, request.round, request.attempt)}
+            return {"sum": session.trainer.step(vector, request.sites, request.round, request.attempt)}
         if session.study.evaluation.release == "private":
             self._charge(request, "evaluation", session.study.evaluation.release_noise)
-        return "", session.trainer.evaluate(vector, request.sites)
+        return session.trainer.evaluate(vector, request.sites)
 
     def _enroll(self, request: Request) -> str:
         try:
@@ -198,37 +237,46 @@ class Agent:
             raise ProtocolError("the study that was sent is not valid here. Nothing was released.") from None
         if study.fingerprint() != request.study:
             raise ProtocolError("the study that was sent has another fingerprint. Nothing was released.")
-        session = self._join(request.run, study, request.sites)
-        if self.charges:
-            self._remember(request)
+        if self._audit is not None:
+            check_approved(self.site, study.fingerprint())
+        known = self._sessions.get(request.run)
+        if known is not None and known.study == study and known.plan.sites == request.sites:
+            # Asked again, because some site lost its keys: fresh ones for all, the same books.
+            session = replace(known, masking=self._masking(request.run, study, request.sites))
+        else:
+            session = self._join(request.run, study, request.sites)
         self._sessions[request.run] = session
         if not self.charges:
             return ""
-        identity = Identity.at(self.site.identity)
-        said = f"{request.run}|{request.study}|{self.site.name}"
-        return json.dumps({"pmfed": __version__, "key": identity.public, "signature": identity.sign(said.encode())})
+        assert session.masking is not None
+        told = {"pmfed": __version__, "card": session.masking.masker.card.model_dump(mode="json")}
+        return json.dumps(told | {"insecure": True} if self.rehearsal.seed is not None else told)
 
     def _join(self, run: str, study: Study, sites: int) -> Session:
         """Admit a study and reserve the run; a run that is reserved already is admitted and reserved the same way."""
-        cohort = self._cohort or read_cohort(study, self.site.sources, self.site.name)
+        masking = self._masking(run, study, sites)
+        cohort = self._cohort or read_cohort(study, self.site.sources, self.site.name, self.site.places)
         make = self.rehearsal.plan or PrivacyPlan.solve
         plan = make(study, sites)
         if self.charges:
             held_out = cohort.patients - int(cohort.training.sum())
             self.site.policy.admit(study, plan, int(cohort.training.sum()), held_out)
             self.ledger.reserve(run, study.fingerprint(), entries(study, plan, self._fold), self.site.policy.budget)
-        return Session(study, plan, Trainer(study, plan, cohort, self._source(run)))
+        return Session(study, plan, Trainer(study, plan, cohort, self._source(run)), masking)
+
+    def _masking(self, run: str, study: Study, sites: int) -> Masking | None:
+        return Masking(self.site, study, run, sites) if self.charges else None
 
     def _finish(self, request: Request) -> str:
         """Give back what was never computed and sign what was; asked again, it answers the same again."""
-        self._sessions.pop(request.run, None)
         if not self.charges:
+            self._sessions.pop(request.run, None)
             return ""
         receipt = self.ledger.receipt(request.run)
         if receipt["study"] != request.study:
             raise ProtocolError("the message names another study than the run's. Nothing was released.")
+        self._sessions.pop(request.run, None)
         self.ledger.finish(request.run)
-        self._note(request.run).unlink(missing_ok=True)
         receipt = {"site": self.site.name, **self.ledger.receipt(request.run)}
         return Identity.at(self.site.identity).signed(receipt)
 
@@ -240,38 +288,12 @@ class Agent:
             self.ledger.charge(request.run, what, request.round, request.attempt, noise_multiplier, count)
 
     def _session(self, request: Request) -> Session:
-        session = self._sessions.get(request.run) or self._taken_up(request.run)
+        session = self._sessions.get(request.run)
         if session is None:
-            raise ProtocolError("this site is not enrolled in that run. Nothing was released.")
+            raise KeysError("this site is not enrolled in that run, or was started anew. Nothing was released.")
         if request.study != session.study.fingerprint():
             raise ProtocolError("the message names another study than the run's. Nothing was released.")
         return session
-
-    def _note(self, run: str) -> Path:
-        return self.site.folder / SESSIONS / f"{run}.json"
-
-    def _remember(self, request: Request) -> None:
-        """Note which run this site takes part in, for an agent that is started again."""
-        note = self._note(request.run)
-        beside = note.with_name(note.name + ".new")
-        try:
-            note.parent.mkdir(exist_ok=True)
-            beside.write_text(json.dumps({"study": request.text, "sites": request.sites}), encoding="utf-8")
-            beside.replace(note)
-        except OSError as error:
-            raise RunError(f"{note}: cannot be written ({error.strerror}). Nothing was released.") from None
-
-    def _taken_up(self, run: str) -> Session | None:
-        """Take up a run that another agent of this site was enrolled in, or return None when there was none."""
-        if not self.charges:
-            return None
-        try:
-            noted = json.loads(self._note(run).read_text(encoding="utf-8"))
-            study, sites = Study.parse(noted["study"]), int(noted["sites"])
-        except (OSError, ValueError, TypeError, KeyError):  # absent, or cut short: the coordinator can enrol us anew
-            return None
-        self._sessions[run] = self._join(run, study, sites)
-        return self._sessions[run]
 
     def _vector(self, session: Session, arrays: Arrays) -> npt.NDArray[np.float32]:
         vector = arrays.get("parameters")
@@ -282,9 +304,9 @@ class Agent:
             raise ProtocolError("the model that arrived is not finite. Nothing was released.")
         return vector
 
-    def _lengths(self, request: Request) -> Mapping[str, int]:
+    def _shapes(self, request: Request) -> Shapes:
         session = self._sessions.get(request.run)
-        return session.trainer.lengths(request.kind) if session else {}
+        return session.trainer.shapes(request.kind, request.sites) if session else {}
 
     def _source(self, run: str) -> Callable[[str, int, int], Any]:
         """Return where randomness comes from: the operating system, or a seed a simulation chose."""

@@ -16,6 +16,10 @@ app = ClientApp()
 
 
 @app.query("enroll")
+@app.query("keys")
+@app.query("shares")
+@app.query("sign")
+@app.query("unmask")
 @app.query("statistics")
 @app.train("step")
 @app.evaluate()

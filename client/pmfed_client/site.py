@@ -7,8 +7,10 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
+from pmfed.cohort.imaging.places import Places
 from pmfed.errors import StudyError
 from pmfed.modality import Name
+from pmfed.secagg.roster import FILE as ROSTER
 from pmfed.validate import Frozen, read_toml
 from pmfed_client.policy import Policy
 
@@ -28,11 +30,19 @@ class _About(Frozen):
     title: str = ""
 
 
+class Coordinator(Frozen):
+    """``[coordinator]``: whom this site connects to, and the certificate of the authority it believes."""
+
+    address: Annotated[str, Field(pattern=r"^[A-Za-z0-9._\[\]:-]+:[0-9]{1,5}$")]
+    certificate: Annotated[str, AfterValidator(_inside)] = "ca.crt"
+
+
 class _File(Frozen):
     site: _About
     data: dict[Annotated[str, Field(min_length=1)], Annotated[str, AfterValidator(_inside)]] = Field(
         default_factory=dict
     )
+    coordinator: Coordinator | None = None
     policy: Policy | None = None
 
 
@@ -46,16 +56,19 @@ class Site(Frozen):
     folder
         Where site.toml lies, with the ledger and the identity key beside it.
     sources
-        Source name -> table or folder, resolved against ``folder``. Whether it exists is found out by who reads it.
+        Source name -> table, file or folder, resolved against ``folder``, or the URL of a database. Whether it exists is found out by who reads it.
     policy
         What the site allows; ``Policy.closed()`` when site.toml has no ``[policy]``.
+    coordinator
+        Whom a real site connects to; a simulated one has none.
     """
 
     name: Name
     title: str = ""
     folder: Path
-    sources: dict[str, Path] = Field(default_factory=dict)
+    sources: dict[str, Path | str] = Field(default_factory=dict)
     policy: Policy
+    coordinator: Coordinator | None = None
 
     @property
     def ledger(self) -> Path:
@@ -66,6 +79,46 @@ class Site(Frozen):
     def identity(self) -> Path:
         """The site's secret identity key."""
         return self.folder / "identity.pem"
+
+    @property
+    def roster(self) -> Path:
+        """The roster this site pinned: whom it adds up its sums with."""
+        return self.folder / ROSTER
+
+    @property
+    def places(self) -> Places:
+        """Where decoded scans are cached, and where what could not be read is listed, for the site alone."""
+        return Places(cache=self.folder / "cache", detail=self.folder / "unreadable.txt")
+
+    @property
+    def approved(self) -> Path:
+        """The folder of the studies this hospital approved."""
+        return self.folder / "approved"
+
+    @property
+    def audit_log(self) -> Path:
+        """Who asked what, and what left."""
+        return self.folder / "audit.jsonl"
+
+    @property
+    def courier(self) -> Path:
+        """The folder of the site's Flower node; nothing of a patient is in it."""
+        return self.folder / "courier"
+
+    @property
+    def node_key(self) -> Path:
+        """The secret key of the site's Flower node."""
+        return self.folder / "node.key"
+
+    @property
+    def node_public(self) -> Path:
+        """The public half of it."""
+        return self.folder / "node.pub"
+
+    @property
+    def socket(self) -> Path:
+        """Where the agent answers."""
+        return self.folder / "agent.sock"
 
     @classmethod
     def read(cls, path: Path) -> Site:
@@ -84,8 +137,11 @@ class Site(Frozen):
             name=file.site.name,
             title=file.site.title,
             folder=folder,
-            sources={name: folder / source for name, source in sorted(file.data.items())},
+            sources={
+                name: source if "://" in source else folder / source for name, source in sorted(file.data.items())
+            },
             policy=file.policy or Policy.closed(),
+            coordinator=file.coordinator,
         )
 
 

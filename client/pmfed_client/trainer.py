@@ -22,11 +22,12 @@ from pmfed.privacy.gradients import PrivateStep
 from pmfed.privacy.noise import LARGEST, Source
 from pmfed.privacy.plan import PrivacyPlan
 from pmfed.privacy.sampling import poisson
-from pmfed.secagg.grid import evaluation_grid, gradient_grid, statistics_grid
+from pmfed.secagg.grid import Words, evaluation_grid, gradient_grid, statistics_grid
 from pmfed.study import Study
 from pmfed.tasks import task_for
+from pmfed.wire import Shapes
 
-Sum = npt.NDArray[np.uint32]
+Sum = Words
 Parameters = npt.NDArray[np.float32]
 Draw = Callable[[str, int, int], Source]
 
@@ -98,13 +99,15 @@ class Trainer:
         """This site's training records, for a study whose inputs are all scaled by public constants."""
         return self._prepare(np.zeros(self.expects, np.float32))[0]
 
-    def lengths(self, kind: str) -> dict[str, int]:
-        """Lengths of the arrays that may leave, by name."""
+    def shapes(self, kind: str, sites: int) -> Shapes:
+        """What the arrays that may leave are made of, and their lengths, by name."""
         if kind == "statistics":
-            return {"sum": self.scales}
+            return {"sum": (statistics_grid(self.study, sites).word, self.scales)}
         if kind == "step":
-            return {"sum": self.size}
-        return {"sum": self.task.cells, "site": self.task.cells}
+            return {"sum": (gradient_grid(self.study, sites).word, self.size)}
+        word = evaluation_grid(self.study, sites).word
+        own = {"site": (word, self.task.cells)} if self.study.evaluation.per_site else {}
+        return {"sum": (word, self.task.cells), **own}
 
     def statistics(self, sites: int) -> Sum:
         """Return this site's noised sum of statistics rows over its training patients.
@@ -115,7 +118,7 @@ class Trainer:
         """
         rows = statistics_rows(self.study, self.cohort.select(self.cohort.training))
         noise = self.draw("statistics", 0, 0).gaussian(rows.shape[1], self.plan.statistics_std(sites))
-        return statistics_grid(sites).encode(rows.sum(axis=0) + noise)
+        return statistics_grid(self.study, sites).encode(rows.sum(axis=0) + noise)
 
     def step(self, sent: Parameters, sites: int, round: int, attempt: int) -> Sum:
         """Return this site's share of one round.
@@ -154,11 +157,10 @@ class Trainer:
         rules = self.study.evaluation
         if rules.release == "private":
             std = self.plan.share(rules.release_noise, self.task.sensitivity, sites)
-            return {
-                "sum": evaluation_grid(sites).encode(total + self.draw("evaluation", 0, 0).gaussian(len(total), std))
-            }
-        exact = evaluation_grid(sites).encode(total)
-        return {"sum": exact, "site": exact} if rules.per_site else {"sum": exact}
+            total = total + self.draw("evaluation", 0, 0).gaussian(len(total), std)
+            return {"sum": evaluation_grid(self.study, sites).encode(total)}
+        exact = evaluation_grid(self.study, sites).encode(total)
+        return {"sum": exact, "site": exact.copy()} if rules.per_site else {"sum": exact}  # one of the two is masked
 
     def _must_fit(self, units: int, sites: int) -> None:
         """Refuse a cohort whose sum could overflow the grid, whoever is drawn and whatever the noise."""

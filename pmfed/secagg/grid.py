@@ -1,13 +1,14 @@
-"""Fixed point: sums of noisy numbers as 32-bit words that add up modulo 2^32.
+"""Fixed point: sums of noisy numbers as words of 32 (or 64) bits that add up modulo 2^32 (2^64).
 
 Masks can only hide numbers of a finite ring, so what a site sends is rounded to multiples of ``unit`` and kept
 modulo 2^32. A sum over sites is right as long as the true sum stays within 2^31 units on either side, whatever
-order it is added up in and however often it wraps on the way.
+order it is added up in and however often it wraps on the way. Cohorts too large for that get words of 64 bits.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,8 @@ from numpy.typing import NDArray
 from pmfed.errors import PolicyError
 from pmfed.study import Study
 
-HALF = 1 << 31
+Words = NDArray[np.uint32] | NDArray[np.uint64]
+EXACT = 1 << 53  # whole numbers up to here are exact in float64
 
 
 @dataclass(frozen=True)
@@ -28,11 +30,14 @@ class Grid:
         Width of a grid cell, in the units of the values.
     sites
         The most vectors that will be added up.
+    bits
+        Of a word.
 
     Guarantee
     ---------
     ``decode(add(encode(a), encode(b), ...))`` is the exact sum of the values rounded half to even, for up to
-    ``sites`` vectors that ``encode`` accepted: each is below ``limit`` = floor((2^31 - 1) / sites) units.
+    ``sites`` vectors that ``encode`` accepted: each is below ``limit`` = floor((2^31 - 1) / sites) units, with 64 bits
+    floor((2^53 - 1) / sites), where float64 ends.
 
     Noise comes first, rounding after, so what ONE site sends is a function of its noisy sum: rounding costs it
     nothing. A sum of several rounded vectors differs from the noisy sum by rounding errors; with a
@@ -43,6 +48,7 @@ class Grid:
 
     unit: float
     sites: int = 1
+    bits: Literal[32, 64] = 32
 
     def __post_init__(self) -> None:
         if not 0 < self.unit < np.inf:
@@ -53,14 +59,19 @@ class Grid:
     @property
     def limit(self) -> int:
         """The most units one site may send in a coordinate."""
-        return (HALF - 1) // self.sites
+        return (min(EXACT, 1 << (self.bits - 1)) - 1) // self.sites
+
+    @property
+    def word(self) -> type[np.uint32] | type[np.uint64]:
+        """What a vector is made of."""
+        return np.uint32 if self.bits == 32 else np.uint64
 
     @property
     def reach(self) -> float:
         """The largest value one site may send in a coordinate."""
         return self.limit * self.unit
 
-    def encode(self, values: NDArray[np.float64]) -> NDArray[np.uint32]:
+    def encode(self, values: NDArray[np.float64]) -> Words:
         """Round values to the grid, half to even.
 
         Parameters
@@ -71,7 +82,7 @@ class Grid:
         Returns
         -------
         numpy.ndarray
-            uint32, same shape; negative numbers wrap.
+            uint32 or uint64, same shape; negative numbers wrap.
 
         Raises
         ------
@@ -86,19 +97,21 @@ class Grid:
                 "up without overflow. Nothing was released.",
                 "Lower privacy.sampling_rate, so that fewer patients take part in a step.",
             )
-        return units.astype(np.int64).astype(np.uint32)
+        found: Words = units.astype(np.int64).astype(self.word)  # type: ignore[assignment]
+        return found
 
-    def add(self, total: NDArray[np.uint32], other: NDArray[np.uint32]) -> NDArray[np.uint32]:
-        """Return the sum modulo 2^32. Both uint32, same shape."""
-        if total.dtype != np.uint32 or other.dtype != np.uint32 or total.shape != other.shape:
-            raise ValueError("only 32-bit words of equal shape can be added up")
-        return total + other
+    def add(self, total: NDArray[Any], other: NDArray[Any]) -> NDArray[Any]:
+        """Return the sum modulo 2^bits. Both of the grid's words, same shape."""
+        if total.dtype != self.word or other.dtype != self.word or total.shape != other.shape:
+            raise ValueError(f"only {self.bits}-bit words of equal shape can be added up")
+        found: NDArray[Any] = total + other
+        return found
 
-    def decode(self, total: NDArray[np.uint32]) -> NDArray[np.float64]:
+    def decode(self, total: NDArray[Any]) -> NDArray[np.float64]:
         """Return the values a sum stands for: float64, same shape."""
-        if total.dtype != np.uint32:
-            raise ValueError("a sum is made of 32-bit words")
-        return total.view(np.int32).astype(np.float64) * self.unit
+        if total.dtype != self.word:
+            raise ValueError(f"a sum is made of {self.bits}-bit words")
+        return total.view(np.int32 if self.bits == 32 else np.int64).astype(np.float64) * self.unit
 
     def require_noise(self, std: float) -> None:
         """Raise PolicyError unless one site's noise is at least 2 units, below which rounding could tell."""
@@ -126,14 +139,22 @@ class Grid:
 
 def gradient_grid(study: Study, sites: int) -> Grid:
     """Return the grid of a study's training rounds: C/4096 for gradient sums, 2^-20 for changes of weights."""
-    return Grid(study.privacy.clip / 4096 if study.training.algorithm == "fedsgd" else 2.0**-20, sites)
+    if study.training.algorithm == "fedavg":
+        return Grid(2.0**-20, sites)
+    return _roomy(study.privacy.clip / 4096, study.privacy.clip, study, sites)
 
 
-def statistics_grid(sites: int) -> Grid:
-    """Return the grid of federated means and scales: rows have norm 1, so half a million patients fit."""
-    return Grid(2.0**-12, sites)
+def statistics_grid(study: Study, sites: int) -> Grid:
+    """Return the grid of federated means and scales, whose rows have norm 1."""
+    return _roomy(2.0**-12, 1.0, study, sites)
 
 
-def evaluation_grid(sites: int) -> Grid:
-    """Return the grid of held-out patients' rows: cells are at most 1, so two million patients fit."""
-    return Grid(2.0**-10, sites)
+def evaluation_grid(study: Study, sites: int) -> Grid:
+    """Return the grid of held-out patients' rows, whose cells are at most 1."""
+    return _roomy(2.0**-10, 1.0, study, sites)
+
+
+def _roomy(unit: float, weight: float, study: Study, sites: int) -> Grid:
+    """Return the smallest grid on which all patients of the study at one site would fit, with room for noise."""
+    grid = Grid(unit, sites)
+    return grid if 2 * study.cohort.expected_patients <= grid.patients(weight, 0.0) else Grid(unit, sites, 64)

@@ -60,21 +60,33 @@ class Identity:
     def signed(self, document: dict[str, Any]) -> str:
         """Return a JSON document with ``key`` and ``signature`` over its canonical form."""
         body = {**document, "key": self.public}
-        return json.dumps({**body, "signature": self.sign(_canonical(body))}, sort_keys=True)
+        return json.dumps({**body, "signature": self.sign(canonical(body))}, sort_keys=True)
+
+
+def fits(key: str, data: bytes, signature: str) -> bool:
+    """Whether a signature (hex) of some bytes was made with the private half of a public key (hex)."""
+    try:
+        Ed25519PublicKey.from_public_bytes(bytes.fromhex(key)).verify(bytes.fromhex(signature), data)
+    except (InvalidSignature, ValueError):
+        return False
+    return True
 
 
 def verify(signed: str) -> dict[str, Any]:
     """Return the document of `Identity.signed` when its signature fits; ValueError when it does not."""
-    body: dict[str, Any] = json.loads(signed)
-    signature = bytes.fromhex(body.pop("signature"))
     try:
-        Ed25519PublicKey.from_public_bytes(bytes.fromhex(body["key"])).verify(signature, _canonical(body))
-    except InvalidSignature:
-        raise ValueError("the signature does not fit the document") from None
+        body: dict[str, Any] = json.loads(signed)
+        signature = body.pop("signature")
+        good = fits(body["key"], canonical(body), signature)
+    except (KeyError, TypeError, AttributeError, RecursionError):
+        good = False
+    if not good:
+        raise ValueError("the signature does not fit the document")
     return body
 
 
-def _canonical(document: dict[str, Any]) -> bytes:
+def canonical(document: dict[str, Any]) -> bytes:
+    """Return the one spelling of a JSON document that is signed."""
     return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,15 +13,22 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from pmfed.errors import RunError
-from pmfed.wire import ALLOWED, Reply, Request, dump, parse_reply
+from pmfed.wire import ALLOWED, WORDS, Reply, Request, dump, parse_reply
 
 MESSAGE_TYPES = {
     "enroll": "query.enroll",
+    "keys": "query.keys",
+    "shares": "query.shares",
+    "sign": "query.sign",
+    "unmask": "query.unmask",
     "statistics": "query.statistics",
     "step": "train.step",
     "evaluate": "evaluate",
     "finish": "query.finish",
 }
+
+NOBODY = -1
+LONGEST = 0.5  # seconds between two looks for answers
 
 
 @dataclass(frozen=True)
@@ -29,7 +37,7 @@ class Answer:
 
     node: int
     reply: Reply | None
-    arrays: dict[str, npt.NDArray[np.uint32]] = field(default_factory=dict)
+    arrays: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
     problem: str = ""
     code: str = ""
 
@@ -55,7 +63,6 @@ class Fleet:
         self.patience = patience
         self.bytes_up = 0
         self.bytes_down = 0
-        self.asked = 0.0  # seconds spent waiting for sites
 
     def gather(self, sites: int) -> list[int]:
         """Wait a bounded time until ``sites`` nodes are there; return their ids in order.
@@ -77,10 +84,20 @@ class Fleet:
                 )
             time.sleep(0.2)
 
-    def ask(
-        self, request: Request, nodes: Iterable[int], vector: npt.NDArray[np.float32] | None = None
-    ) -> list[Answer]:
-        """Send one request to each node and return their answers in the order of the nodes.
+    def ask(self, request: Request, nodes: Iterable[int], texts: Mapping[int, str] | None = None) -> list[Answer]:
+        """Send a request without a model and return the answers in the order of the nodes."""
+        nodes = list(nodes)
+        answers = {answer.node: answer for answer in self.stream(request, nodes, texts=texts)}
+        return [answers[node] for node in nodes]
+
+    def stream(
+        self,
+        request: Request,
+        nodes: Sequence[int],
+        vector: npt.NDArray[np.float32] | None = None,
+        texts: Mapping[int, str] | None = None,
+    ) -> Iterator[Answer]:
+        """Send one request to each node and yield the answers as they arrive, one per node.
 
         Parameters
         ----------
@@ -90,29 +107,36 @@ class Fleet:
             Whom.
         vector
             Parameters to send along, shape (parameters,).
+        texts
+            For some nodes, a text of their own.
         """
-        started = time.perf_counter()
-        content = RecordDict({"pmfed": ConfigRecord({"record": dump(request)})})
-        if vector is not None:
-            content["arrays"] = ArrayRecord({"parameters": Array(vector)})
-        nodes = list(nodes)
-        messages = [
-            Message(
-                content,
-                message_type=MESSAGE_TYPES[request.kind],
-                dst_node_id=node,
-                group_id=str(request.round),
-                ttl=self.patience + 60,
-            )
-            for node in nodes
-        ]
-        self.bytes_down += len(nodes) * (vector.nbytes if vector is not None else 0)
-        answers = {}
-        for message in self.grid.send_and_receive(messages, timeout=self.patience):
-            node = message.metadata.src_node_id
-            answers[node] = self._read(node, message, request)
-        self.asked += time.perf_counter() - started
-        return [answers.get(node) or Answer(node, None, problem="did not answer in time") for node in nodes]
+        record = ArrayRecord({"parameters": Array(vector)}) if vector is not None else None
+        messages = []
+        for node in nodes:
+            own = request if texts is None else request.model_copy(update={"text": texts[node]})
+            content = RecordDict({"pmfed": ConfigRecord({"record": dump(own)})})
+            if record is not None:
+                content["arrays"] = record
+            kind, group = MESSAGE_TYPES[request.kind], str(request.round)
+            messages.append(Message(content, node, kind, group_id=group, ttl=self.patience + 60))
+            self.bytes_down += (vector.nbytes if vector is not None else 0) + len(own.text)
+        deadline = time.monotonic() + self.patience
+        waiting = dict(zip(self.grid.push_messages(messages), nodes, strict=True))
+        messages.clear()
+        pause = 0.01
+        while waiting and time.monotonic() < deadline:
+            arrived = list(self.grid.pull_messages([name for name in waiting if name]))
+            while arrived:  # let go of each before the next is looked at
+                message = arrived.pop()
+                node = waiting.pop(message.metadata.reply_to_message_id, NOBODY)
+                if node != NOBODY:  # else a reply to nothing that was asked
+                    yield self._read(node, message, request)
+                    pause = 0.01
+            if waiting:
+                time.sleep(pause)
+                pause = min(2 * pause, LONGEST)
+        for node in waiting.values():
+            yield Answer(node, None, problem="did not answer in time")
 
     def _read(self, node: int, message: Message, request: Request) -> Answer:
         """Read one answer; whatever is wrong with it is that site's problem only."""
@@ -134,8 +158,9 @@ class Fleet:
                 return Answer(node, reply, problem=reply.reason, code=reply.code)
             records = message.content.array_records.get("arrays", ArrayRecord())
             arrays = {name: array.numpy() for name, array in records.items()}
+            self.bytes_up += len(reply.text)
             for name, array in arrays.items():
-                if name not in ALLOWED[request.kind] or array.dtype != np.uint32 or array.ndim != 1:
+                if name not in ALLOWED[request.kind] or array.dtype not in WORDS or array.ndim != 1:
                     return Answer(node, None, problem=f"sent an array '{name}' that may not travel")
                 self.bytes_up += array.nbytes
             return Answer(node, reply, arrays)

@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import platform
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from safetensors.numpy import save
 
 from pmfed import __version__
 from pmfed.models import build
+from pmfed.privacy.groups import patient_epsilon
 from pmfed.privacy.plan import AGAINST, Against, PrivacyPlan
 from pmfed.study import Study
 from pmfed.tasks import task_for
@@ -80,8 +82,8 @@ def summarise(study: Study, plan: PrivacyPlan, outcome: Outcome, wall_s: float) 
                 for site, total in sorted(outcome.evaluated.per_site.items())
             },
         },
-        "privacy": privacy_of(study, plan, outcome.steps, receipts),
-        "secure_aggregation": False,
+        "privacy": {**privacy_of(study, plan, outcome.steps, receipts), "insecure": outcome.insecure},
+        "secure_aggregation": outcome.masked,
         "timing": {
             "wall_s": round(wall_s, 3),
             "train_s": round(outcome.train_seconds, 3),
@@ -123,11 +125,20 @@ def privacy_of(
         "steps": steps,
         "evaluation_release": study.evaluation.release,
         "insecure": False,
+        "whole_patient": _whole_patient(study, replace(plan, steps=steps)),
         "spent": {
             site: {"epsilon": round(receipt["epsilon"], 4), "delta": receipt["delta"]}
             for site, receipt in sorted(receipts.items())
         },
     }
+
+
+def _whole_patient(study: Study, plan: PrivacyPlan) -> dict[str, Any] | None:
+    """Return what a promise about records is worth to the patient who has most of them; None for one about patients."""
+    if plan.unit == "patient" or not plan.private or plan.steps == 0:
+        return None
+    records = study.cohort.max_records
+    return {"records": records, "epsilon": round(patient_epsilon(plan, records), 4)}
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -28,14 +28,15 @@ from pmfed.study import Study
 from pmfed.tasks import task_for
 from pmfed.tasks.task import measured
 from pmfed.wire import Kind, Request
-from pmfed_server.checkpoint import read_checkpoint, write_checkpoint
-from pmfed_server.fleet import Answer, Fleet
+from pmfed_server.checkpoint import read_checkpoint, write_atomically, write_checkpoint
+from pmfed_server.enrolment import Enrolment, listed, name
+from pmfed_server.fleet import Fleet
 from pmfed_server.optimizer import ServerOptimizer
+from pmfed_server.sums import Sums
 
 log = logging.getLogger("pmfed.server")
 
 Sum = npt.NDArray[np.float64]
-STRIKES = 3  # a site that fails this often in a row is left out of the rest of the run
 
 
 @dataclass
@@ -61,6 +62,7 @@ class Outcome:
 
     sites: tuple[str, ...]
     plan: PrivacyPlan
+    masked: bool
     refused: dict[str, str]
     evaluated: Evaluated
     receipts: dict[str, str]
@@ -71,6 +73,7 @@ class Outcome:
     train_seconds: float
     bytes_up: float
     bytes_down: float
+    insecure: bool = False
 
 
 class Rounds:
@@ -103,12 +106,13 @@ class Rounds:
         self.task = task_for(study)
         self.optimizer = ServerOptimizer(study.training, flatten(build(study)))
         self.unit = gradient_grid(study, sites)
-        self.sites: dict[int, str] = {}
-        self.refused: dict[str, str] = {}
-        self.strikes: dict[int, int] = {}
+        self.enrolment = Enrolment(self.fleet, study, self._request)
+        self.sites = self.enrolment.sites
+        self.sums = Sums(self.fleet, study, self.enrolment)
         self.statistics: npt.NDArray[np.float32] | None = None
         self.names: tuple[str, ...] = ()
         self.evaluated: Evaluated | None = None
+        self._evaluations: dict[int, Evaluated] = {}
         self.round = self.charged = self.resumes = 0
         self.train_seconds = 0.0
         self.spent = spending(plan, study.training.local_steps)
@@ -132,8 +136,9 @@ class Rounds:
         receipts = self._finish()
         count = max(1, len(self.names))
         return Outcome(
-            self.names, self.plan, self.refused, self.evaluated, receipts, self.optimizer.result, self.statistics,
+            self.names, self.plan, self.enrolment.masked, self.enrolment.refused, self.evaluated, receipts, self.optimizer.result, self.statistics,
             self.charged, self.round, self.train_seconds, self.fleet.bytes_up / count, self.fleet.bytes_down / count,
+            self.enrolment.insecure,
         )  # fmt: skip
 
     # -- the legs -------------------------------------------------------------------------------------------------
@@ -160,32 +165,23 @@ class Rounds:
     def _enroll(self) -> None:
         nodes = self.fleet.gather(self.expected)
         self.plan = replace(self.plan, sites=len(nodes))
-        request = self._request("enroll", text=self.study.canonical(), sites=len(nodes))
-        for answer in self.fleet.ask(request, nodes):
-            if answer.ok and answer.reply is not None:
-                self.sites[answer.node] = answer.reply.site
-            else:
-                self.refused[_name(answer)] = answer.problem
-        needed = self.study.quorum(len(nodes))
-        if len(self.sites) < needed:
-            raise RunError(
-                f"{len(self.sites)} of {len(nodes)} sites agreed to take part; the study needs {needed}.\n"
-                + _listed(self.refused),
-                "Settle the reasons above with these sites, or lower training.quorum.",
-            )
+        self.enrolment.enrol(nodes)
         self.names = tuple(sorted(self.sites.values()))
+        agreed = {"sites": self.names, "refused": self.enrolment.refused}  # for whoever follows the run
+        write_atomically(self.folder / "enrolled.json", json.dumps(agreed).encode())
         self._checkpoint()  # a run killed in its first round must know, when resumed, that it had begun
 
     def _learn_statistics(self) -> None:
+        word = statistics_grid(self.study, len(self.sites)).word
         request = self._request("statistics", attempt=self.resumes)
-        answers = self.fleet.ask(request, self.sites)
-        if failed := {_name(answer): answer.problem for answer in answers if not answer.ok}:
+        summed = self.sums.collect(request, list(self.sites), statistics_size(self.study), word)
+        if summed.total is None or summed.failed:
             raise RunError(
-                "federated means and scales could not be learned.\n" + _listed(failed),
+                "federated means and scales could not be learned.\n"
+                + listed({name(answer): answer.problem for answer in summed.failed}),
                 "They are charged once in a run. If they were charged and lost, start the study in a new folder.",
             )
-        total = statistics_grid(len(answers)).decode(_add(answers, statistics_size(self.study)))
-        self.statistics = total.astype(np.float32)
+        self.statistics = statistics_grid(self.study, len(self.sites)).decode(summed.total).astype(np.float32)
         self._checkpoint()
 
     def _train(self) -> None:
@@ -204,36 +200,34 @@ class Rounds:
         number = self.round + 1
         dropped: dict[str, str] = {}
         attempt = 100 * self.resumes
-        roster = [node for node in self.sites if self.strikes.get(node, 0) < STRIKES]
+        roster = self.enrolment.roster()
         while True:
             self._check_quorum(roster, dropped, number)
             if self.charged >= self.study.training.rounds:
                 return None
             if dropped:
                 self._checkpoint()  # the attempt before was charged, whatever becomes of this one
-            request = self._request("step", round=number, attempt=attempt, sites=len(roster))
-            answers = self.fleet.ask(request, roster, self._sent())
-            if (
-                answers
-                and all(answer.code == BudgetError.code for answer in answers if not answer.ok)
-                and not any(answer.ok for answer in answers)
-            ):
+            request = self._request("step", round=number, attempt=attempt)
+            summed = self.sums.collect(request, roster, self._size, self.unit.word, self._sent())
+            if not summed.nodes and all(answer.code == BudgetError.code for answer in summed.failed):
                 return None
             self.charged += 1
-            failed = [answer for answer in answers if not answer.ok or len(answer.arrays.get("sum", ())) != self._size]
-            if not failed:
-                break
-            for answer in failed:
+            for answer in summed.failed:
                 dropped[self.sites[answer.node]] = answer.problem or "sent a vector of the wrong length"
-                self.strikes[answer.node] = self.strikes.get(answer.node, 0) + 1
+                self.enrolment.strike(answer.node)
                 log.warning("round %d: %s: %s", number, self.sites[answer.node], dropped[self.sites[answer.node]])
-            gone = {answer.node for answer in failed}
-            roster = [node for node in roster if node not in gone]
+            if summed.total is not None and (self.sums.recovers or not summed.failed):
+                break
             attempt += 1
-        for node in roster:
-            self.strikes[node] = 0
-        total = self.unit.decode(_add(answers, self._size))
-        self._apply(total, len(roster))
+            if summed.lost_keys:
+                self.enrolment.introduce_again()
+                roster = self.enrolment.roster()
+                continue
+            gone = {answer.node for answer in summed.failed}
+            roster = [node for node in roster if node not in gone]
+        for node in summed.nodes:
+            self.enrolment.strikes[node] = 0
+        self._apply(self.unit.decode(summed.total), len(summed.nodes))
         self.round = number
         self._checkpoint()
         seconds = time.perf_counter() - started
@@ -241,7 +235,7 @@ class Rounds:
         line: dict[str, Any] = {
             "round": number,
             "epsilon": self.spent(self.charged),
-            "sites": len(roster),
+            "sites": len(summed.nodes),
             "attempt": attempt,
             "dropped": dropped,
             "seconds": round(seconds, 4),
@@ -266,18 +260,33 @@ class Rounds:
         A private release is charged once in a run and cannot be asked for again: when a site is missing, the noise of
         the others is less than was promised, so the sum is thrown away and the result has no held-out figures.
         """
-        roster = [node for node in self.sites if self.strikes.get(node, 0) < STRIKES]
-        request = self._request("evaluate", round=number, attempt=self.resumes, sites=len(roster))
-        answers = self.fleet.ask(request, roster, self._sent(self.optimizer.result))
-        told = [answer for answer in answers if len(answer.arrays.get("sum", ())) == self.task.cells]
-        if self.study.evaluation.release == "private" and len(told) < len(roster):
-            log.warning("the evaluation is lost: %d of %d sites answered", len(told), len(roster))
-            return Evaluated(np.zeros(self.task.cells))
-        self._check_quorum([answer.node for answer in told], {}, number)
-        evaluated = Evaluated(evaluation_grid(len(told)).decode(_add(told, self.task.cells)))
-        for answer in told:
-            if "site" in answer.arrays:
-                evaluated.per_site[self.sites[answer.node]] = evaluation_grid(1).decode(answer.arrays["site"])
+        if self._evaluations.get(number):
+            return self._evaluations[number]
+        roster = self.enrolment.roster()
+        grid = evaluation_grid(self.study, len(roster))
+        attempt = 100 * self.resumes
+        while True:
+            self._check_quorum(roster, {}, number)
+            request = self._request("evaluate", round=number, attempt=attempt)
+            sent = self._sent(self.optimizer.result)
+            summed = self.sums.collect(request, roster, self.task.cells, grid.word, sent)
+            if summed.total is not None and (self.sums.recovers or not summed.failed):
+                break
+            if self.study.evaluation.release == "private":
+                log.warning("the evaluation is lost: %d of %d sites answered", len(summed.nodes), len(roster))
+                return Evaluated(np.zeros(self.task.cells))
+            attempt += 1
+            if summed.lost_keys:
+                self.enrolment.introduce_again()
+                roster = self.enrolment.roster()
+                continue
+            gone = {answer.node for answer in summed.failed}
+            roster = [node for node in roster if node not in gone]
+        evaluated = Evaluated(grid.decode(summed.total))
+        for node in summed.nodes:
+            if node in summed.own:
+                evaluated.per_site[self.sites[node]] = grid.decode(summed.own[node])
+        self._evaluations = {number: evaluated}  # the last round's is the result's, too
         return evaluated
 
     def _finish(self) -> dict[str, str]:
@@ -316,7 +325,7 @@ class Rounds:
         if len(roster) < needed or len(roster) <= self.plan.colluders:
             raise RunError(
                 f"round {number}: {len(roster)} of {len(self.sites)} sites are left; the study needs {needed}.\n"
-                + _listed(dropped),
+                + listed(dropped),
                 "What was charged stays charged. Mend the sites, then resume the run.",
             )
 
@@ -349,19 +358,3 @@ def spending(plan: PrivacyPlan, local_steps: int) -> Callable[[int], float | Non
     marks = np.unique(np.geomspace(1, most, 12).round().astype(int))
     told = plan.curve([int(mark) * local_steps for mark in marks])
     return lambda rounds: round(float(np.interp(np.log(rounds), np.log(marks), told)), 4)
-
-
-def _add(answers: Sequence[Answer], size: int) -> npt.NDArray[np.uint32]:
-    """Add up the sites' vectors modulo 2^32."""
-    total = np.zeros(size, dtype=np.uint32)
-    for answer in answers:
-        total += answer.arrays["sum"]
-    return total
-
-
-def _name(answer: Answer) -> str:
-    return (answer.reply.site if answer.reply else "") or f"node {answer.node}"
-
-
-def _listed(reasons: Mapping[str, str]) -> str:
-    return "\n".join(f"  {site}: {reason}" for site, reason in sorted(reasons.items()))

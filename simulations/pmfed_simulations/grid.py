@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import signal
 import traceback
+from collections import deque
 from collections.abc import Iterable, Mapping
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -60,6 +61,8 @@ class LocalGrid(Grid):
         self._sent = 0
         workers = min(workers, len(self._contexts))
         self._home = _spread(self._contexts, sizes or {}, workers)
+        self._queues: list[deque[Message]] = [deque() for _ in range(max(workers, 1))]
+        self._busy: set[int] = set()
         self._workers = [
             _Worker(app, {node: self._contexts[node] for node, home in self._home.items() if home == index})
             for index in range(workers if workers > 1 else 0)
@@ -91,43 +94,63 @@ class LocalGrid(Grid):
         return list(self._contexts)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Run the ClientApp on each message; workers do so side by side."""
+        """Put messages down for their nodes; workers begin at once."""
         ids = []
-        queues: dict[int, list[Message]] = {}
         for message in messages:
-            node = message.metadata.dst_node_id
             self._sent += 1
             message.metadata.__dict__["_message_id"] = str(self._sent)  # as Flower's own in-memory grid does
             ids.append(message.metadata.message_id)
-            if self._workers:
-                queues.setdefault(self._home[node], []).append(message)
-            else:
-                self._replies[ids[-1]] = _answer(self._app, message, self._contexts[node])
-        self._exchange(queues)
+            home = self._home[message.metadata.dst_node_id]
+            self._queues[home].append(message)
+        self._feed()
         return ids
 
-    def _exchange(self, queues: dict[int, list[Message]]) -> None:
-        """Give each worker one message at a time: two full pipes facing each other would wait for ever."""
-        for index in queues:
-            self._workers[index].give(queues[index].pop(0))
-        busy = set(queues)
-        while busy:
-            wait([handle for index in busy for handle in self._workers[index].handles])
-            for index in [index for index in busy if self._workers[index].ready()]:
-                reply = self._workers[index].take()
-                self._replies[reply.metadata.reply_to_message_id] = reply
-                if queues[index]:
-                    self._workers[index].give(queues[index].pop(0))
-                else:
-                    busy.discard(index)
+    def _feed(self) -> None:
+        """Give each idle worker one message: two full pipes facing each other would wait for ever."""
+        for home, worker in enumerate(self._workers):
+            if home not in self._busy and self._queues[home]:
+                worker.give(self._queues[home].popleft())
+                self._busy.add(home)
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Return the replies to these messages, once."""
-        return [self._replies.pop(name) for name in message_ids if name in self._replies]
+        """Return the replies that are there, once; at least one, while any of these messages is under way.
+
+        A reply is held here no longer than that: a round takes the memory of few vectors, not of one per node.
+        """
+        wanted = set(message_ids)
+        found = [reply for name in wanted if (reply := self._replies.pop(name, None)) is not None]
+        while not found and self._work():
+            found = [reply for name in wanted if (reply := self._replies.pop(name, None)) is not None]
+        return found
+
+    def _work(self) -> bool:
+        """Get some answers; False when nothing is under way."""
+        if not self._workers:
+            if not self._queues[0]:
+                return False
+            message = self._queues[0].popleft()
+            context = self._contexts[message.metadata.dst_node_id]
+            self._replies[message.metadata.message_id] = _answer(self._app, message, context)
+            return True
+        if not self._busy:
+            return False
+        wait([handle for home in self._busy for handle in self._workers[home].handles])
+        for home in [home for home in self._busy if self._workers[home].ready()]:
+            reply = self._workers[home].take()
+            self._replies[reply.metadata.reply_to_message_id] = reply
+            self._busy.discard(home)
+        self._feed()
+        return True
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """Push and pull in one go."""
-        return self.pull_messages(self.push_messages(messages))
+        """Push, and pull until every reply is there."""
+        waiting = set(self.push_messages(messages))
+        replies: list[Message] = []
+        while waiting:
+            arrived = list(self.pull_messages(waiting))
+            waiting -= {reply.metadata.reply_to_message_id for reply in arrived}
+            replies += arrived
+        return replies
 
 
 def _spread(nodes: Iterable[int], sizes: Mapping[int, int], workers: int) -> dict[int, int]:

@@ -38,6 +38,7 @@ from pmfed.privacy.noise import SecretSource
 from pmfed.privacy.plan import AGAINST, PrivacyPlan
 from pmfed.study import Study
 from pmfed_simulations.grid import LocalGrid
+from pmfed_simulations.rosters import pin_rosters
 
 Sum = npt.NDArray[np.float64]
 Masks = Mapping[str, npt.NDArray[np.bool_]]
@@ -109,6 +110,8 @@ def run_job(job: Job, cohorts: Mapping[str, Cohort], workers: int = 1) -> None:
     run = _run_id(job.folder)
     (job.folder / "failed.json").unlink(missing_ok=True)
     write_atomically(job.folder / "study.toml", job.study.to_toml().encode())
+    if job.books == "kept":
+        pin_rosters(job.sites)
     if job.engine == "ray":
         from pmfed_simulations.ray_engine import run_job_on_ray
 
@@ -149,7 +152,7 @@ def score(job: Job, cohorts: Mapping[str, Cohort], tensors: Mapping[str, npt.NDA
     rest = [tensors[name].reshape(-1) for name, _ in build(job.study).named_parameters()]
     sent = np.concatenate([*rest, statistics]).astype(np.float32)
     totals = {}
-    plan = plan_of(job.study.replace(privacy={"colluders": 0}), 1, "noiseless")
+    plan = plan_of(job.study.replace(privacy={"colluders": 0}, aggregation={"dropouts": 0}), 1, "noiseless")
     for name in job.scored:
         trainer = Trainer(job.scoring, plan, _cut(job, name, cohorts[name]), lambda *_: SecretSource())
         totals[name] = trainer.score(sent)

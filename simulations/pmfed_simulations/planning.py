@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import statistics
 import time
+from dataclasses import replace
 
 import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
 
-from pmfed.modality import Images
+from pmfed.modality import shape_of
 from pmfed.models import build, flatten
 from pmfed.privacy.gradients import PrivateStep
 from pmfed.privacy.groups import patient_epsilon
 from pmfed.privacy.plan import PrivacyPlan
+from pmfed.secagg.grid import gradient_grid
+from pmfed.secagg.protocol import AHEAD, threshold_of
 from pmfed.study import Study
 from pmfed.tasks import task_for
 
+BYTES_PER_SITE = 950  # of packages, parcels, votes and shares, per site and round of dropout recovery; measured
 TIMED = 3  # steps timed after one to warm up
 
 
@@ -26,11 +30,7 @@ def step_seconds(study: Study, plan: PrivacyPlan, patients: int) -> float:
     model = build(study)
     inputs = {}
     for name, modality in study.modalities.items():
-        if isinstance(modality, Images):
-            shape: tuple[int, ...] = (patients, modality.channels, *modality.size)
-        else:
-            shape = (patients, len(modality.names))
-        inputs[name] = torch.zeros(shape)
+        inputs[name] = torch.zeros((patients, *shape_of(modality)))
     present = {name: torch.ones(patients, dtype=torch.bool) for name in inputs}
     task = task_for(study)
     targets = task.targets(np.full(patients, study.outcome.maximum or 1))
@@ -71,23 +71,46 @@ def show_plan(study: Study, sites: int) -> None:
             f"{plan.algorithm}, {plan.steps} steps, sampling rate {plan.sampling_rate:g}, clip {plan.clip:g}",
         ),
         ("noise multiplier", f"{plan.noise_multiplier:.4g} against {plan.colluders} colluding site(s)"),
-        ("noise of one site", f"standard deviation {plan.noise_std():.4g} on its sum"),
         ("statistics", _statistics(plan)),
         ("epsilon, model's receivers", f"{plan.epsilon(against='public'):.3f}"),
         ("epsilon, all other sites", f"{plan.epsilon(against='others'):.3f}"),
         ("signal to noise", _signal(study, plan, parameters)),
-        ("bytes per site", f"{_size(4 * parameters * training.rounds)} up, as much down ({parameters} parameters)"),
+        (
+            "bytes per site",
+            f"{_size(np.dtype(gradient_grid(study, sites).word).itemsize * parameters * training.rounds)} up, as much down ({parameters} parameters)",
+        ),
         ("time", f"about {_time(seconds * training.rounds)} per site on this machine, the network not counted"),
     ):
         if value:
             facts.add_row(name, value)
     console.print(facts, highlight=False)
+    console.print(_ways(study, plan), highlight=False)
     rounds = sorted({*range(10, training.rounds + 1, 10), training.rounds})
     told = plan.curve([count * training.local_steps for count in rounds])
     shown = _thin(list(zip(rounds, told, strict=True)), 12)
     console.print(
         "\nepsilon after rounds: " + "  ".join(f"{count}: {value:.2f}" for count, value in shown), highlight=False
     )
+
+
+def _ways(study: Study, plan: PrivacyPlan) -> Table:
+    """Show what both ways to add up under masks cost (docs/secagg.md), and which one the study chose."""
+    table = Table(box=None, pad_edge=False, title="\nsums under masks", title_justify="left", title_style="")
+    for column in ("", "aggregation.dropouts", "messages a round", "when a site fails", "noise of one site", "more bytes a round"):  # fmt: skip
+        table.add_column(column, justify="left" if column in ("", "when a site fails") else "right")
+    most = min(plan.sites - threshold_of(plan.sites), plan.sites - 1 - study.privacy.colluders)
+    chosen = study.aggregation.dropouts
+    for dropouts in sorted({0, chosen, min(most, max(1, plan.sites // 10))}):
+        if dropouts > most and dropouts != 0:
+            continue
+        std = replace(plan, colluders=study.privacy.colluders + dropouts).noise_std()
+        mark = "*" if dropouts == chosen else ""
+        if dropouts == 0:
+            table.add_row(mark, "0", "1", "the round is repeated and charged again", f"{std:.4g}", "0 B")
+            continue
+        legs, more = f"3 and 1 in {AHEAD}", _size(plan.sites * BYTES_PER_SITE)
+        table.add_row(mark, str(dropouts), legs, f"up to {dropouts}: the round goes on", f"{std:.4g}", more)
+    return table
 
 
 def _patients(study: Study, plan: PrivacyPlan) -> str:

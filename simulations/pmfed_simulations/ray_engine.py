@@ -12,12 +12,10 @@ Flower's simulation runtime has no authentication. Use it on a machine you do no
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -27,11 +25,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import tomli_w
-from pmfed_client.resident import SITES, list_sites
+from pmfed_client.resident import SOCKETS
+from pmfed_server.bundle import Flwr, bundle, failure_of
 
-from pmfed import __version__
-from pmfed.errors import ERRORS, PmfedError, RunError, UsageError
+from pmfed.errors import RunError, UsageError
+from pmfed.processes import flower_environment, free_port
+from pmfed_simulations.ray_sites import list_sites
 
 if TYPE_CHECKING:
     from pmfed_simulations.jobs import Job
@@ -84,7 +83,7 @@ def run_job_on_ray(job: Job, run: str, workers: int, patience: float) -> None:
         "sites": len(job.sites),
         "patience": patience,
     }
-    (home / "app" / "pyproject.toml").write_text(_bundle(config), encoding="utf-8")
+    (home / "app" / "pyproject.toml").write_text(bundle(config), encoding="utf-8")
     # A neutral working directory: Ray's actors import from it. Ray's own sockets need a short path.
     with tempfile.TemporaryDirectory(prefix="pmfed-", ignore_cleanup_errors=True) as scratch:
         flower = _Flower(home, Path(scratch))
@@ -94,18 +93,6 @@ def run_job_on_ray(job: Job, run: str, workers: int, patience: float) -> None:
         finally:
             flower.stop()
     shutil.rmtree(home, ignore_errors=True)
-
-
-def _bundle(config: dict[str, str | int | float]) -> str:
-    """Return the bundle Flower ships: one pyproject.toml that points at installed modules."""
-    flwr = {
-        "publisher": "pmfed",
-        "fab-include": ["pyproject.toml"],
-        "components": {"serverapp": "pmfed_server.app:app", "clientapp": "pmfed_client.app:app"},
-        "config": config,
-    }
-    project = {"name": "pmfed-run", "version": __version__, "license": "Apache-2.0", "dependencies": []}
-    return tomli_w.dumps({"project": project, "tool": {"flwr": {"app": flwr}}})
 
 
 def _follow(flower: _Flower, number: str, folder: Path) -> None:
@@ -119,22 +106,14 @@ def _follow(flower: _Flower, number: str, folder: Path) -> None:
         ended = (folder / "result.json").exists() or (folder / "failed.json").exists()
         if ended or time.monotonic() - asked > ASK:
             asked = time.monotonic()
-            status = flower.status(number)
+            status = flower.flwr.status(number)
             if status == "finished:completed" and (folder / "result.json").exists():
                 return
             if status.startswith("finished"):
-                raise _failure(folder, f"Flower says '{status}'", flower.log)
+                raise failure_of(folder, f"Flower says '{status}'", flower.log)
         if not flower.alive:
-            raise _failure(folder, "Flower's SuperLink or SuperExec died", flower.log)
+            raise failure_of(folder, "Flower's SuperLink or SuperExec died", flower.log)
         time.sleep(LOOK)
-
-
-def _failure(folder: Path, said: str, log: Path) -> PmfedError:
-    noted = folder / "failed.json"
-    if noted.exists():
-        told = json.loads(noted.read_text(encoding="utf-8"))
-        return ERRORS.get(told["code"], PmfedError)(told["what"], told["remedy"])
-    return RunError(f"the run on Ray ended without a result: {said}.", f"See the end of {log}.")
 
 
 class _Flower:
@@ -147,19 +126,15 @@ class _Flower:
         self.home, self.scratch = home, scratch
         self.log = home / "superlink.log"
         self._processes: list[subprocess.Popen[bytes]] = []
-        tools = str(Path(sys.executable).parent)
-        (scratch / "empty").mkdir()
+        for folder in ("empty", "sites"):
+            (scratch / folder).mkdir()
         self._env = {
             **os.environ,
-            "PATH": tools + os.pathsep + os.environ.get("PATH", ""),
-            "FLWR_HOME": str(home),
-            "FLWR_TELEMETRY_ENABLED": "0",
-            "FLWR_DISABLE_UPDATE_CHECK": "1",
-            "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-            "RAY_USAGE_STATS_ENABLED": "0",
+            **flower_environment(home),
             "RAY_TMPDIR": str(scratch),
-            SITES: str(home / "sites.json"),
+            SOCKETS: str(scratch / "sites"),
         }
+        self.flwr = Flwr(self._env, scratch / "empty", self.log)
 
     @property
     def alive(self) -> bool:
@@ -167,13 +142,20 @@ class _Flower:
         return all(process.poll() is None for process in self._processes)
 
     def start(self) -> None:
-        """Start the SuperLink and wait until it answers."""
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = str(probe.getsockname()[1])
+        """Start the agents and the SuperLink, and wait until they answer."""
+        with self.log.open("ab") as log:
+            agents = subprocess.Popen(
+                [sys.executable, "-m", "pmfed_simulations.ray_sites", self.home / "sites.json", self.scratch / "sites"],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=self._env, cwd=self.scratch / "empty",
+                start_new_session=True,
+            )  # fmt: skip
+        self._processes.append(agents)
+        assert agents.stdout is not None
+        if agents.stdout.readline().strip() != b"ready":
+            raise RunError("the sites' agents did not start.", f"See the end of {self.log}.")
+        port = str(free_port())
         address = f"127.0.0.1:{port}"
-        connection = {"superlink": {"default": "own", "own": {"address": address, "insecure": True}}}
-        (self.home / "config.toml").write_text(tomli_w.dumps(connection), encoding="utf-8")
+        self.flwr.point(address)
         secret = self.scratch / "secret"
         secret.write_text(secrets.token_hex(32), encoding="utf-8")
         shared = ["--insecure", "--superexec-auth-secret-file", str(secret)]
@@ -206,30 +188,7 @@ class _Flower:
             "client-resources-num-gpus": 0.0,
             "init-args-num-cpus": workers,
         }
-        spelled = " ".join(f"{name}={value}" for name, value in federation.items())
-        answer = self._flwr("run", str(self.home / "app"), "--federation-config", spelled)
-        return str(answer["run-id"])
-
-    def status(self, number: str) -> str:
-        """Return Flower's word for how a run stands."""
-        runs = self._flwr("list", "--run-id", number)["runs"]
-        assert isinstance(runs, list)
-        return str(runs[0]["status"])
-
-    def _flwr(self, *words: str) -> dict[str, object]:
-        done = subprocess.run(
-            ["flwr", *words, "--format", "json"], env=self._env, cwd=self.scratch / "empty", stdin=subprocess.DEVNULL,
-            capture_output=True, text=True, timeout=STARTED, check=False,
-        )  # fmt: skip
-        try:
-            answer: dict[str, object] = json.loads(done.stdout)
-        except ValueError:
-            answer = {}
-        if done.returncode != 0 or not answer.get("success"):
-            with self.log.open("a", encoding="utf-8") as log:
-                log.write(f"\nflwr {words[0]} said:\n{done.stdout}{done.stderr}\n")
-            raise RunError(f"'flwr {words[0]}' failed.", f"See the end of {self.log}.")
-        return answer
+        return self.flwr.submit(self.home / "app", federation)
 
     def stop(self) -> None:
         """Stop both and everything they started: first asked, then made to."""

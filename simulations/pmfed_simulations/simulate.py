@@ -26,6 +26,7 @@ from pmfed_simulations.jobs import Engine, Job, rounds_done, run_jobs
 from pmfed_simulations.protocols import PROTOCOLS, Protocol, Series, check_comparisons, comparison, federation
 from pmfed_simulations.published import warfarin_references
 from pmfed_simulations.ray_engine import check_ray
+from pmfed_simulations.rosters import pin_rosters
 from pmfed_simulations.summary import summarise_series
 
 BUILT_IN = ("hospitals", "warfarin", "heart-disease", "eicu", "digits")
@@ -117,7 +118,7 @@ def prepare(options: Options) -> Simulation:
     _check_engine(options)
     check_comparisons(options.compare)
     sites = _sites(options, out)
-    cohorts = {site.name: read_cohort(study, site.sources, site.name) for site in sites}
+    cohorts = {site.name: read_cohort(study, site.sources, site.name, site.places) for site in sites}
     main = federation(
         study, sites, cohorts, out, protocol=options.protocol, seeds=options.seeds, reproducible=options.reproducible
     )
@@ -157,6 +158,7 @@ def simulate(simulation: Simulation, tick: Callable[[], None] = lambda: None) ->
     dict
         result.json.
     """
+    pin_rosters(simulation.sites)
     run_jobs(simulation.jobs, simulation.cohorts, workers_of(simulation.options), tick)
     result, curves = summarise_series(
         simulation.study, simulation.main, simulation.others, simulation.options.protocol, simulation.cohorts

@@ -13,45 +13,45 @@ import federation
 import numpy as np
 import pytest
 from pmfed_client.agent import Agent, Rehearsal
-from pmfed.secagg.keys import verify
 from pmfed_client.ledger import Row
 from pmfed_client.policy import Policy
-from pmfed_client.site import Site
 
 from pmfed.models import build, flatten
 from pmfed.privacy.accounting import rdp_epsilon
 from pmfed.privacy.plan import PrivacyPlan
 from pmfed.secagg.grid import evaluation_grid, gradient_grid
+from pmfed.secagg.keys import verify
 from pmfed.study import Study
 from pmfed.tasks import task_for
 from pmfed.wire import Kind, Reply, Request, dump, parse_reply
 
 RUN, OTHER_RUN = "ab" * 16, "cd" * 16
 STUDY = Study.from_text(federation.STUDY, "study.toml")
-START = flatten(build(STUDY))
 SITES = len(federation.SITES)
+NORTH = federation.SITES[0]
+
+
+Together = federation.Together
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Site:
-    return Site.read(federation.write_federation(tmp_path / "f") / "sites" / "north")
+def folder(tmp_path: Path) -> Path:
+    return federation.write_federation(tmp_path / "f") / "sites"
 
 
-def ask(
-    agent: Agent, kind: Kind, round: int = 0, attempt: int = 0, *, study: Study = STUDY, run: str = RUN,
-    sites: int = SITES, arrays: dict[str, Any] | None = None,
-) -> tuple[Reply, dict[str, Any]]:  # fmt: skip
-    text = study.canonical() if kind == "enroll" else ""
-    asked = Request(kind=kind, run=run, study=study.fingerprint(), round=round, attempt=attempt, sites=sites, text=text)
-    answer, sums = agent.handle(dump(asked), {"parameters": START} if arrays is None else arrays)
-    return parse_reply(answer), dict(sums)
+@pytest.fixture
+def together(folder: Path) -> Together:
+    return Together(folder, STUDY)
 
 
-def enrolled(site: Site, study: Study = STUDY, rehearsal: Rehearsal | None = None) -> Agent:
-    agent = Agent(site, rehearsal=rehearsal)
-    reply, _ = ask(agent, "enroll", study=study)
-    assert reply.ok, reply.reason
-    return agent
+def ask(together: Together, kind: Kind, round: int = 0, attempt: int = 0, **more: Any) -> tuple[Reply, dict[str, Any]]:
+    """Ask the site north."""
+    return together.ask(NORTH, kind, round, attempt, **more)
+
+
+def anew(together: Together) -> Together:
+    """Return the same sites with agents started anew."""
+    return Together(together.sites[NORTH].folder.parent, together.study, together.rehearsal)
 
 
 def refused(answer: tuple[Reply, dict[str, Any]], code: str, said: str) -> None:
@@ -64,128 +64,166 @@ def refused(answer: tuple[Reply, dict[str, Any]], code: str, said: str) -> None:
     assert sums == {}
 
 
-def charges(agent: Agent) -> list[Row]:
-    return [row for row in agent.ledger.rows() if row.kind == "charge"]
+def charges(together: Together, name: str = NORTH) -> list[Row]:
+    return [row for row in together.agents[name].ledger.rows() if row.kind == "charge"]
 
 
-def test_the_whole_way_from_enrolment_to_a_signed_receipt(site: Site) -> None:
-    agent = Agent(site)
-    reply, sums = ask(agent, "enroll")
+def test_the_whole_way_from_enrolment_to_a_signed_receipt(together: Together) -> None:
+    reply, sums = ask(together, "enroll")
     assert reply.ok
-    assert set(json.loads(reply.text)) == {"pmfed", "key", "signature"}
+    assert set(json.loads(reply.text)) == {"pmfed", "card"}
     assert sums == {}
+    together.enrol()
     for number in range(1, 4):
-        reply, sums = ask(agent, "step", number)
+        reply, sums = ask(together, "step", number)
         assert (reply.ok, reply.text, reply.round) == (True, "", number)
-        assert {name: (array.dtype, array.shape) for name, array in sums.items()} == {"sum": (np.uint32, START.shape)}
-    reply, sums = ask(agent, "evaluate", 3)
+        assert {name: (array.dtype, array.shape) for name, array in sums.items()} == {
+            "sum": (np.uint32, together.start.shape)
+        }
+    reply, sums = ask(together, "evaluate", 3)
     assert set(sums) == {"sum", "site"}
-    held_out = evaluation_grid(SITES).decode(sums["sum"]).sum()
+    held_out = evaluation_grid(STUDY, SITES).decode(sums["site"]).sum()
     assert 5 <= held_out <= 25  # one cell per held-out patient
-    reply, sums = ask(agent, "finish", 3)
+    reply, sums = ask(together, "finish", 3)
     receipt = verify(reply.text)
     assert receipt["charges"] == {"step": 3}
     assert receipt["finished"]
     assert receipt["epsilon"] < STUDY.privacy.epsilon
     assert sums == {}
-    refused(ask(agent, "step", 4), "PM500", "not enrolled")
+    refused(ask(together, "step", 4), "PM505", "not enrolled")
 
 
-def test_a_step_is_charged_durably_before_anything_is_computed(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    agent = enrolled(site)
+def test_a_step_is_charged_durably_before_anything_is_computed(
+    together: Together, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = together.enrol().agents[NORTH]
 
     def fail(*_: object) -> None:
         # What another process reads from the disk at this moment.
-        with closing(sqlite3.connect(site.ledger)) as other:
+        with closing(sqlite3.connect(agent.site.ledger)) as other:
             rows = other.execute("SELECT round, attempt FROM rows WHERE kind = 'charge'").fetchall()
         raise RuntimeError(f"{federation.ID_CANARY} {rows}") if rows == [(7, 2)] else AssertionError(rows)
 
-    monkeypatch.setattr(agent._sessions[RUN].trainer, "step", fail)
-    refused(ask(agent, "step", 7, 2), "PM000", "internal error (RuntimeError)")
-    assert [(row.round, row.attempt) for row in charges(agent)] == [(7, 2)]
+    monkeypatch.setattr(agent._sessions[together.run].trainer, "step", fail)
+    refused(ask(together, "step", 7, 2), "PM000", "internal error (RuntimeError)")
+    assert [(row.round, row.attempt) for row in charges(together)] == [(7, 2)]
     monkeypatch.undo()
-    refused(ask(agent, "step", 7, 2), "PM400", "privacy ledger")
+    refused(ask(together, "step", 7, 2), "PM400", "privacy ledger")
 
 
-def test_no_attempt_is_answered_twice_and_no_round_goes_back(site: Site) -> None:
-    agent = enrolled(site)
-    assert ask(agent, "step", 2, 1)[0].ok
+def test_no_attempt_is_answered_twice_and_no_round_goes_back(together: Together) -> None:
+    together.enrol()
+    assert ask(together, "step", 2, 1)[0].ok
     for round, attempt in ((2, 1), (2, 0), (1, 5)):
-        refused(ask(agent, "step", round, attempt), "PM400", "privacy ledger")
-    assert ask(agent, "step", 2, 2)[0].ok
-    assert len(charges(agent)) == 2
+        refused(ask(together, "step", round, attempt), "PM400", "privacy ledger")
+    assert ask(together, "step", 2, 2)[0].ok
+    assert len(charges(together)) == 2
 
 
-def test_a_message_for_another_study_is_refused(site: Site) -> None:
-    agent = enrolled(site)
+def test_an_agent_started_anew_is_asked_to_enrol_anew_and_finds_its_books(together: Together) -> None:
+    together.enrol()
+    assert ask(together, "step", 1)[0].ok
+    second = anew(together)
+    refused(ask(second, "step", 2), "PM505", "not enrolled")
+    second.enrol()
+    refused(ask(second, "step", 1), "PM400", "privacy ledger")  # charged once, released once, whoever asks
+    assert ask(second, "step", 2)[0].ok
+    assert len(charges(second)) == 2
+    assert ask(together, "step", 3)[0].ok  # the first agent lives on and reads the same books
+    assert len(charges(second)) == 3
+
+
+def test_a_message_for_another_study_is_refused(together: Together) -> None:
+    together.enrol()
     other = STUDY.replace(privacy={"clip": 100.0})
-    refused(ask(agent, "step", 1, study=other), "PM500", "another study")
-    refused(ask(agent, "evaluate", 1, study=other), "PM500", "another study")
-    refused(ask(agent, "enroll", study=other), "PM400", "privacy ledger")
-    assert not charges(agent)
+    refused(ask(together, "step", 1, study=other), "PM500", "another study")
+    refused(ask(together, "evaluate", 1, study=other), "PM500", "another study")
+    refused(ask(together, "enroll", study=other), "PM400", "privacy ledger")
+    assert not charges(together)
 
 
-def test_a_site_that_is_not_enrolled_answers_nothing(site: Site) -> None:
-    kinds: list[Kind] = ["step", "evaluate", "statistics"]
+def test_a_site_that_is_not_enrolled_answers_nothing(together: Together) -> None:
+    kinds: list[Kind] = ["step", "evaluate", "statistics", "keys", "shares", "sign", "unmask"]
     for kind in kinds:
-        refused(ask(Agent(site), kind, 1), "PM500", "not enrolled")
-    refused(ask(Agent(site), "finish"), "PM400", "privacy ledger")
-    agent = enrolled(site)
-    refused(ask(agent, "step", 1, run=OTHER_RUN), "PM500", "not enrolled")
-    assert not charges(agent)
+        refused(ask(together, kind, 1), "PM505", "not enrolled")
+    refused(ask(together, "finish"), "PM400", "privacy ledger")
+    together.enrol()
+    refused(ask(together, "step", 1, run=OTHER_RUN), "PM505", "not enrolled")
+    assert not charges(together)
 
 
-def test_a_receipt_can_be_had_again_and_only_for_the_runs_own_study(site: Site) -> None:
-    agent = enrolled(site)
-    assert ask(agent, "step", 1)[0].ok
-    refused(ask(agent, "finish", study=STUDY.replace(privacy={"clip": 2.0})), "PM500", "another study")
-    assert ask(agent, "step", 2)[0].ok
-    receipts = [verify(ask(one, "finish")[0].text) for one in (agent, agent, Agent(site))]
+def test_a_receipt_can_be_had_again_and_only_for_the_runs_own_study(together: Together) -> None:
+    together.enrol()
+    assert ask(together, "step", 1)[0].ok
+    refused(ask(together, "finish", study=STUDY.replace(privacy={"clip": 2.0})), "PM500", "another study")
+    assert ask(together, "step", 2)[0].ok
+    receipts = [verify(ask(one, "finish")[0].text) for one in (together, together, anew(together))]
     assert receipts[0] == receipts[1] == receipts[2]
     assert receipts[0]["charges"] == {"step": 2}
 
 
-def test_a_study_under_a_false_name_or_of_another_kind_is_refused(site: Site) -> None:
-    agent = Agent(site)
+def test_a_study_under_a_false_name_or_of_another_kind_is_refused(together: Together) -> None:
     weaker = STUDY.replace(privacy={"epsilon": 1.0}).canonical()
-    for text, said in ((weaker, "another fingerprint"), ('{"study": 1}', "not valid"), ("", "not valid")):
-        asked = Request(kind="enroll", run=RUN, study=STUDY.fingerprint(), sites=SITES, text=text)
-        answer, sums = agent.handle(dump(asked), {})
-        refused((parse_reply(answer), dict(sums)), "PM500", said)
-    refused(ask(agent, "step", 1), "PM500", "not enrolled")
+    for text, said in ((weaker, "another fingerprint"), ('{"study": 1}', "not valid"), ("-", "not valid")):
+        refused(ask(together, "enroll", text=text), "PM500", said)
+    refused(ask(together, "step", 1), "PM505", "not enrolled")
 
 
-@pytest.mark.parametrize(("sites", "said"), [(SITES + 1, "4 sites in a step, but only 3 enrolled"), (1, "too few")])
-def test_a_share_of_noise_for_other_sites_than_enrolled_is_refused(
-    site: Site, sites: int, said: str, caplog: Any
-) -> None:
-    agent = enrolled(site)
-    refused(ask(agent, "step", 1, sites=sites), "PM300", "policy")
-    assert said in caplog.text
+@pytest.mark.parametrize(
+    ("sites", "said"),
+    [
+        ((*federation.SITES, "east"), "no site 'east'"),
+        ((NORTH,), "at least 2 are needed"),
+        (federation.SITES[1:], "missing among those"),
+        ((NORTH, NORTH), "missing among those"),
+        ((), "missing among those"),
+    ],
+)
+def test_a_sum_over_other_sites_than_introduced_is_refused(together: Together, sites: Any, said: str) -> None:
+    together.enrol()
+    request = Request(
+        kind="step", run=together.run, study=STUDY.fingerprint(), round=1, sites=max(1, len(sites)), roster=sites
+    )
+    answer, sums = together.agents[NORTH].handle(dump(request), {"parameters": together.start})
+    refused((parse_reply(answer), dict(sums)), "PM500", said)
+    assert not charges(together)
 
 
-def test_the_noise_is_the_plans_share_for_the_sites_of_the_attempt(site: Site) -> None:
+def test_a_number_of_sites_that_is_not_that_of_their_names_is_refused(together: Together, caplog: Any) -> None:
+    together.enrol()
+    request = Request(
+        kind="step", run=together.run, study=STUDY.fingerprint(), round=1, sites=30, roster=federation.SITES
+    )  # fmt: skip
+    answer, sums = together.agents[NORTH].handle(dump(request), {"parameters": together.start})
+    refused((parse_reply(answer), dict(sums)), "PM300", "policy")
+    assert "not that of their names" in caplog.text
+    assert not charges(together)
+
+
+def test_the_noise_is_the_plans_share_for_the_sites_of_the_attempt(folder: Path) -> None:
     """Everyone is sampled, so rounds differ by their noise alone; fewer sites, larger shares."""
     study = STUDY.replace(privacy={"sampling_rate": 1.0}, training={"rounds": 240})
-    agent = enrolled(site, study)
+    together = Together(folder, study).enrol()
     plan, grid = PrivacyPlan.solve(study, SITES), gradient_grid(study, SITES)
     for first, sites in ((1, 3), (121, 2)):
-        sums = [ask(agent, "step", first + turn, study=study, sites=sites)[1]["sum"] for turn in range(120)]
+        sums = [together.sum("step", first + turn, sites=federation.SITES[:sites]) for turn in range(120)]
         seen = np.stack([grid.decode(array) for array in sums]).std(axis=0, ddof=1)
         # 7 x 120 numbers: the standard error of the ratio is 2.4 %.
-        assert np.sqrt((seen**2).mean()) / plan.noise_std(sites) == pytest.approx(1, abs=0.12)
+        expected = plan.noise_std(sites) * np.sqrt(sites)
+        assert np.sqrt((seen**2).mean()) / expected == pytest.approx(1, abs=0.12)
     assert plan.noise_std(2) == pytest.approx(np.sqrt(2) * plan.noise_std(3))
 
 
-def test_an_empty_sample_is_noise_like_any_other(site: Site) -> None:
+def test_an_empty_sample_is_noise_like_any_other(folder: Path) -> None:
     """With a rate of 1/100 most samples of 40-odd patients are empty."""
     study = STUDY.replace(privacy={"sampling_rate": 0.01, "epsilon": 0.5})
-    agent = enrolled(site, study)
+    together = Together(folder, study).enrol()
     for number in range(1, 7):
-        reply, sums = ask(agent, "step", number, study=study)
-        assert reply.ok
-        assert np.count_nonzero(sums["sum"]) >= len(START) - 1
+        assert np.count_nonzero(together.sum("step", number)) >= len(together.start) - 1
+    assert len(charges(together)) == 6
 
+
+START = flatten(build(STUDY))
 
 BAD_MODELS: dict[str, dict[str, Any]] = {
     "absent": {},
@@ -200,35 +238,37 @@ BAD_MODELS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("arrays", BAD_MODELS.values(), ids=BAD_MODELS)
-def test_a_model_that_is_none_is_refused_and_not_charged(site: Site, arrays: dict[str, Any]) -> None:
-    agent = enrolled(site)
-    refused(ask(agent, "step", 1, arrays=arrays), "PM500", "model")
-    refused(ask(agent, "evaluate", 1, arrays=arrays), "PM500", "model")
-    assert not charges(agent)
+def test_a_model_that_is_none_is_refused_and_not_charged(together: Together, arrays: dict[str, Any]) -> None:
+    together.enrol()
+    refused(ask(together, "step", 1, arrays=arrays), "PM500", "model")
+    refused(ask(together, "evaluate", 1, arrays=arrays), "PM500", "model")
+    assert not charges(together)
 
 
 LEAKS: dict[str, dict[str, Any]] = {
     "an extra array": {"sum": np.zeros(len(START), np.uint32), "patients": np.zeros(1, np.uint32)},
     "floats": {"sum": np.zeros(len(START), np.float32)},
     "one word more": {"sum": np.zeros(len(START) + 1, np.uint32)},
+    "wider words": {"sum": np.zeros(len(START), np.uint64)},
     "another name": {"gradient": np.zeros(len(START), np.uint32)},
+    "a vector of the site alone": {"sum": np.zeros(len(START), np.uint32), "site": np.zeros(len(START), np.uint32)},
 }
 
 
 @pytest.mark.parametrize("leak", LEAKS.values(), ids=LEAKS)
 def test_the_allow_list_stands_behind_the_trainer(
-    site: Site, leak: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    together: Together, leak: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    agent = enrolled(site)
+    agent = together.enrol().agents[NORTH]
     monkeypatch.setattr(agent, "_answer", lambda *_: ("", leak))
-    refused(ask(agent, "step", 1), "PM500", "array")
+    refused(ask(together, "step", 1), "PM500", "array")
     monkeypatch.setattr(agent, "_answer", lambda *_: ("41 patients", {}))
-    refused(ask(agent, "step", 1), "PM500", "text")
+    refused(ask(together, "step", 1), "PM500", "text")
 
 
 @pytest.mark.parametrize("data", [b"", b"not a record", b'{"kind":"step"}', b"\x80\x04K\x01."])
-def test_what_is_no_request_is_answered_with_a_code(site: Site, data: bytes) -> None:
-    answer, sums = Agent(site).handle(data, {})
+def test_what_is_no_request_is_answered_with_a_code(together: Together, data: bytes) -> None:
+    answer, sums = together.agents[NORTH].handle(data, {})
     reply = parse_reply(answer)
     assert (reply.ok, reply.code, dict(sums)) == (False, "PM500", {})
 
@@ -243,45 +283,59 @@ CLOSED: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
+def with_policy(together: Together, policy: Policy) -> Together:
+    site = together.sites[NORTH].model_copy(update={"policy": policy})
+    together.agents[NORTH] = Agent(site)
+    return together
+
+
 @pytest.mark.parametrize(("changes", "code"), CLOSED.values(), ids=CLOSED)
-def test_a_site_whose_policy_says_no_takes_no_part(site: Site, changes: dict[str, Any], code: str) -> None:
-    policy = site.policy.model_copy(update=changes) if changes else Policy.closed()
-    agent = Agent(site.model_copy(update={"policy": policy}))
-    refused(ask(agent, "enroll"), code, "")
-    refused(ask(agent, "step", 1), "PM500", "not enrolled")
-    assert not list(agent.ledger.rows())
+def test_a_site_whose_policy_says_no_takes_no_part(together: Together, changes: dict[str, Any], code: str) -> None:
+    own = together.sites[NORTH].policy
+    with_policy(together, own.model_copy(update=changes) if changes else Policy.closed())
+    refused(ask(together, "enroll"), code, "")
+    refused(ask(together, "step", 1), "PM505", "not enrolled")
+    assert not list(together.agents[NORTH].ledger.rows())
 
 
-def test_a_second_run_beyond_the_budget_is_refused_with_the_numbers(site: Site) -> None:
-    agent = enrolled(site)
+def test_a_site_without_a_roster_takes_no_part(together: Together, caplog: Any) -> None:
+    together.sites[NORTH].roster.unlink()
+    refused(ask(together, "enroll"), "PM300", "policy")
+    assert "pmfed site trust" in caplog.text
+    assert not list(together.agents[NORTH].ledger.rows())
+
+
+def test_a_second_run_beyond_the_budget_is_refused_with_the_numbers(together: Together) -> None:
+    together.enrol()
     for number in range(1, STUDY.training.rounds + 1):
-        assert ask(agent, "step", number)[0].ok
-    assert ask(agent, "finish")[0].ok
-    answer = ask(Agent(site), "enroll", run=OTHER_RUN)
+        assert ask(together, "step", number)[0].ok
+    assert ask(together, "finish")[0].ok
+    answer = ask(anew(together), "enroll", run=OTHER_RUN)
     refused(answer, "PM310", "allows 2.5000")
-    alone = rdp_epsilon(PrivacyPlan.solve(STUDY, SITES).releases(), site.policy.delta)
+    alone = rdp_epsilon(PrivacyPlan.solve(STUDY, SITES).releases(), together.sites[NORTH].policy.delta)
     assert f"asks for epsilon {alone:.4f} on the cohort" in answer[0].reason
     assert f"; {alone:.4f} is spent there" in answer[0].reason
 
 
-def test_a_budget_of_exactly_one_run_admits_one_run(site: Site) -> None:
-    exact = site.model_copy(update={"policy": site.policy.model_copy(update={"epsilon": STUDY.privacy.epsilon})})
-    agent = enrolled(exact)
-    assert ask(agent, "step", 1)[0].ok
-    refused(ask(agent, "enroll", run=OTHER_RUN), "PM310", "allows 2.0000")
+def test_a_budget_of_exactly_one_run_admits_one_run(together: Together) -> None:
+    own = together.sites[NORTH].policy
+    with_policy(together, own.model_copy(update={"epsilon": STUDY.privacy.epsilon})).enrol()
+    assert ask(together, "step", 1)[0].ok
+    refused(ask(together, "enroll", run=OTHER_RUN), "PM310", "allows 2.0000")
 
 
-def test_more_steps_than_reserved_are_refused_whatever_the_budget(site: Site) -> None:
-    agent = enrolled(site)
-    told = [ask(agent, "step", number)[0] for number in range(1, 10)]
+def test_more_steps_than_reserved_are_refused_whatever_the_budget(together: Together) -> None:
+    together.enrol()
+    told = [ask(together, "step", number)[0] for number in range(1, 10)]
     assert [reply.ok for reply in told] == [True] * 6 + [False] * 3
     assert {reply.code for reply in told[6:]} == {"PM310"}
-    assert len(charges(agent)) == STUDY.training.rounds
+    assert len(charges(together)) == STUDY.training.rounds
 
 
-def test_an_error_in_the_data_stays_at_the_site(site: Site, caplog: Any) -> None:
+def test_an_error_in_the_data_stays_at_the_site(together: Together, caplog: Any) -> None:
+    site = together.sites[NORTH]
     federation.change(site.sources["patients"], f"^({federation.ID_CANARY}-north-7),[0-9.]*", r"\1,old canary-word")
-    answer = ask(Agent(site), "enroll")
+    answer = ask(together, "enroll")
     refused(answer, "PM200", "its data does not fit the study")
     for secret in (federation.ID_CANARY, federation.VALUE_CANARY, "canary-word", "patients.csv", str(site.folder)):
         assert secret not in answer[0].reason
@@ -290,65 +344,58 @@ def test_an_error_in_the_data_stays_at_the_site(site: Site, caplog: Any) -> None
         assert secret not in caplog.text  # not even in the site's own log
 
 
-def test_a_ledger_full_of_garbage_ends_the_sites_part(site: Site) -> None:
-    agent = enrolled(site)
-    assert ask(agent, "step", 1)[0].ok
-    for path in site.folder.glob("ledger.db*"):
+def test_a_ledger_full_of_garbage_ends_the_sites_part(together: Together) -> None:
+    together.enrol()
+    assert ask(together, "step", 1)[0].ok
+    for path in together.sites[NORTH].folder.glob("ledger.db*"):
         path.write_bytes(os.urandom(8192))
-    refused(ask(agent, "step", 2), "PM400", "privacy ledger")
-    refused(ask(Agent(site), "enroll"), "PM400", "privacy ledger")
+    refused(ask(together, "step", 2), "PM400", "privacy ledger")
+    refused(ask(anew(together), "enroll"), "PM400", "privacy ledger")
 
 
-def test_private_evaluation_is_charged_and_noised_and_tells_of_no_site(site: Site) -> None:
+def test_private_evaluation_is_charged_and_noised_and_tells_of_no_site(folder: Path) -> None:
     study = STUDY.replace(evaluation={"release": "private", "per_site": False})
-    agent = enrolled(site, study)
-    reply, sums = ask(agent, "evaluate", 6, study=study)
-    assert reply.ok
-    assert set(sums) == {"sum"}
-    assert np.count_nonzero(sums["sum"]) > 0.9 * task_for(study).cells  # noise in every cell
-    (charge,) = charges(agent)
+    together = Together(folder, study).enrol()
+    assert np.count_nonzero(together.sum("evaluate", 6)) > 0.9 * task_for(study).cells  # noise in every cell
+    (charge,) = charges(together)
     assert charge.what == "evaluation"
     assert str(charge.cohort).startswith("held-out")
-    refused(ask(agent, "evaluate", 6, study=study), "PM400", "privacy ledger")
+    refused(ask(together, "evaluate", 6), "PM400", "privacy ledger")
+    shapes = together.agents[NORTH]._sessions[together.run].trainer.shapes("evaluate", SITES)
+    assert set(shapes) == {"sum"}
 
 
-def test_statistics_are_charged_noised_and_asked_for_once(site: Site) -> None:
+def test_statistics_are_charged_noised_and_asked_for_once(folder: Path) -> None:
     study = Study.from_text(federation.STUDY.replace(", mean = 60, scale = 15", ""), "study.toml")
-    agent = enrolled(site, study)
-    reply, sums = ask(agent, "statistics", study=study)
+    together = Together(folder, study).enrol()
+    reply, sums = ask(together, "statistics")
     assert reply.ok, reply.reason
-    assert [row.what for row in charges(agent)] == ["statistics"]
-    refused(ask(agent, "statistics", study=study), "PM400", "privacy ledger")
-    refused(ask(agent, "step", 1, study=study), "PM500", "model")
+    assert [row.what for row in charges(together)] == ["statistics"]
+    refused(ask(together, "statistics"), "PM400", "privacy ledger")
+    refused(ask(together, "step", 1), "PM500", "model")
     sent = np.concatenate([START, np.zeros(len(sums["sum"]), np.float32)])
-    assert ask(agent, "step", 1, study=study, arrays={"parameters": sent})[0].ok
+    assert ask(together, "step", 1, arrays={"parameters": sent})[0].ok
 
 
-def test_a_study_without_statistics_releases_none(site: Site) -> None:
-    reply, sums = ask(enrolled(site), "statistics")
+def test_a_study_without_statistics_releases_none(together: Together) -> None:
+    reply, sums = ask(together.enrol(), "statistics")
     assert not reply.ok
     assert sums == {}
 
 
-def test_secret_noise_never_repeats_and_seeded_noise_does(site: Site, tmp_path: Path) -> None:
-    beside = Site.read(federation.write_federation(tmp_path / "g") / "sites" / "north")
+def test_secret_noise_never_repeats_and_seeded_noise_does(tmp_path: Path) -> None:
+    def sums(rehearsal: Rehearsal | None, name: str) -> list[bytes]:
+        places = [federation.write_federation(tmp_path / f"{name}-{turn}") / "sites" for turn in range(2)]
+        return [Together(place, STUDY, rehearsal).enrol().sum("step", 1).tobytes() for place in places]
 
-    def sums(rehearsal: Rehearsal | None) -> list[bytes]:
-        found = []
-        for place in (site, beside):
-            for path in place.folder.glob("ledger.*"):
-                path.unlink()
-            found.append(ask(enrolled(place, rehearsal=rehearsal), "step", 1)[1]["sum"].tobytes())
-        return found
-
-    assert len(set(sums(None))) == 2
-    assert len(set(sums(Rehearsal(seed=1)))) == 1
+    assert len(set(sums(None, "secret"))) == 2
+    assert len(set(sums(Rehearsal(seed=1), "seeded"))) == 1
 
 
-def test_only_a_rehearsal_without_noise_keeps_no_books(site: Site) -> None:
+def test_only_a_rehearsal_without_noise_keeps_no_books(folder: Path) -> None:
     plan = PrivacyPlan.solve(STUDY, SITES).without_noise()
-    agent = enrolled(site, rehearsal=Rehearsal(plan=lambda study, sites: plan))
-    assert ask(agent, "step", 1)[0].ok
-    assert not site.ledger.exists()
-    assert Agent(site).charges
-    assert Agent(site, rehearsal=Rehearsal(seed=1)).charges
+    together = Together(folder, STUDY, Rehearsal(plan=lambda study, sites: plan)).enrol()
+    assert ask(together, "step", 1)[0].ok
+    assert not together.sites[NORTH].ledger.exists()
+    assert Agent(together.sites[NORTH]).charges
+    assert Agent(together.sites[NORTH], rehearsal=Rehearsal(seed=1)).charges

@@ -15,7 +15,7 @@ from pmfed.wire import ALLOWED, MAX_RECORD, Reply, Request, check_reply, dump, p
 
 RUN, STUDY = "0123456789abcdef" * 2, "f" * 64
 KINDS = tuple(ALLOWED)
-LENGTHS = {"sum": 5, "site": 5}
+LENGTHS = {"sum": (np.uint32, 5), "site": (np.uint32, 5)}
 
 
 def request(**changes: Any) -> dict[str, Any]:

@@ -14,13 +14,14 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDic
 from pmfed_client import resident
 from pmfed_client.agent import Agent, Rehearsal
 from pmfed_client.app import app as client_app
-from pmfed.secagg.keys import verify
 from pmfed_client.site import Site, read_sites
 from pmfed_server.rounds import Outcome, Rounds, spending
 from pmfed_simulations.grid import LocalGrid
+from pmfed_simulations.rosters import pin_rosters
 
 from pmfed.errors import RunError
 from pmfed.privacy.plan import PrivacyPlan
+from pmfed.secagg.keys import verify
 from pmfed.study import Study
 from pmfed.wire import Request, dump, parse_reply, parse_request
 
@@ -39,11 +40,24 @@ class Meddled(LocalGrid):
     before: Before = staticmethod(lambda _: None)
     after: After = staticmethod(lambda _, replies: replies)
 
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+    asked: Request | None = None
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         messages = list(messages)
-        request = parse_request(bytes(messages[0].content["pmfed"]["record"]))  # type: ignore[arg-type]
-        self.before(request)
-        return self.after(request, list(super().send_and_receive(messages, timeout=timeout)))
+        self.asked = parse_request(bytes(messages[0].content["pmfed"]["record"]))  # type: ignore[arg-type]
+        self.before(self.asked)
+        return super().push_messages(messages)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        if self.asked is None:  # all that came was handed over; what is asked for now was held back
+            return []
+        asked, self.asked = self.asked, None
+        waiting, replies = set(message_ids), list[Message]()
+        while waiting:
+            replies += super().pull_messages(waiting)
+            waiting -= {reply.metadata.reply_to_message_id for reply in replies}
+        order = {node: place for place, node in enumerate(self.get_node_ids())}
+        return self.after(asked, sorted(replies, key=lambda reply: order[reply.metadata.src_node_id]))
 
 
 class Federation:
@@ -53,6 +67,7 @@ class Federation:
         self.folder, self.study, self.plan = folder / "run", study, plan
         self.folder.mkdir()
         self.sites = read_sites(federation.write_federation(folder / "f") / "sites")
+        pin_rosters(self.sites)
         self.rehearsal = Rehearsal()
 
     def run(self, before: Before | None = None, after: After | None = None) -> Outcome:
@@ -176,7 +191,9 @@ def test_after_three_strikes_a_site_is_not_asked_again(tmp_path: Path) -> None:
 def test_a_site_that_was_away_for_a_round_comes_back(sites: Federation) -> None:
     def away(request: Request, replies: list[Message]) -> list[Message]:
         if (request.kind, request.round, request.attempt) == ("step", 3, 0):
-            return [Message(Error(1), reply_to=replies[0]), *replies[2:]]  # one could not be reached, one is late
+            lost = Message(Error(1), reply_to=replies[0])
+            lost.metadata.__dict__["_reply_to_message_id"] = replies[0].metadata.reply_to_message_id
+            return [lost, *replies[2:]]  # one could not be reached, one is late
         return replies
 
     # North's and South's answers were lost: below the quorum of two.

@@ -18,7 +18,7 @@ from rich.table import Table
 from pmfed.errors import UsageError
 
 REPEATS = 5
-GROUPS = ("simulation", "engine")
+GROUPS = ("simulation", "engine", "secagg")
 
 
 @dataclass(frozen=True)

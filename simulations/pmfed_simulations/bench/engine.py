@@ -26,6 +26,7 @@ from opacus.utils.fast_gradient_clipping_utils import DPLossFastGradientClipping
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pmfed.memory import keep_freed
 from pmfed.models.imaging import SmallCNN
 from pmfed.models.repair import make_private
 from pmfed.privacy.gradients import PrivateStep
@@ -146,6 +147,7 @@ def _asked(case: str, what: str) -> Any:
 
 def _times(case: Case) -> dict[str, dict[str, float | str]]:
     """Return median seconds per thread count and way, all measured in turn."""
+    keep_freed()  # as wherever pmfed trains; for all ways alike
     ways = (PLAIN, OURS, *case.opacus)
     steps = {way: _step(case, way) for way in ways}
     found: dict[str, dict[str, float | str]] = {}

@@ -1,0 +1,124 @@
+"""What a hospital agrees to, in plain words, and the note that it did.
+
+An approval is the study itself, kept under its fingerprint in the folder ``approved``. The agent reads it again whenever
+a study asks: a file that was removed, changed, or may be written by others approves nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+
+from pmfed.errors import ApprovalError, PolicyError, StudyError
+from pmfed.modality import sources_of
+from pmfed.models import build
+from pmfed.secagg.roster import grouped
+from pmfed.study import Study
+from pmfed_client.auditlog import AuditLog
+from pmfed_client.home import write_private
+from pmfed_client.site import Site
+
+
+def approve(site: Site, study: Study, agreed: Callable[[list[str]], bool]) -> None:
+    """Approve a study at a site.
+
+    Parameters
+    ----------
+    site, study
+        Who approves what.
+    agreed
+        Shown, line by line, what the study asks; says whether a person agreed.
+
+    Raises
+    ------
+    PolicyError
+        Nobody agreed; nothing was changed.
+    """
+    if not agreed(list(terms(site, study))):
+        raise PolicyError("the study was not approved.", "Nothing was changed; this site will not take part in it.")
+    site.approved.mkdir(mode=0o700, exist_ok=True)
+    path = site.approved / f"{study.fingerprint()}.toml"
+    path.unlink(missing_ok=True)
+    write_private(path, study.to_toml().encode())
+    AuditLog(site.audit_log).add("approve", study=study.fingerprint())
+
+
+def withdraw(site: Site, study: Study) -> None:
+    """Take an approval back; ApprovalError when there was none."""
+    path = site.approved / f"{study.fingerprint()}.toml"
+    if not path.exists():
+        raise ApprovalError(f"{path}: this study was not approved.", "There is nothing to take back.")
+    path.unlink()
+    AuditLog(site.audit_log).add("withdraw", study=study.fingerprint())
+
+
+def check_approved(site: Site, fingerprint: str) -> None:
+    """Return when the hospital approved the study with this fingerprint; else raise ApprovalError."""
+    path = site.approved / f"{fingerprint}.toml"
+    what = f"this hospital has not approved the study {fingerprint[:12]}. Nothing was released."
+    remedy = f"Read what it asks, then: pmfed site approve STUDY.toml {site.folder}"
+    try:
+        written_by_others = path.stat().st_mode & 0o022
+        same = Study.read(path).fingerprint() == fingerprint
+    except (OSError, StudyError):
+        raise ApprovalError(what, remedy) from None
+    if written_by_others or not same:
+        raise ApprovalError(what, f"{path}: was changed, or others may write it. Approve the study again.")
+
+
+def terms(site: Site, study: Study) -> Iterator[str]:
+    """Yield, in plain words, what a study would learn, from what, at what price, and what would leave the hospital."""
+    outcome, privacy, rules = study.outcome, study.privacy, study.evaluation
+    yield f"{study.study.title} ({study.study.name})"
+    if study.study.description:
+        yield study.study.description
+    yield ""
+    kind = "a number" if outcome.task == "regression" else " or ".join(outcome.classes)
+    yield f"What is learned   a model that predicts '{outcome.column}' ({kind}) of a patient"
+    yield f"Who               every patient in {_place(site, study.cohort.table)}; some are held out for testing"
+    yield "From what"
+    for name, modality in sorted(study.modalities.items()):
+        columns = study.inputs.get(name, ())
+        held = f": {', '.join(columns)}" if columns else ""
+        yield f"  {name} ({modality.kind}) in {', '.join(_place(site, one) for one in sources_of(modality))}{held}"
+    yield ""
+    parameters = sum(one.numel() for one in build(study).parameters() if one.requires_grad)
+    yield "What leaves this hospital"
+    yield f"  {study.training.rounds} times a sum over patients of {parameters} numbers, clipped, with noise, under a mask:"
+    yield "  the coordinator can read only the sum over all sites"
+    if study.needs_statistics:
+        yield "  once the sums from which means and scales come, with noise, under a mask"
+    yield f"  {_scores(study)}"
+    if rules.per_site:
+        yield "  this site's own scores, readable by themselves"
+    yield "  a signed receipt of what was charged; version and name of this site; times and sizes of its messages"
+    yield "What never leaves  patient ids, values, images, counts of patients, anything of one patient alone"
+    yield ""
+    yield f"Protected         a whole {privacy.unit}" + ("" if privacy.unit == "patient" else ", which is weaker")
+    yield f"Price             epsilon {privacy.epsilon:g} at delta {privacy.delta:g}, with {privacy.colluders} other sites"
+    yield "                  working against this one"
+    allowed, delta = site.policy.budget
+    if allowed > 0:
+        yield f"This site allows  epsilon {allowed:g} at delta {delta:g} in total; see: pmfed site ledger show"
+    else:
+        yield "This site allows  nothing: it has no [policy] in site.toml, and will refuse whatever is approved"
+    yield ""
+    yield f"fingerprint  {grouped(study.fingerprint())}"
+
+
+def _place(site: Site, source: str) -> str:
+    path = site.sources.get(source)
+    if path is None:
+        return f"'{source}' (not in this site's [data])"
+    shown = os.path.relpath(path, site.folder)
+    return f"'{source}' ({path if shown.startswith('..') else shown})"
+
+
+def _scores(study: Study) -> str:
+    rules = study.evaluation
+    if rules.release == "private":
+        return "once the sums of scores of held-out patients, with noise, under a mask"
+    return (
+        f"every {rules.every} rounds the sums of scores of held-out patients, under a mask, WITHOUT noise: "
+        "no promise covers those patients"
+    )

@@ -1,0 +1,147 @@
+"""The coordinator's folder: certificates, secrets, the sites' cards and their roster, and where its runs are."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import tomli_w
+from pydantic import Field
+
+from pmfed.card import SiteCard
+from pmfed.errors import UsageError
+from pmfed.processes import flower_environment
+from pmfed.secagg.keys import Identity
+from pmfed.validate import Frozen, read_toml
+from pmfed_server.bundle import Flwr
+from pmfed_server.certificates import issue, make_authority
+from pmfed_server.checkpoint import write_atomically
+from pmfed_server.gather import gather_cards, read_card
+
+FILE = "coordinator.toml"
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class Addresses(Frozen):
+    """``[coordinator]``: the names sites know it by, the port they come to, and the SuperLink's own, loopback only."""
+
+    names: Annotated[tuple[str, ...], Field(min_length=1)]
+    port: Port = 9092
+    link_port: Port = 18000
+
+
+class _File(Frozen):
+    coordinator: Addresses
+
+
+class Coordinator(Frozen):
+    """A coordinator: its folder and its addresses."""
+
+    folder: Path
+    addresses: Addresses
+
+    @classmethod
+    def read(cls, folder: Path) -> Coordinator:
+        """Read FOLDER/coordinator.toml.
+
+        Raises
+        ------
+        StudyError
+            The file is missing or does not fit; the message names file, line and key.
+        """
+        folder = folder.parent if folder.name == FILE else folder
+        return cls(folder=folder.absolute(), addresses=read_toml(folder / FILE, _File).coordinator)
+
+    @property
+    def home(self) -> Path:
+        """Flower's files."""
+        return self.folder / "flower"
+
+    @property
+    def cards(self) -> Path:
+        """The sites' cards, a file each."""
+        return self.folder / "cards"
+
+    @property
+    def roster(self) -> Path:
+        """The roster of all cards, to be sent to every site."""
+        return self.folder / "roster.json"
+
+    @property
+    def flwr(self) -> Flwr:
+        """Flower's command line, pointed at this coordinator's SuperLink."""
+        return Flwr(flower_environment(self.home), self.home, self.home / "commands.log")
+
+    def known(self) -> dict[str, SiteCard]:
+        """Return the cards by site."""
+        return {card.site: card for card in map(read_card, sorted(self.cards.glob("*.json")))}
+
+
+def make_coordinator(folder: Path, names: Sequence[str], port: int, link_port: int) -> Coordinator:
+    """Make a coordinator's folder: authority and certificates, secret, identity key, coordinator.toml.
+
+    Raises
+    ------
+    UsageError
+        The folder is not empty, or a name cannot be one.
+    """
+    folder = folder.absolute()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"{folder}: exists and is not empty.", "Choose another folder; nothing is overwritten.")
+    for name in names:
+        if not re.fullmatch(r"[A-Za-z0-9.:-]{1,253}", name):
+            raise UsageError(f"'{name}' is no host name or address.", "Name the host as the sites reach it.")
+    folder.mkdir(parents=True, exist_ok=True)
+    os.chmod(folder, 0o700)
+    told = {"coordinator": {"names": list(names), "port": port, "link_port": link_port}}
+    (folder / FILE).write_text(tomli_w.dumps(told), encoding="utf-8")
+    coordinator = Coordinator.read(folder)
+    for inner in (coordinator.home, coordinator.cards, folder / "runs", folder / "proxy", folder / "logs"):
+        inner.mkdir(mode=0o700)
+    make_authority(folder)
+    issue(folder, "server", names)
+    issue(folder, "link", LOOPBACK)
+    secret = folder / "secret"
+    secret.touch(mode=0o600)
+    secret.write_text(secrets.token_hex(32), encoding="utf-8")
+    Identity.at(folder / "identity.pem")
+    coordinator.flwr.point(f"127.0.0.1:{link_port}", folder / "ca.crt")
+    return coordinator
+
+
+def add_card(coordinator: Coordinator, path: Path) -> SiteCard:
+    """Take in a site's card and write the roster anew.
+
+    A running coordinator lets the site's node in within a second or so.
+
+    Raises
+    ------
+    UsageError
+        The file is no card, has no node key, or the site is known with other keys.
+    """
+    card = read_card(path)
+    if not card.node:
+        raise UsageError(
+            f"{path}: has no key for a Flower node, so this site could not connect.",
+            "Make the site's folder with 'pmfed site init', then send the card anew.",
+        )
+    kept = coordinator.cards / f"{card.site}.json"
+    known = coordinator.known()
+    if card.site in known and known[card.site] != card:
+        raise UsageError(
+            f"{path}: '{card.site}' is known with other keys.",
+            f"Ask the site, by telephone for instance, why; then remove {kept} and add the card again.",
+        )
+    for other in known.values():
+        if other.site != card.site and (other.key == card.key or other.node == card.node):
+            raise UsageError(f"{path}: has a key of '{other.site}'.", "Each site makes its own.")
+    write_atomically(kept, (card.model_dump_json() + "\n").encode())
+    cards = sorted(coordinator.cards.glob("*.json"))
+    if len(cards) >= 2:
+        write_atomically(coordinator.roster, gather_cards(cards).canonical().encode())
+    return card

@@ -1,0 +1,139 @@
+"""Who takes part in a run: sites agree, and are introduced to each other so that they can mask their sums."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from pmfed.errors import RunError
+from pmfed.study import Study
+from pmfed.wire import Request
+from pmfed_server.fleet import Answer, Fleet
+
+log = logging.getLogger("pmfed.server")
+
+STRIKES = 3  # a site that fails this often in a row is left out of the rest of the run
+
+
+class Enrolment:
+    """The sites of a run.
+
+    Parameters
+    ----------
+    fleet, study
+        How sites are reached; what they are asked to take part in.
+    request
+        Makes a request of a kind: ``request(kind, text=..., sites=...)``.
+
+    Attributes
+    ----------
+    sites
+        Name by node, of those who agreed.
+    refused
+        Reason by name, of those who did not.
+    insecure
+        Whether a site's noise comes from a seed (a trial federation): then nothing protects anybody.
+    masked
+        Whether sites mask their sums: all do, but in a simulation's comparisons that keep no books.
+    """
+
+    def __init__(self, fleet: Fleet, study: Study, request: Callable[..., Request]) -> None:
+        self.fleet, self.study, self._request = fleet, study, request
+        self.sites: dict[int, str] = {}
+        self.refused: dict[str, str] = {}
+        self.masked = False
+        self.insecure = False
+        self.strikes: dict[int, int] = {}
+        self._cards: dict[int, Any] = {}
+        self._asked = 0
+        self.introductions = 0
+
+    def enrol(self, nodes: Sequence[int]) -> None:
+        """Ask nodes to take part, and introduce those who agree to each other.
+
+        Raises
+        ------
+        RunError
+            Fewer agreed than the study's quorum, or they did not accept each other.
+        """
+        self._asked = len(nodes)
+        self._ask(nodes)
+        needed = self.study.quorum(len(nodes))
+        if len(self.sites) < needed:
+            raise RunError(
+                f"{len(self.sites)} of {len(nodes)} sites agreed to take part; the study needs {needed}.\n"
+                + listed(self.refused),
+                "Settle the reasons above with these sites, or lower training.quorum.",
+            )
+        self._introduce()
+
+    def roster(self) -> list[int]:
+        """Return the nodes to ask: those that did not fail too often in a row and that the others have keys with.
+
+        A site that missed an introduction, because it was away, costs one more as long as it has strikes left.
+        """
+        well = [node for node in self.sites if self.strikes.get(node, 0) < STRIKES]
+        if any(node not in self._cards for node in well):
+            self.introduce_again()
+        return [node for node in well if node in self._cards and self.strikes.get(node, 0) < STRIKES]
+
+    def strike(self, node: int) -> None:
+        """Note that a site failed."""
+        self.strikes[node] = self.strikes.get(node, 0) + 1
+
+    def introduce_again(self) -> None:
+        """A site lost its keys: fresh ones for everybody who is still there."""
+        log.info("introducing the sites to each other again")
+        well = [node for node in self.sites if self.strikes.get(node, 0) < STRIKES]
+        self._ask(well)
+        for node in well:
+            if node not in self._cards:
+                self.strike(node)
+        self._introduce()
+
+    def _ask(self, nodes: Sequence[int]) -> None:
+        """Ask for agreement and a card."""
+        self._cards = {}
+        request = self._request("enroll", text=self.study.canonical(), sites=self._asked)
+        for answer in self.fleet.ask(request, nodes):
+            if not answer.ok or answer.reply is None:
+                self.refused[name(answer)] = answer.problem
+                continue
+            if answer.reply.site in (known for node, known in self.sites.items() if node != answer.node):
+                self.refused[f"node {answer.node}"] = f"calls itself '{answer.reply.site}', as another node does"
+                continue
+            self.sites[answer.node] = answer.reply.site
+            self.refused.pop(answer.reply.site, None)
+            try:
+                told = json.loads(answer.reply.text) if answer.reply.text else {"card": None}
+                self._cards[answer.node] = told["card"]
+                self.insecure |= bool(told.get("insecure"))
+            except (ValueError, TypeError, KeyError, AttributeError):
+                self.refused[answer.reply.site] = "sent no card"
+
+    def _introduce(self) -> None:
+        """Send every site the cards of all; without cards sums travel bare."""
+        self.masked = any(card is not None for card in self._cards.values())
+        if not self.masked:
+            return
+        self.introductions += 1
+        text = json.dumps([self._cards[node] for node in sorted(self._cards, key=self.sites.__getitem__)])
+        request = self._request("keys", text=text, sites=len(self._cards))
+        answers = self.fleet.ask(request, list(self._cards))
+        if failed := {name(answer): answer.problem for answer in answers if not answer.ok}:
+            raise RunError(
+                "the sites could not be introduced to each other.\n" + listed(failed),
+                "Every site must have pinned the same roster: compare its fingerprint with them.",
+            )
+
+
+def name(answer: Answer) -> str:
+    """Return whose answer this is, for people."""
+    return (answer.reply.site if answer.reply else "") or f"node {answer.node}"
+
+
+def listed(reasons: Mapping[str, str]) -> str:
+    """Return reasons as lines."""
+    return "\n".join(f"  {site}: {reason}" for site, reason in sorted(reasons.items()))

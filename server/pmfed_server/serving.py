@@ -1,0 +1,182 @@
+"""`pmfed coordinator start`: Flower's SuperLink on the loopback interface, and the one door sites come through.
+
+Flower serves sites, people and its own programs on one port, and asks people for no password. So that port stays on
+the loopback interface, and a reverse proxy passes on what sites need, `/v1/fleet/`, and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import pwd
+import shutil
+import urllib.request
+from ssl import create_default_context
+
+from pmfed.errors import RunError, UsageError
+from pmfed.processes import Program, flower_environment, keep
+from pmfed_server.checkpoint import write_atomically
+from pmfed_server.coordinator import Coordinator
+
+log = logging.getLogger("pmfed.server")
+
+NGINX = """\
+# Written by 'pmfed coordinator start'. Only what sites need is passed on; the SuperLink's other paths have no password.
+{user}daemon off;
+worker_processes 1;
+pid {folder}/proxy/nginx.pid;
+error_log stderr warn;
+events {{ worker_connections 1024; }}
+http {{
+  access_log off;
+  server_tokens off;
+  client_body_temp_path {folder}/proxy/body;
+  proxy_temp_path {folder}/proxy/answers;
+  fastcgi_temp_path {folder}/proxy/unused;
+  uwsgi_temp_path {folder}/proxy/unused;
+  scgi_temp_path {folder}/proxy/unused;
+  upstream superlink {{ server 127.0.0.1:{link_port}; keepalive 16; }}
+  server {{
+    listen {port} ssl;
+    ssl_certificate {folder}/server.crt;
+    ssl_certificate_key {folder}/server.key;
+    ssl_protocols TLSv1.2 TLSv1.3;
+    client_max_body_size 64m;  # Flower cuts what is large into pieces of a few MB
+    location / {{ return 404; }}
+    # The path is put together anew from what was matched: what a client spells in another way cannot get past.
+    location ~ "^/v1/fleet/([a-z-]+)$" {{
+      limit_except POST {{ deny all; }}
+      proxy_pass https://superlink/v1/fleet/$1;
+      proxy_http_version 1.1;
+      proxy_set_header Connection "";
+      proxy_ssl_verify on;
+      proxy_ssl_trusted_certificate {folder}/ca.crt;
+      proxy_ssl_name localhost;
+      proxy_request_buffering off;
+      proxy_buffering off;
+      proxy_read_timeout 120s;
+    }}
+  }}
+}}
+"""
+
+
+def start_coordinator(coordinator: Coordinator, proxy: bool = True) -> None:
+    """Run the coordinator's programs until this process is asked to stop (SIGTERM or SIGINT).
+
+    Parameters
+    ----------
+    coordinator
+        Whose.
+    proxy
+        Whether to run nginx. Without it nothing is reachable from other machines, until a proxy of your own, set up
+        like the nginx.conf this writes, passes on the fleet's paths.
+
+    Raises
+    ------
+    UsageError
+        nginx is not installed, or the coordinator runs already.
+    """
+    folder, home = coordinator.folder, coordinator.home
+    user = f"user {pwd.getpwuid(0).pw_name};\n" if os.geteuid() == 0 else ""
+    text = NGINX.format(
+        user=user, folder=folder, port=coordinator.addresses.port, link_port=coordinator.addresses.link_port
+    )
+    write_atomically(folder / "nginx.conf", text.encode())
+    if not (home / "state.db").exists():
+        (folder / "registered.json").unlink(missing_ok=True)
+    keep(folder, programs(coordinator, proxy), _Door(coordinator).look)
+
+
+def programs(coordinator: Coordinator, proxy: bool) -> list[Program]:
+    """Return what a coordinator runs."""
+    folder, home, logs = coordinator.folder, coordinator.home, coordinator.folder / "logs"
+    port = str(coordinator.addresses.link_port)
+    flower = flower_environment(home)
+    secret = ("--superexec-auth-secret-file", str(folder / "secret"))
+    link = (
+        "flower-superlink", "--host", "127.0.0.1", "--port", port, "--ssl-ca-certfile", str(folder / "ca.crt"),
+        "--ssl-certfile", str(folder / "link.crt"), "--ssl-keyfile", str(folder / "link.key"),
+        "--enable-supernode-auth", "--isolation", "process", "--database", str(home / "state.db"),
+        "--disable-runtime-dependency-installation", *secret,
+    )  # fmt: skip
+    apps = (
+        "flower-superexec", "--runtime-api-address", f"127.0.0.1:{port}",
+        "--root-certificates", str(folder / "ca.crt"), *secret,
+    )  # fmt: skip
+
+    told = [
+        Program("superlink", link, flower, str(home), str(logs / "superlink.log")),
+        Program("superexec", apps, flower, str(home), str(logs / "superexec.log"), after=int(port)),
+    ]
+    if proxy:
+        nginx = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
+        if nginx is None:
+            raise UsageError(
+                "nginx is not installed; without it sites on other machines cannot connect.",
+                "Install it (apt-get install nginx-light), or run a proxy of your own after coordinator.toml's "
+                "folder/nginx.conf and start with --no-proxy.",
+            )
+        command = (nginx, "-e", "stderr", "-p", str(folder / "proxy"), "-c", str(folder / "nginx.conf"))
+        told.append(Program("proxy", command, {}, str(folder / "proxy"), str(logs / "proxy.log"), after=int(port)))
+    return told
+
+
+def answers(coordinator: Coordinator) -> bool:
+    """Whether the SuperLink says that it is well."""
+    trusted = create_default_context(cafile=str(coordinator.folder / "ca.crt"))
+    direct = urllib.request.build_opener(  # the machine itself, whatever proxy is set
+        urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=trusted)
+    )
+    try:
+        with direct.open(f"https://127.0.0.1:{coordinator.addresses.link_port}/health", timeout=2.0) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+def connected(coordinator: Coordinator) -> dict[str, str]:
+    """Return, by site, what Flower says of its node: online, offline, or registered (never seen)."""
+    registered = coordinator.folder / "registered.json"
+    known = json.loads(registered.read_text(encoding="utf-8")) if registered.exists() else {}
+    names = {one["node"]: one["site"] for one in known.values()}
+    nodes = coordinator.flwr.ask("supernode", "list")["nodes"]
+    return {names.get(str(node["node-id"]), str(node["node-id"])): str(node["status"]) for node in nodes}
+
+
+class _Door:
+    """Lets the nodes of known cards in: Flower must be told their keys before they connect."""
+
+    def __init__(self, coordinator: Coordinator) -> None:
+        self.coordinator = coordinator
+        self.file = coordinator.folder / "registered.json"
+        self.tried: set[str] = set()
+        self.seen = -1.0
+
+    def look(self) -> None:
+        """Register one card that is not registered yet, if the SuperLink answers."""
+        changed = self.coordinator.cards.stat().st_mtime
+        if changed == self.seen:
+            return
+        done = json.loads(self.file.read_text(encoding="utf-8")) if self.file.exists() else {}
+        waiting = [
+            card for card in self.coordinator.known().values() if card.node not in done and card.node not in self.tried
+        ]
+        if not waiting:
+            self.seen = changed
+            return
+        if not answers(self.coordinator):
+            return
+        card = waiting[0]
+        self.tried.add(card.node)
+        key = self.coordinator.home / f"{card.site}.pub"
+        key.write_text(card.node + "\n", encoding="utf-8")
+        try:
+            answer = self.coordinator.flwr.ask("supernode", "register", str(key), "--name", card.site)
+        except RunError as error:
+            log.warning("%s: its node was not let in: %s", card.site, error)
+            return
+        write_atomically(
+            self.file, json.dumps({**done, card.node: {"site": card.site, "node": str(answer["node-id"])}}).encode()
+        )

@@ -1,0 +1,219 @@
+"""Sums over sites, in whichever way the run adds them up: masked, masked with recovery, or (rehearsals) bare.
+
+Vectors are added as they arrive, so the coordinator holds one sum and one vector, however many sites there are.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import ValidationError
+
+from pmfed.errors import KeysError, RunError
+from pmfed.secagg.masks import Label
+from pmfed.secagg.opening import unmask
+from pmfed.secagg.protocol import (
+    AHEAD,
+    Delivery,
+    Package,
+    Packages,
+    Parcel,
+    Prepare,
+    Shares,
+    Survivors,
+    is_signature,
+    threshold_of,
+)
+from pmfed.study import Study
+from pmfed.wire import Request
+from pmfed_server.enrolment import Enrolment
+from pmfed_server.fleet import Answer, Fleet
+
+log = logging.getLogger("pmfed.server")
+
+
+@dataclass
+class Summed:
+    """What came of asking for a sum.
+
+    Attributes
+    ----------
+    total
+        The sum of the vectors of ``nodes``, words; None when it cannot be read.
+    nodes
+        Whose vectors are in it.
+    failed
+        Who gave none, and why.
+    own
+        By node, what it sent for itself alone, where study and site allow that.
+    """
+
+    total: npt.NDArray[Any] | None
+    nodes: list[int]
+    failed: list[Answer]
+    own: dict[int, npt.NDArray[Any]] = field(default_factory=dict)
+
+    @property
+    def lost_keys(self) -> bool:
+        """Whether a site must be introduced to the others again."""
+        return any(answer.code == KeysError.code for answer in self.failed)
+
+
+class Sums:
+    """Asks sites for vectors and adds them up.
+
+    Parameters
+    ----------
+    fleet
+        How sites are reached.
+    study
+        Says whether sums survive dropouts.
+    enrolment
+        The sites, and whether they mask what they send.
+    """
+
+    def __init__(self, fleet: Fleet, study: Study, enrolment: Enrolment) -> None:
+        self.fleet, self.study, self.enrolment = fleet, study, enrolment
+        self.sites = enrolment.sites
+        self._slots: dict[int, dict[str, Package]] = {}
+        self._next = self._keys = 0
+
+    @property
+    def recovers(self) -> bool:
+        """Whether a sum survives sites that fail."""
+        return self.enrolment.masked and self.study.aggregation.dropouts > 0
+
+    def collect(
+        self,
+        request: Request,
+        nodes: Sequence[int],
+        size: int,
+        word: type[np.generic],
+        vector: npt.NDArray[np.float32] | None = None,
+    ) -> Summed:
+        """Ask nodes for a vector each and return the sum.
+
+        Parameters
+        ----------
+        request
+            What to ask; names and number of the sites are filled in here.
+        nodes
+            Whom.
+        size, word
+            What each vector must be: its length, and uint32 or uint64.
+        vector
+            The model to send along.
+        """
+        nodes = list(nodes)
+        slot, texts, failed = None, None, []
+        if self.recovers:
+            failed = self._prepare(request, nodes)
+            if failed:
+                return Summed(None, [], failed)
+            slot = min(self._slots)
+            texts = {node: self._delivery(slot, node, nodes) for node in nodes}
+        request = self._naming(request, nodes)
+        found = Summed(np.zeros(size, word), [], [])
+        for answer in self.fleet.stream(request, nodes, vector, texts):
+            words = answer.arrays.get("sum")
+            if not answer.ok or words is None or words.dtype != word or len(words) != size:
+                found.failed.append(answer)
+                continue
+            assert found.total is not None
+            found.total += words
+            found.nodes.append(answer.node)
+            if "site" in answer.arrays:
+                found.own[answer.node] = answer.arrays["site"].copy()
+        found.nodes.sort()
+        if slot is not None:
+            self._open(request, slot, found, vector)
+        elif self.enrolment.masked and found.failed:
+            found.total = None  # masks cancel between all or none
+        return found
+
+    def _naming(self, request: Request, nodes: Sequence[int], **more: Any) -> Request:
+        names = tuple(sorted(self.sites[node] for node in nodes)) if self.enrolment.masked else ()
+        return request.model_copy(update={"roster": names, "sites": len(nodes), **more})
+
+    # -- dropout recovery ------------------------------------------------------------------------------------------
+
+    def _prepare(self, request: Request, nodes: Sequence[int]) -> list[Answer]:
+        """See that a slot is there whose shares these very sites hold; return who failed at it."""
+        names = {self.sites[node] for node in nodes}
+        if self._keys != self.enrolment.introductions:  # new keys, and shares of the old ones are worth nothing
+            self._slots.clear()
+            self._keys, self._next = self.enrolment.introductions, 0
+        self._slots = {slot: packages for slot, packages in self._slots.items() if set(packages) == names}
+        if self._slots:
+            return []
+        first, self._next = self._next, self._next + AHEAD
+        text = Prepare(first=first, count=AHEAD).model_dump_json()
+        answers = self.fleet.ask(self._naming(request, nodes, kind="shares", text=text), nodes)
+        failed = []
+        for answer in answers:
+            try:
+                packages = Packages.validate_json(answer.reply.text, strict=True) if answer.ok and answer.reply else ()
+            except ValidationError:
+                packages = ()
+            name = self.sites[answer.node]
+            if [package.slot for package in packages] != list(range(first, first + AHEAD)) or any(
+                set(package.boxes) != names - {name} for package in packages
+            ):
+                failed.append(answer if not answer.ok else Answer(answer.node, None, problem="sent no fitting shares"))
+                continue
+            for package in packages:
+                self._slots.setdefault(package.slot, {})[name] = package
+        if failed:
+            self._slots.clear()
+        return failed
+
+    def _delivery(self, slot: int, node: int, nodes: Sequence[int]) -> str:
+        me = self.sites[node]
+        parcels = {}
+        for other in nodes:
+            name = self.sites[other]
+            if name != me:
+                package = self._slots[slot][name]
+                parcels[name] = Parcel(
+                    public=package.public, commit=package.commit, box=package.boxes[me], signature=package.signature
+                )
+        return Delivery(slot=slot, parcels=parcels).model_dump_json()
+
+    def _open(self, request: Request, slot: int, found: Summed, vector: npt.NDArray[Any] | None) -> None:
+        """Have the survivors sign who they are and give their shares; take the masks off the sum."""
+        packages = self._slots.pop(slot)
+        total, found.total = found.total, None
+        assert total is not None
+        least = max(threshold_of(len(packages)), len(request.roster) - self.study.aggregation.dropouts)
+        if len(found.nodes) < least:
+            return
+        names = tuple(self.sites[node] for node in found.nodes)
+        asked = Survivors(slot=slot, sites=names, votes={})
+        votes = self._told(request.model_copy(update={"kind": "sign"}), found.nodes, asked)
+        # What is no signature would make the whole message unreadable to everybody else.
+        votes = {node: text for node, text in votes.items() if is_signature(text)}
+        asked = asked.model_copy(update={"votes": {self.sites[node]: text for node, text in votes.items()}})
+        told = self._told(request.model_copy(update={"kind": "unmask"}), list(votes), asked)
+        shares = {}
+        for node, text in told.items():
+            try:
+                shares[self.sites[node]] = Shares.validate_json(text, strict=True)
+            except ValidationError:
+                log.warning("%s sent no shares", self.sites[node])
+        label = Label.of(request.kind, request.round, request.attempt, request.roster, vector)
+        try:
+            colluders = self.study.privacy.colluders + self.study.aggregation.dropouts
+            unmask(total, label, names, packages, shares, colluders)
+        except RunError as error:
+            log.warning("%s %d.%d: %s", request.kind, request.round, request.attempt, error)
+            return
+        found.total = total
+
+    def _told(self, request: Request, nodes: Sequence[int], asked: Survivors) -> dict[int, str]:
+        answers = self.fleet.ask(request, nodes, dict.fromkeys(nodes, asked.model_dump_json()))
+        return {answer.node: answer.reply.text for answer in answers if answer.ok and answer.reply}
