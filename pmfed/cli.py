@@ -1,4 +1,4 @@
-"""The face of pmfed. The only file of this package that looks up at server, client and simulations.
+"""The face of pmfed. It and the two files beside it alone look up at server, client and simulations.
 
 Everything heavy is imported inside the commands: `pmfed --help` must answer at once.
 """
@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pmfed import __version__
+from pmfed.cli_coordinator import coordinator_app
+from pmfed.cli_site import site_app
 from pmfed.errors import PmfedError, UsageError
+from pmfed.memory import keep_freed
 
 if TYPE_CHECKING:
     from pmfed_simulations.simulate import Simulation
@@ -32,16 +35,13 @@ study_app = typer.Typer(help="Check, plan and write studies.", no_args_is_help=T
 data_app = typer.Typer(help="Public data for the built-in studies.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(study_app, name="study")
 app.add_typer(data_app, name="data")
-site_app = typer.Typer(help="What a hospital runs.", no_args_is_help=True, rich_markup_mode=None)
-ledger_app = typer.Typer(help="The site's privacy ledger.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(site_app, name="site")
-site_app.add_typer(ledger_app, name="ledger")
-
-SiteFolder = Annotated[Path, typer.Argument(help="The site's folder, or its site.toml.")]
+app.add_typer(coordinator_app, name="coordinator")
 
 
 def main() -> None:
     """Run the command line; every known error becomes a message, its code and an exit code."""
+    keep_freed()  # for whatever trains in this process or its forks
     try:
         app(standalone_mode=False)
     except PmfedError as error:
@@ -239,37 +239,17 @@ def data_get(
     print(f"{folder} is complete; checksums agree.\nnext: pmfed simulate ... --data {out}")
 
 
-@ledger_app.command("show")
-def ledger_show(site: SiteFolder = Path()) -> None:
-    """Show what is spent of the budget, and by which runs."""
-    from pmfed_client.show import show_ledger
-    from pmfed_client.site import Site
-
-    show_ledger(Site.read(site))
-
-
-@ledger_app.command("verify")
-def ledger_verify(site: SiteFolder = Path()) -> None:
-    """Walk the hash chain; a ledger that was edited or cut short is an error."""
-    from pmfed_client.show import open_ledger
-    from pmfed_client.site import Site
-
-    print(f"{open_ledger(Site.read(site)).verify()} rows; the chain is whole.")
-
-
-@ledger_app.command("export")
-def ledger_export(
-    site: SiteFolder = Path(),
-    out: Annotated[Path, typer.Option(help="The file to write: a line of JSON per row.")] = Path("ledger.jsonl"),
+@data_app.command("hospitals")
+def data_hospitals(
+    sites: Annotated[int, typer.Option(help="How many hospitals.")] = 5,
+    patients: Annotated[int, typer.Option(help="Patients per hospital, on average.")] = 400,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same patients.")] = 0,
+    out: Annotated[Path, typer.Option(help="A new folder to write them to.")] = Path("hospitals"),
 ) -> None:
-    """Write every row as JSON, for an auditor. No patient data is in it."""
-    from pmfed_client.show import open_ledger
-    from pmfed_client.site import Site
+    """Write virtual hospitals as real ones keep their data: OMOP or FHIR, VCF, DICOM, and a study to run on them."""
+    from pmfed_simulations.hospitals.shown import show_hospitals
 
-    if out.exists():
-        raise UsageError(f"{out}: the file exists.", "Choose another name; nothing is overwritten.")
-    open_ledger(Site.read(site)).export(out)
-    print(f"{out} written.")
+    show_hospitals(out, sites, patients, seed)
 
 
 @app.command()
@@ -288,7 +268,7 @@ def audit(
 
 @app.command()
 def bench(
-    only: Annotated[str | None, typer.Option(help="simulation")] = None,
+    only: Annotated[str | None, typer.Option(help="simulation, engine or secagg")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the rows here.")] = None,
 ) -> None:
     """Measure speed side by side with the alternatives."""

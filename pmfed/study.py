@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 import tomli_w
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from pmfed.modality import Genotypes, Images, Modality, Name, Numeric, Table
+from pmfed.modality import SCANS, Genotypes, Modality, Name, Table, numbers_of, shape_of
 from pmfed.validate import Frozen, parse_toml, read_toml
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
@@ -35,6 +35,8 @@ class About(Frozen):
 class CohortSpec(Frozen):
     """``[cohort]``: which table lists the records, and how they belong to patients.
 
+    ``index`` is the column with each record's index date, which modalities read from dated sources need: nothing at or
+    after it is an input. Patients whose ``consent`` column does not say yes are left out and counted.
     ``expected_patients`` is a PUBLIC constant: the number of training patients over all sites that the
     study is designed for. Sums are divided by it, never by a true count, because true counts leak.
     """
@@ -42,6 +44,8 @@ class CohortSpec(Frozen):
     table: str
     patient: str = "patient_id"
     record: str | None = None
+    index: str | None = None
+    consent: str | None = None
     max_records: PositiveInt = 8
     expected_patients: PositiveInt
 
@@ -158,6 +162,17 @@ class Privacy(Frozen):
     statistics_noise: PositiveFloat = 8.0
 
 
+class Aggregation(Frozen):
+    """``[aggregation]``: how sums over sites come about without anyone seeing a single site's vector.
+
+    With ``dropouts = 0`` masks between pairs of sites cancel in the sum: one leg a round, and a round in which a site
+    fails is repeated without it. Above 0, a round survives so many sites failing in it, for two more legs and
+    noise enough for those that remain (Bonawitz et al. 2017).
+    """
+
+    dropouts: Annotated[int, Field(ge=0)] = 0
+
+
 class Evaluation(Frozen):
     """``[evaluation]``: who is held out, and how their scores leave the sites.
 
@@ -205,6 +220,7 @@ class Study(Frozen):
     model: ModelSpec = ModelSpec()
     training: Training
     privacy: Privacy
+    aggregation: Aggregation = Aggregation()
     evaluation: Evaluation = Evaluation()
 
     @model_validator(mode="after")
@@ -219,17 +235,19 @@ class Study(Frozen):
         if self.evaluation.metric is not None and self.evaluation.metric not in known:
             raise ValueError(f"evaluation.metric: a {self.outcome.task} outcome has {', '.join(known)}")
         for name, modality in self.modalities.items():
-            if isinstance(modality, Images) and self.model.kind == "fusion":
-                halvings = len(self.model.channels)
-                if not halvings or min(modality.size) < 2**halvings:
+            if isinstance(modality, SCANS) and self.model.kind == "fusion":
+                halvings, size = len(self.model.channels), shape_of(modality)[1:]
+                if not halvings or min(size) < 2**halvings:
                     raise ValueError(
-                        f"model.channels: {halvings} layers, each halving the image, do not fit the {modality.size[0]} x "
-                        f"{modality.size[1]} pixels of modalities.{name}"
+                        f"model.channels: {halvings} layers, each halving the image, do not fit the "
+                        f"{' x '.join(map(str, size))} pixels of modalities.{name}"
                     )
             columns = [
                 self.outcome.column,
                 self.cohort.patient,
                 self.cohort.record,
+                self.cohort.index,
+                self.cohort.consent,
                 self.evaluation.split_column,
             ]
             inputs: dict[str, Any] = {}
@@ -240,7 +258,7 @@ class Study(Frozen):
             for key, value in inputs.items():
                 if (value.column or key) in columns:
                     raise ValueError(
-                        f"modalities.{name}: '{value.column or key}' is the outcome, an identifier or the split; "
+                        f"modalities.{name}: '{value.column or key}' is the outcome, an identifier, a date or the split; "
                         "it cannot be an input"
                     )
         return self
@@ -251,18 +269,13 @@ class Study(Frozen):
         return {
             name: modality.names
             for name, modality in sorted(self.modalities.items())
-            if not isinstance(modality, Images)
+            if not isinstance(modality, SCANS)
         }
 
     @property
     def needs_statistics(self) -> bool:
         """Whether means and scales must be learned from the sites before training."""
-        return any(
-            isinstance(feature, Numeric) and feature.mean is None
-            for modality in self.modalities.values()
-            if isinstance(modality, Table)
-            for feature in modality.features.values()
-        )
+        return any(number.mean is None for m in self.modalities.values() for _, number, _ in numbers_of(m))
 
     @property
     def steps(self) -> int:

@@ -10,12 +10,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pmfed.cohort.block import Block
+from pmfed.cohort.ehr import read_signals
+from pmfed.cohort.ehr.moments import NEVER, Moments, last_second
 from pmfed.cohort.encode import Encoded, chance_equal, encode
+from pmfed.cohort.files import read_block
 from pmfed.cohort.images import read_images
+from pmfed.cohort.imaging.places import Places
+from pmfed.cohort.imaging.zipped import read_zipped_images
 from pmfed.cohort.records import Records, Sheet, modalities_at, read_records, read_sheets
-from pmfed.cohort.tables import MISSING, Problems, count, labels
+from pmfed.cohort.tables import MISSING, Problems, count, first_row, labels
 from pmfed.errors import DataError
-from pmfed.modality import Images, Numeric, Table
+from pmfed.modality import Genotypes, Images, Modality, Numeric, Signals, Table, shape_of
 from pmfed.study import Study
 
 if TYPE_CHECKING:
@@ -32,7 +38,7 @@ class Findings:
     """What reading a site's files found. Counts only, never a value of a patient.
 
     ``missing`` counts records per ``modality.feature`` among those that have the modality; ``coverage`` counts
-    patients per modality. Of a selection, ``missing`` and what was dropped stay those of the reading.
+    patients per modality; ``counts`` holds whatever else readers saw. Of a selection, ``missing``, ``counts`` and what was dropped stay those of the reading.
     """
 
     patients: int = 0
@@ -43,6 +49,7 @@ class Findings:
     dropped_over_cap: int = 0
     missing: Mapping[str, int] = field(default_factory=dict)
     coverage: Mapping[str, int] = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
 
@@ -161,7 +168,7 @@ def pool(cohorts: Sequence[Cohort]) -> Cohort:
     )._recounted()
 
 
-def read_cohort(study: Study, sources: Mapping[str, Path], site: str) -> Cohort:
+def read_cohort(study: Study, sources: Mapping[str, Path | str], site: str, places: Places | None = None) -> Cohort:
     """Read a site's files into the cohort a study asks for.
 
     Parameters
@@ -173,6 +180,8 @@ def read_cohort(study: Study, sources: Mapping[str, Path], site: str) -> Cohort:
         does not have is absent there: zeros, and present nowhere.
     site
         The site's name, for messages.
+    places
+        Cache and progress for what takes long to read.
 
     Raises
     ------
@@ -187,27 +196,31 @@ def read_cohort(study: Study, sources: Mapping[str, Path], site: str) -> Cohort:
     if records is None:
         # Nothing will come of this reading, so look for whatever else is wrong before saying so.
         for modality in here.values():
-            if not isinstance(modality, Images):
+            if isinstance(modality, Table | Genotypes):
                 encode(modality, sheets[modality.table].frame, sheets[modality.table].path, problems)
         problems.raise_any()
     assert records is not None
     inputs: dict[str, NDArray[np.float32]] = {}
     present: dict[str, Bools] = {}
     missing: dict[str, int] = {}
+    counts: dict[str, int] = {}
+    when = None
+    if study.cohort.index is not None:
+        when = _moments(sheets[study.cohort.table], study.cohort.index, records.rows[study.cohort.table], problems)
     for name, modality in sorted(study.modalities.items()):
-        rows = records.rows[modality.table] if name in here else np.full(len(records.owner), -1)
-        there = rows >= 0
-        if isinstance(modality, Images):
-            files = _files(modality, sheets[modality.table], rows) if name in here else [""] * len(rows)
-            if name in here:
-                folder, path = sources[modality.folder], sources[modality.table]
-                inputs[name] = read_images(modality, files, folder, path, problems)
-            else:
-                inputs[name] = np.zeros((len(rows), modality.channels, *modality.size), dtype=np.float32)
-            present[name] = np.array([bool(file) for file in files], dtype=bool)
+        inputs[name] = np.zeros((len(records.owner), *shape_of(modality)), dtype=np.float32)
+        present[name] = np.zeros(len(records.owner), dtype=bool)
+        if name not in here:
             continue
-        present[name] = there
-        inputs[name] = np.zeros((len(rows), len(modality.names)), dtype=np.float32)
+        if not isinstance(modality, Table | Genotypes):
+            block = _block(study, modality, sources, sheets, records, when, problems, _own(places or Places(), name))
+            inputs[name], present[name] = block.inputs, block.present
+            missing |= {f"{name}.{key}": gaps for key, gaps in block.missing.items()}
+            counts |= {f"{name}: {what}": number for what, number in block.counts.items()}
+            warnings += block.warnings
+            continue
+        rows = records.rows[modality.table]
+        there = present[name] = rows >= 0
         if not there.any():
             continue
         sheet = sheets[modality.table]
@@ -241,12 +254,63 @@ def read_cohort(study: Study, sources: Mapping[str, Path], site: str) -> Cohort:
             dropped_no_outcome=records.dropped_no_outcome,
             dropped_over_cap=records.dropped_over_cap,
             missing=missing,
+            counts=counts,
             warnings=tuple(warnings),
         ),
     )._recounted()
 
 
-def _files(spec: Images, sheet: Sheet, rows: Ints) -> list[str]:
+def _block(
+    study: Study,
+    modality: Modality,
+    sources: Mapping[str, Path | str],
+    sheets: Mapping[str, Sheet],
+    records: Records,
+    when: Moments | None,
+    problems: Problems,
+    places: Places,
+) -> Block:
+    """Read a modality that is not made of columns."""
+    if not isinstance(modality, Images | Signals):
+        patients = [records.ids[owner] for owner in records.owner]
+        return read_block(modality, sources, patients, when, problems, patient=study.cohort.patient, places=places)
+    sheet, rows = sheets[modality.table], records.rows[modality.table]
+    files = _files(modality, sheet, rows)
+    folder = Path(sources[modality.folder])
+    if isinstance(modality, Images):
+        read = read_zipped_images if folder.suffix.lower() == ".zip" else read_images
+        images = read(modality, files, folder, sheet.path, problems)
+        return Block(images, np.array([bool(file) for file in files], dtype=bool))
+    taken = None if modality.when is None else _moments(sheet, modality.when, rows, problems)
+    return read_signals(modality, files, folder, sheet.path, problems, taken, when)
+
+
+def _own(places: Places, name: str) -> Places:
+    """Return places with a list of unreadable files for this modality alone: reading another would delete it."""
+    return (
+        places if places.detail is None else replace(places, detail=places.detail.with_name(f"unreadable-{name}.txt"))
+    )
+
+
+def _moments(sheet: Sheet, column: str, rows: Ints, problems: Problems) -> Moments:
+    """Return the dates of a column, NaT where a record has no row or the cell is empty."""
+    codes, texts = labels(sheet.frame[column])
+    found = [None if text in MISSING else last_second(text) for text in texts]
+    wrong = np.array(
+        [second is None and text not in MISSING for second, text in zip(found, texts, strict=True)] or [False],
+        dtype=bool,
+    )
+    if wrong[codes].any():
+        problems.add(
+            f"{sheet.path}: column '{column}': {count(int(wrong[codes].sum()), 'row')} with no date "
+            f"({first_row(sheet.frame, wrong[codes])}).",
+            "Write dates as 2024-07-31 or 2024-07-31T13:05:00.",
+        )
+    seconds = np.array([NEVER if second is None else np.datetime64(second, "s") for second in found] or [NEVER])
+    return np.where(rows >= 0, seconds[codes[np.maximum(rows, 0)]], NEVER)
+
+
+def _files(spec: Images | Signals, sheet: Sheet, rows: Ints) -> list[str]:
     """Return the file of every record, "" where there is none."""
     codes, texts = labels(sheet.frame[spec.file])
     named = ["" if text in MISSING else text for text in texts]

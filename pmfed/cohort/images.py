@@ -87,13 +87,13 @@ def _read(spec: Images, file: str, root: str, out: NDArray[np.float32]) -> str:
             # The header tells the size, so a file of another size is never decoded.
             if (image.height, image.width) != spec.size:
                 return size
-            out[...] = _pixels(image, spec)
+            out[...] = scaled_pixels(image, spec)
     except Exception:  # Pillow's decoders raise errors of many kinds; any of them means a damaged file
         return unreadable
     return ""
 
 
-def _pixels(image: Image.Image, spec: Images) -> NDArray[np.float32]:
+def scaled_pixels(image: Image.Image, spec: Images) -> NDArray[np.float32]:
     if image.mode.startswith("I"):  # 16-bit grey, which Pillow would cut off at 255
         grey = np.asarray(image, dtype=np.float32)[None] / np.float32(65535)
         pixels = np.repeat(grey, spec.channels, axis=0)

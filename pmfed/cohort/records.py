@@ -16,8 +16,11 @@ from pmfed.cohort.joins import left_join, under_cap
 from pmfed.cohort.split import held_out
 from pmfed.cohort.tables import MISSING, Problems, count, first_row, labels, number, read_table
 from pmfed.errors import DataError
-from pmfed.modality import Genotypes, Images, Modality, Table
+from pmfed.modality import LISTED, Genotypes, Modality, Signals, Table, sources_of
 from pmfed.study import Study
+
+YES = ("1", "true", "yes", "ja")
+"""What a consent column must say; nothing else counts."""
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -59,12 +62,11 @@ class Records:
     dropped_over_cap: int
 
 
-def modalities_at(study: Study, sources: Mapping[str, Path], warnings: list[str]) -> dict[str, Modality]:
+def modalities_at(study: Study, sources: Mapping[str, Path | str], warnings: list[str]) -> dict[str, Modality]:
     """Return the modalities whose table (and folder) the site has; warn of the others."""
     here = {}
     for name, modality in sorted(study.modalities.items()):
-        needed = [modality.table, modality.folder] if isinstance(modality, Images) else [modality.table]
-        lacking = [source for source in needed if source not in sources]
+        lacking = [source for source in sources_of(modality) if source not in sources]
         if lacking:
             listed = " and ".join(f"'{source}'" for source in lacking)
             warnings.append(f"modality '{name}' is absent: the site has no source {listed}.")
@@ -74,7 +76,7 @@ def modalities_at(study: Study, sources: Mapping[str, Path], warnings: list[str]
 
 
 def read_sheets(
-    study: Study, sources: Mapping[str, Path], here: Mapping[str, Modality], problems: Problems
+    study: Study, sources: Mapping[str, Path | str], here: Mapping[str, Modality], problems: Problems
 ) -> dict[str, Sheet]:
     """Read the columns that the study names of the cohort table and of every modality's table."""
     cohort = study.cohort
@@ -87,8 +89,11 @@ def read_sheets(
         )
         return {}
     own = [cohort.patient, cohort.record, study.outcome.column, study.evaluation.split_column]
+    own += [cohort.index, cohort.consent]
     columns: dict[str, list[str]] = {cohort.table: [name for name in own if name is not None]}
     for modality in here.values():
+        if not isinstance(modality, LISTED):
+            continue
         names = columns.setdefault(modality.table, [cohort.patient])
         if isinstance(modality, Table):
             names += [modality.features[key].column or key for key in sorted(modality.features)]
@@ -96,11 +101,14 @@ def read_sheets(
             names += [modality.variants[key].column or key for key in sorted(modality.variants)]
         else:
             names.append(modality.file)
+            if isinstance(modality, Signals) and modality.when:
+                names.append(modality.when)
     sheets = {}
     for source, names in columns.items():
         also = [cohort.record] if cohort.record else []
         try:
-            sheets[source] = Sheet(sources[source], read_table(sources[source], names, also))
+            path = Path(sources[source])
+            sheets[source] = Sheet(path, read_table(path, names, also))
         except DataError as error:
             problems.note(error)
     return sheets
@@ -122,7 +130,13 @@ def read_records(
         for source, sheet in sheets.items()
         if source != cohort.table
     }
-    used = np.flatnonzero(~np.isnan(targets))
+    agreed = _agreed(study, base)
+    if agreed is not None and not agreed.all():
+        left_out = len(np.unique(codes[~agreed]))
+        warnings.append(f"{base.path}: {count(left_out, 'patient')} without consent left out.")
+        # One "no" of a patient counts for all of the patient's records.
+        agreed = ~np.isin(codes, codes[~agreed])
+    used = np.flatnonzero(~np.isnan(targets) & (agreed if agreed is not None else True))
     if not len(used):
         problems.add(
             f"{base.path}: no patients are left: of {count(len(targets), 'row')} none has the outcome "
@@ -132,8 +146,8 @@ def read_records(
     if problems:
         return None
 
-    if len(used) < len(targets):
-        warnings.append(f"{base.path}: {count(len(targets) - len(used), 'row')} without an outcome left out.")
+    if missing := int(np.isnan(targets).sum()):
+        warnings.append(f"{base.path}: {count(missing, 'row')} without an outcome left out.")
     ids = sorted({texts[code] for code in np.unique(codes[used])})
     place = {text: rank for rank, text in enumerate(ids)}
     owner = np.array([place.get(text, -1) for text in texts], dtype=np.int64)[codes[used]]
@@ -197,6 +211,14 @@ def _check_filled(sheet: Sheet, column: str, codes: Ints, texts: list[str], prob
             f"({first_row(sheet.frame, empty)}).",
             "Fill in the column or remove the rows.",
         )
+
+
+def _agreed(study: Study, base: Sheet) -> Bools | None:
+    """Return per row whether the patient's consent is there; None when the study has no such column."""
+    if study.cohort.consent is None:
+        return None
+    codes, texts = labels(base.frame[study.cohort.consent])
+    return np.array([text.casefold() in YES for text in texts] or [False], dtype=bool)[codes]
 
 
 def _targets(study: Study, base: Sheet, problems: Problems) -> NDArray[np.float64]:

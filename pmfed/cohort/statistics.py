@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pmfed.cohort.encode import middle_and_half
-from pmfed.modality import Numeric, Table
+from pmfed.modality import Numeric, numbers_of
 from pmfed.study import Study
 
 if TYPE_CHECKING:
@@ -123,16 +123,9 @@ def statistics_size(study: Study) -> int:
 
 def _unscaled(study: Study) -> list[tuple[str, str, Numeric, int]]:
     """Return modality, key, feature and column of every input that has no public mean and scale."""
-    found = []
+    found: list[tuple[str, str, Numeric, int]] = []
     for name, modality in sorted(study.modalities.items()):
-        if not isinstance(modality, Table):
-            continue
-        column = 0
-        for key in sorted(modality.features):
-            spec = modality.features[key]
-            if isinstance(spec, Numeric) and spec.mean is None:
-                found.append((name, key, spec, column))
-            column += len(spec.names(key))
+        found += [(name, key, spec, column) for key, spec, column in numbers_of(modality) if spec.mean is None]
     return found
 
 

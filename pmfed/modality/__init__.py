@@ -10,10 +10,91 @@ from typing import Annotated
 
 from pydantic import Field
 
+from pmfed.modality.ehr import Events, EventSequence, Notes, Signals
+from pmfed.modality.genomics import CopyNumber, Expression, Panel
 from pmfed.modality.genotypes import Genotypes, Variant
 from pmfed.modality.images import Images
+from pmfed.modality.scans import Dicom, Nifti
 from pmfed.modality.table import Categorical, Feature, Name, Numeric, Table
 
-Modality = Annotated[Table | Genotypes | Images, Field(discriminator="kind")]
+Modality = Annotated[
+    Table
+    | Genotypes
+    | Images
+    | Events
+    | EventSequence
+    | Notes
+    | Signals
+    | Panel
+    | CopyNumber
+    | Expression
+    | Dicom
+    | Nifti,
+    Field(discriminator="kind"),
+]
 
-__all__ = ["Categorical", "Feature", "Genotypes", "Images", "Modality", "Name", "Numeric", "Table", "Variant"]
+LISTED = (Table, Genotypes, Images, Signals)
+"""Kinds whose rows are those of a table, joined to the cohort's; all others are read patient by patient."""
+
+SCANS = (Images, Dicom, Nifti)
+SERIES = (EventSequence, Signals)
+
+
+def sources_of(modality: Modality) -> tuple[str, ...]:
+    """Return the sources a site must have for a modality."""
+    if isinstance(modality, Events | EventSequence | Notes):
+        return (modality.source,)
+    if isinstance(modality, Signals):
+        return (modality.table, modality.folder)
+    return modality.sources
+
+
+def shape_of(modality: Modality) -> tuple[int, ...]:
+    """Return the shape of one record's input: (F,), (T, F), (C, H, W) or (C, D, H, W)."""
+    if isinstance(modality, SCANS):
+        return modality.shape
+    if isinstance(modality, SERIES):
+        return (modality.length, len(modality.names))
+    return (len(modality.names),)
+
+
+def numbers_of(modality: Modality) -> tuple[tuple[str, Numeric, int], ...]:
+    """Return name, description and column of every number of a modality whose inputs lie in one row."""
+    if isinstance(modality, Table | Events):
+        return modality.numbers
+    if isinstance(modality, Expression):
+        found, column = [], 0
+        for key in sorted(modality.genes):
+            gene = modality.genes[key]
+            found.append((key, gene, column))
+            column += len(gene.names(key))
+        return tuple(found)
+    return ()
+
+
+__all__ = [
+    "LISTED",
+    "SCANS",
+    "SERIES",
+    "Categorical",
+    "CopyNumber",
+    "Dicom",
+    "EventSequence",
+    "Events",
+    "Expression",
+    "Feature",
+    "Genotypes",
+    "Images",
+    "Modality",
+    "Name",
+    "Nifti",
+    "Notes",
+    "Numeric",
+    "Panel",
+    "Signals",
+    "Table",
+    "Variant",
+    "numbers_of",
+    "shape_of",
+    "sources_of",
+]

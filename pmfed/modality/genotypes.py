@@ -46,6 +46,11 @@ class Genotypes(Frozen):
     variants: Annotated[dict[Name, Variant], Field(min_length=1)]
 
     @property
+    def sources(self) -> tuple[str, ...]:
+        """The sources a site must have."""
+        return (self.table,)
+
+    @property
     def names(self) -> tuple[str, ...]:
         """Names of the inputs, in order: variants by name, each with the inputs it makes."""
         return tuple(name for key in sorted(self.variants) for name in self.variants[key].names(key))

@@ -23,3 +23,13 @@ class Images(Frozen):
     channels: Literal[1, 3] = 1
     mean: float = 0.5
     scale: PositiveFloat = 0.25
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The sources a site must have."""
+        return (self.table, self.folder)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one record's input."""
+        return (self.channels, *self.size)

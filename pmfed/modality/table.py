@@ -80,6 +80,22 @@ class Table(Frozen):
     features: Annotated[dict[Name, Feature], Field(min_length=1)]
 
     @property
+    def sources(self) -> tuple[str, ...]:
+        """The sources a site must have."""
+        return (self.table,)
+
+    @property
+    def numbers(self) -> tuple[tuple[str, Numeric, int], ...]:
+        """Name, description and column of every number, in the order of the inputs."""
+        found, column = [], 0
+        for key in sorted(self.features):
+            feature = self.features[key]
+            if isinstance(feature, Numeric):
+                found.append((key, feature, column))
+            column += len(feature.names(key))
+        return tuple(found)
+
+    @property
     def names(self) -> tuple[str, ...]:
         """Names of the inputs, in order: features by name, each with the inputs it makes."""
         return tuple(name for key in sorted(self.features) for name in self.features[key].names(key))

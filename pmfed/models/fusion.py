@@ -7,8 +7,9 @@ import itertools
 import torch
 from torch import nn
 
-from pmfed.modality import Images, Modality
+from pmfed.modality import SCANS, SERIES, Modality, shape_of
 from pmfed.models.imaging import SmallCNN
+from pmfed.models.sequence import Recurrent
 from pmfed.study import Study
 
 
@@ -22,11 +23,12 @@ class Fusion(nn.Module):
     def __init__(self, study: Study, bias: torch.Tensor) -> None:
         super().__init__()
         spec = study.model
+        self.modalities = sorted(study.modalities)
         self.encoders = nn.ModuleDict()
         self.missing = nn.ParameterDict()
         for name, modality in sorted(study.modalities.items()):
-            self.encoders[name] = _encoder(modality, spec.hidden, spec.channels, spec.embedding)
-            self.missing[name] = nn.Parameter(torch.zeros(spec.embedding))
+            self.encoders[_key(name)] = _encoder(modality, spec.hidden, spec.channels, spec.embedding)
+            self.missing[_key(name)] = nn.Parameter(torch.zeros(spec.embedding))
         self.head = nn.Linear(spec.embedding * len(self.encoders), study.outcome.outputs)
         with torch.no_grad():
             self.head.weight.mul_(0.1)
@@ -35,17 +37,25 @@ class Fusion(nn.Module):
     def forward(self, inputs: dict[str, torch.Tensor], present: dict[str, torch.Tensor]) -> torch.Tensor:
         """Return outputs (B, out)."""
         parts = []
-        for name, encoder in self.encoders.items():
+        for name in self.modalities:
             seen = present[name][:, None]
-            parts.append(torch.where(seen, encoder(inputs[name]), self.missing[name]))
+            parts.append(torch.where(seen, self.encoders[_key(name)](inputs[name]), self.missing[_key(name)]))
         outputs: torch.Tensor = self.head(torch.cat(parts, dim=1))
         return outputs
 
 
+def _key(name: str) -> str:
+    """Return the name of a modality as torch's dictionaries can hold it: not one of their own attributes."""
+    return f"modality {name}" if hasattr(nn.ModuleDict, name) or hasattr(nn.ParameterDict, name) else name
+
+
 def _encoder(modality: Modality, hidden: tuple[int, ...], channels: tuple[int, ...], embedding: int) -> nn.Module:
-    if isinstance(modality, Images):
-        return SmallCNN(modality.channels, channels, embedding)
-    widths = (len(modality.names), *hidden, embedding)
+    shape = shape_of(modality)
+    if isinstance(modality, SCANS):
+        return SmallCNN(shape[0], channels, embedding, len(shape) - 1)
+    if isinstance(modality, SERIES):
+        return Recurrent(shape[1], embedding)
+    widths = (*shape, *hidden, embedding)
     layers: list[nn.Module] = []
     for before, after in itertools.pairwise(widths):
         layers += [nn.Linear(before, after), nn.Tanh()]

@@ -19,22 +19,25 @@ class SmallCNN(nn.Module):
         Channels after each convolution.
     embedding
         Length of the embedding.
+    axes
+        2 for pictures, 3 for volumes.
     """
 
-    def __init__(self, colours: int, channels: tuple[int, ...], embedding: int) -> None:
+    def __init__(self, colours: int, channels: tuple[int, ...], embedding: int, axes: int = 2) -> None:
         super().__init__()
+        convolution, pool = (nn.Conv2d, nn.AvgPool2d) if axes == 2 else (nn.Conv3d, nn.AvgPool3d)
         layers: list[nn.Module] = []
         for before, after in itertools.pairwise((colours, *channels)):
             groups = next(size for size in (4, 2, 1) if after % size == 0)
             layers += [
-                nn.Conv2d(before, after, 3, padding=1),
+                convolution(before, after, 3, padding=1),
                 nn.GroupNorm(groups, after),
                 nn.ReLU(),
-                nn.AvgPool2d(2),
+                pool(2),
             ]
         self.features = nn.Sequential(*layers)
         self.embed = nn.Linear(channels[-1], embedding)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Return embeddings (B, embedding) of images (B, C, H, W)."""
-        return torch.tanh(self.embed(self.features(images).mean(dim=(2, 3))))
+        """Return embeddings (B, embedding) of images (B, C, H, W) or volumes (B, C, D, H, W)."""
+        return torch.tanh(self.embed(self.features(images).flatten(2).mean(dim=2)))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import nn
 
-from pmfed.modality import Images
+from pmfed.modality import shape_of
 from pmfed.study import Study
 
 
@@ -18,12 +20,7 @@ class Linear(nn.Module):
     def __init__(self, study: Study, bias: torch.Tensor) -> None:
         super().__init__()
         self.modalities = sorted(study.modalities)
-        width = 0
-        for modality in study.modalities.values():
-            if isinstance(modality, Images):
-                width += modality.channels * modality.size[0] * modality.size[1]
-            else:
-                width += len(modality.names)
+        width = sum(math.prod(shape_of(modality)) for modality in study.modalities.values())
         self.linear = nn.Linear(width, study.outcome.outputs)
         with torch.no_grad():
             self.linear.weight.zero_()

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from conftest import Command, Said, Started
 from federation import change
-from pmfed.secagg.keys import verify
 from pmfed_client.ledger import Ledger
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
+from pmfed.secagg.keys import verify
 from pmfed.study import Study
 
 SITES = federation.SITES
@@ -103,7 +103,7 @@ def test_what_a_run_leaves_behind(pmfed: Command, fed: Path) -> None:
     }  # fmt: skip
     assert (result["study"], result["fingerprint"]) == ("tiny", study.fingerprint())
     assert result["sites"] == [{"name": name, "patients": 60, "held_out": one} for name, one in zip(SITES, (18, 17, 7), strict=True)]  # fmt: skip
-    assert (result["rounds"], result["parameters"], result["secure_aggregation"]) == (6, 7, False)
+    assert (result["rounds"], result["parameters"], result["secure_aggregation"]) == (6, 7, True)
     assert result["metrics"]["test"].keys() >= {"auroc", "auroc_low", "auroc_high", "accuracy", "brier"}
     assert set(result["metrics"]["per_site"]) == set(SITES)
     privacy = result["privacy"]
@@ -141,7 +141,7 @@ def test_what_a_run_leaves_behind(pmfed: Command, fed: Path) -> None:
     assert federation.ID_CANARY not in said.out
     assert federation.VALUE_CANARY not in said.out
     beside = [path.name for name in SITES for path in (fed / "sites" / name).rglob("*") if path.is_file()]
-    assert not (set(beside) - {"site.toml", "patients.csv", "identity.pem"}) - {
+    assert not (set(beside) - {"site.toml", "patients.csv", "identity.pem", "roster.json"}) - {
         "ledger.db", "ledger.db-wal", "ledger.db-shm", "ledger.head"
     }  # fmt: skip
     assert secrets_in(fed / "sites", fed) == ["patients.csv"] * 3  # and the search does find what there is

@@ -11,24 +11,26 @@ from typing import Any, get_args
 import pytest
 import typer
 from pmfed_client.policy import Policy
-from pmfed_client.site import _About, _File
+from pmfed_client.site import Coordinator, _About, _File
 from pmfed_simulations.protocols import COMPARISONS, PROTOCOLS
 from pmfed_simulations.public import find
 from pmfed_simulations.simulate import BUILT_IN
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from pmfed import modality
 from pmfed import study as studies
 from pmfed.cli import app
 from pmfed.errors import ERRORS
+from pmfed.modality import ehr, genomics, scans
 from pmfed.study import Study
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted([*DOCS.glob("*.md"), ROOT / "README.md"])
 
-# Heading in docs/study.md or docs/site.md -> the model whose keys stand in the table below it.
+# Heading -> the model whose keys stand in the table below it; pages of modalities read from sources of their own.
 STUDY = {
     "`[study]`": studies.About,
     "`[cohort]`": studies.CohortSpec,
@@ -43,9 +45,34 @@ STUDY = {
     "`[training]`": studies.Training,
     "`[training.optimizer]`": studies.Optimizer,
     "`[privacy]`": studies.Privacy,
+    "`[aggregation]`": studies.Aggregation,
     "`[evaluation]`": studies.Evaluation,
 }
-SITE = {"`[site]`": _About, "`[policy]`": Policy}
+SOURCES = {
+    "ehr.md": {
+        '`kind = "events"`': ehr.Events,
+        "Age": ehr.Age,
+        "Features": ehr.EventFeature,
+        '`kind = "sequence"`': ehr.EventSequence,
+        '`kind = "notes"`': ehr.Notes,
+        '`kind = "signal"`': ehr.Signals,
+        "Channels": ehr.SignalChannel,
+    },
+    "genomics.md": {
+        '`kind = "panel"`': genomics.Panel,
+        "Variants": genomics.PanelVariant,
+        '`kind = "copy_number"`': genomics.CopyNumber,
+        "Regions": genomics.Region,
+        '`kind = "expression"`': genomics.Expression,
+    },
+    "imaging.md": {
+        '`kind = "dicom"`': scans.Dicom,
+        "Series": scans.Series,
+        "Link": scans.Link,
+        '`kind = "nifti"`': scans.Nifti,
+    },
+}
+SITE = {"`[site]`": _About, "`[coordinator]`": Coordinator, "`[policy]`": Policy}
 
 
 def sections(page: Path) -> dict[str, str]:
@@ -62,8 +89,11 @@ def table(section: str) -> dict[str, str]:
     return dict(rows)
 
 
-def spelled(default: Any) -> str:
-    """Return a default as a page spells it."""
+def spelled(field: FieldInfo) -> str:
+    """Return a key's default as a page spells it."""
+    default = field.get_default(call_default_factory=True, validated_data={})
+    if default == {}:
+        return "none"
     if default is PydanticUndefined:
         return "required"
     if default is None:
@@ -93,18 +123,21 @@ def models_in(model: type[BaseModel]) -> set[type[BaseModel]]:
 
 
 def test_every_model_has_a_section() -> None:
-    assert models_in(Study) - {Study} == set(STUDY.values())
+    elsewhere = {model for page in SOURCES.values() for model in page.values()}
+    assert models_in(Study) - {Study} == set(STUDY.values()) | elsewhere
     assert models_in(_File) - {_File} == set(SITE.values())
 
 
 @pytest.mark.parametrize(
     ("page", "heading", "model"),
-    [("study.md", *pair) for pair in STUDY.items()] + [("site.md", *pair) for pair in SITE.items()],
+    [("study.md", *pair) for pair in STUDY.items()]
+    + [("site.md", *pair) for pair in SITE.items()]
+    + [(page, *pair) for page, told in SOURCES.items() for pair in told.items()],
     ids=lambda value: value if isinstance(value, str) else None,
 )
 def test_every_key_and_its_default_are_documented(page: str, heading: str, model: type[BaseModel]) -> None:
     told = table(sections(DOCS / page)[heading])
-    assert told == {name: spelled(field.default) for name, field in model.model_fields.items()}
+    assert told == {name: spelled(field) for name, field in model.model_fields.items()}
 
 
 def test_sections_of_the_files_are_documented() -> None:

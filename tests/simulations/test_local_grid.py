@@ -84,6 +84,7 @@ def test_one_worker_is_this_process_and_more_are_not() -> None:
 def test_large_messages_in_both_directions_do_not_block(workers: int) -> None:
     with LocalGrid(app, NODES, workers) as grid:
         replies = list(grid.send_and_receive(messages(size=1_000_000)))
+        replies.sort(key=lambda reply: reply.metadata.src_node_id)
         assert [reply.content.array_records["arrays"]["values"].numpy()[-1] for reply in replies] == [6, 10, 16, 26]
 
 
@@ -104,9 +105,22 @@ def test_replies_are_handed_out_once(workers: int) -> None:
     with LocalGrid(app, NODES, workers) as grid:
         ids = list(grid.push_messages(messages()))
         assert len(set(ids)) == len(NODES)
-        assert len(list(grid.pull_messages(ids[:2]))) == 2
-        assert len(list(grid.pull_messages(ids))) == 2
+        few = list(grid.pull_messages(ids[:2]))
+        assert {reply.metadata.reply_to_message_id for reply in few} <= set(ids[:2])
+        seen = list(few)
+        while arrived := list(grid.pull_messages(ids)):
+            seen += arrived
+        assert sorted(reply.metadata.reply_to_message_id for reply in seen) == sorted(ids)
         assert list(grid.pull_messages(ids)) == []
+
+
+def test_no_more_replies_are_held_than_there_are_workers() -> None:
+    """A coordinator that adds as it goes holds one vector, not one per node."""
+    with LocalGrid(app, NODES, 1) as grid:
+        ids = list(grid.push_messages(messages()))
+        for _ in NODES:
+            assert len(list(grid.pull_messages(ids))) == 1
+            assert not grid._replies
 
 
 def test_a_worker_that_dies_is_told_of_and_not_waited_for() -> None:

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import pytest
 from pmfed_client.ledger import Ledger
-from pmfed_client.resident import SITES
 from pmfed_simulations.datasets import write_sites
 from pmfed_simulations.simulate import Options, prepare
 from safetensors.numpy import load_file
@@ -42,7 +41,7 @@ def left_running(out: Path) -> list[str]:
     for process in Path("/proc").glob("[0-9]*"):
         try:
             environment = (process / "environ").read_bytes().split(b"\0")
-            if f"{SITES}={out / 'flower' / 'sites.json'}".encode() in environment:
+            if f"FLWR_HOME={out / 'flower'}".encode() in environment:
                 found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
         except OSError:
             continue
@@ -77,7 +76,6 @@ def test_ray_gives_the_same_model_to_the_bit_and_keeps_the_same_books(tmp_path: 
         kinds = [row.kind for row in Ledger(path).rows()]
         assert kinds.count("charge") == 3
         assert kinds[-1] == "finish"
-        assert not list((path.parent / "sessions").iterdir())
     assert not (there / "flower").exists()
     assert settled(there) == []
 

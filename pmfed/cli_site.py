@@ -1,0 +1,212 @@
+"""`pmfed site`: what a hospital runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pmfed.errors import UsageError
+
+site_app = typer.Typer(help="What a hospital runs.", no_args_is_help=True, rich_markup_mode=None)
+ledger_app = typer.Typer(help="The site's privacy ledger.", no_args_is_help=True, rich_markup_mode=None)
+site_app.add_typer(ledger_app, name="ledger")
+
+SiteFolder = Annotated[Path, typer.Argument(help="The site's folder, or its site.toml.")]
+
+
+@site_app.command("init")
+def site_init(
+    folder: Annotated[Path, typer.Argument(help="The folder to make.")],
+    name: Annotated[str, typer.Option(help="What the site is called: small letters, digits, '-' and '_'.")],
+) -> None:
+    """Make a site's folder: site.toml to fill in, and the site's secret keys."""
+    from pmfed_client.home import make_home
+
+    site = make_home(folder, name)
+    print(f"{site.folder} made, for its owner alone. Fill in site.toml: [data], [coordinator] and [policy].")
+    print(f"next: pmfed site card {folder} > {name}.json, and send that file to the coordinator")
+
+
+@site_app.command("check")
+def site_check(
+    study: Annotated[str, typer.Argument(help="A built-in study or a STUDY.toml.")],
+    site: SiteFolder = Path(),
+    page: Annotated[Path | None, typer.Option(help="Write the same as an HTML page with bars, for this site.")] = None,
+) -> None:
+    """Read the site's sources as a study would, and count: patients, outcomes, what is missing, what is wrong."""
+    from pmfed_client.check import check, progress, show
+    from pmfed_client.check_page import write_page
+    from pmfed_client.site import Site
+    from pmfed_simulations.simulate import find_study
+
+    here = Site.read(site)
+    with progress(here) as places:
+        found = check(here, find_study(study), places)
+    show(found)
+    if page is not None:
+        write_page(found, page)
+        print(f"\npage  {page}")
+
+
+@site_app.command("card")
+def site_card(site: SiteFolder = Path()) -> None:
+    """Print this site's public card: send it to the coordinator. The site's key is made at first use."""
+    from pmfed_client.site import Site
+    from pmfed_client.trust import card_of
+
+    print(card_of(Site.read(site)))
+
+
+@site_app.command("trust")
+def site_trust(
+    roster: Annotated[Path, typer.Argument(help="The roster.json the coordinator sent.")],
+    site: SiteFolder = Path(),
+    fingerprint: Annotated[
+        str | None, typer.Option(help="The fingerprint you compared with the others, instead of being asked.")
+    ] = None,
+) -> None:
+    """Pin a roster: the sites whose sums this site adds its own to. Compare the fingerprint first."""
+    from pmfed_client.site import Site
+    from pmfed_client.trust import pin, same_fingerprint
+
+    from pmfed.secagg.roster import Roster, grouped
+
+    def agreed(new: Roster, before: Roster | None) -> bool:
+        known = before.keys if before else {}
+        for name, key in new.keys.items():
+            mark = "new" if name not in known else "KEY CHANGED" if known[name] != key else ""
+            print(f"  {name:<24} {mark}")
+        for name in sorted(set(known) - set(new.keys)):
+            print(f"  {name:<24} no longer listed")
+        if fingerprint is not None:
+            return same_fingerprint(fingerprint, new.fingerprint())
+        print(f"\nfingerprint  {grouped(new.fingerprint())}\n")
+        return typer.confirm("Have you compared it with the other sites, not by way of the coordinator?")
+
+    pinned = pin(Site.read(site), roster, agreed)
+    print(f"pinned: {len(pinned.members)} sites.")
+
+
+@site_app.command("approve")
+def site_approve(
+    study: Annotated[Path, typer.Argument(help="The study.toml the coordinator sent.")],
+    site: SiteFolder = Path(),
+    fingerprint: Annotated[
+        str | None, typer.Option(help="The fingerprint of the study you have read, instead of being asked.")
+    ] = None,
+    withdraw: Annotated[bool, typer.Option("--withdraw", help="Take the approval back.")] = False,
+) -> None:
+    """Show what a study would learn, from what, and what would leave; approve it if you agree."""
+    from pmfed_client.approve import approve
+    from pmfed_client.approve import withdraw as take_back
+    from pmfed_client.site import Site
+    from pmfed_client.trust import same_fingerprint
+
+    from pmfed.study import Study
+
+    place, asked = Site.read(site), Study.read(study)
+    if withdraw:
+        take_back(place, asked)
+        print("taken back: this site refuses the study when it is next asked to enrol.")
+        return
+
+    def agreed(lines: list[str]) -> bool:
+        print("\n".join(lines))
+        if fingerprint is not None:
+            return same_fingerprint(fingerprint, asked.fingerprint())
+        return typer.confirm(f"\nMay {place.name} take part?")
+
+    approve(place, asked, agreed)
+    print("approved. The site's [policy] and its ledger still decide when the study asks.")
+
+
+@site_app.command("start")
+def site_start(
+    site: SiteFolder = Path(),
+    seed: Annotated[
+        int | None,
+        typer.Option("--insecure-reproducible", help="Noise from this seed: a trial federation, NO privacy."),
+    ] = None,
+) -> None:
+    """Run the site until it is stopped: its agent, and the connection to the coordinator, outward only."""
+    from pmfed_client.site import Site
+    from pmfed_client.supervise import start_site
+
+    place = Site.read(site)
+    print(f"{place.name} runs. Logs are in {place.folder}; stop with Ctrl-C or: pmfed site stop {site}", flush=True)
+    start_site(place, seed)
+
+
+@site_app.command("stop")
+def site_stop(site: SiteFolder = Path()) -> None:
+    """Stop the site; a run it takes part in goes on without it."""
+    from pmfed_client.site import Site
+
+    from pmfed.processes import stop_kept
+
+    print("stopped." if stop_kept(Site.read(site).folder) else "it was not running.")
+
+
+@site_app.command("status")
+def site_status(site: SiteFolder = Path()) -> None:
+    """Show whether the site runs, and how its programs are."""
+    from pmfed_client.site import Site
+
+    from pmfed.processes import status_lines
+
+    place = Site.read(site)
+    print("\n".join([place.name, *status_lines(place.folder)]))
+    print(f"approved studies: {len(list(place.approved.glob('*.toml')))}")
+
+
+@site_app.command("log")
+def site_log(
+    site: SiteFolder = Path(),
+    last: Annotated[int, typer.Option(min=1, help="How many of the newest lines.")] = 20,
+) -> None:
+    """Verify the audit log and show who asked what, the answer, and how many bytes left."""
+    from pmfed_client.auditlog import AuditLog, words_of
+    from pmfed_client.site import Site
+
+    path = Site.read(site).audit_log
+    if not path.exists():
+        raise UsageError(f"{path}: there is no audit log yet.", "It is made when the site is first started.")
+    lines = list(AuditLog(path).lines())
+    for line in lines[-last:]:
+        print(words_of(line))
+    print(f"{len(lines)} lines; the chain is whole. {sum(line.get('bytes_out', 0) for line in lines)} bytes have left.")
+
+
+@ledger_app.command("show")
+def ledger_show(site: SiteFolder = Path()) -> None:
+    """Show what is spent of the budget, and by which runs."""
+    from pmfed_client.show import show_ledger
+    from pmfed_client.site import Site
+
+    show_ledger(Site.read(site))
+
+
+@ledger_app.command("verify")
+def ledger_verify(site: SiteFolder = Path()) -> None:
+    """Walk the hash chain; a ledger that was edited or cut short is an error."""
+    from pmfed_client.show import open_ledger
+    from pmfed_client.site import Site
+
+    print(f"{open_ledger(Site.read(site)).verify()} rows; the chain is whole.")
+
+
+@ledger_app.command("export")
+def ledger_export(
+    site: SiteFolder = Path(),
+    out: Annotated[Path, typer.Option(help="The file to write: a line of JSON per row.")] = Path("ledger.jsonl"),
+) -> None:
+    """Write every row as JSON, for an auditor. No patient data is in it."""
+    from pmfed_client.show import open_ledger
+    from pmfed_client.site import Site
+
+    if out.exists():
+        raise UsageError(f"{out}: the file exists.", "Choose another name; nothing is overwritten.")
+    open_ledger(Site.read(site)).export(out)
+    print(f"{out} written.")

@@ -1,0 +1,218 @@
+"""The one table of time-stamped events that every source of health records yields, in chunks."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pmfed.cohort.ehr.codes import Matcher
+from pmfed.cohort.ehr.moments import NEVER, Moments
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+CHUNK = 50_000
+FEMALE, MALE = 0, 1
+
+
+@dataclass(frozen=True, repr=False)
+class Asked:
+    """Whose events are asked for, and from when to when.
+
+    Attributes
+    ----------
+    ids : tuple of P str
+        Patients, each once.
+    earliest, latest
+        Sources may leave out what lies outside, and need not.
+    """
+
+    ids: tuple[str, ...]
+    earliest: np.datetime64 = NEVER
+    latest: np.datetime64 = NEVER
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Chunk:
+    """N events of patients. An event that is several of the study's concepts is there once for each.
+
+    Attributes
+    ----------
+    patient : (N,) int64
+        Place in `Asked.ids`.
+    when : (N,) datetime64[s]
+        When it happened, at the latest; never NaT.
+    known : (N,) datetime64[s]
+        When it was entered, at the latest; ``when`` where the source does not tell.
+    concept : (N,) int64
+        Place among the concepts asked for.
+    value : (N,) float64
+        NaN without a number.
+    unit : (N,) int64
+        Place in ``units``.
+    units
+        Units as the source writes them, "" for none.
+    """
+
+    patient: Ints
+    when: Moments
+    known: Moments
+    concept: Ints
+    value: Floats
+    unit: Ints
+    units: tuple[str, ...] = ("",)
+
+    def __len__(self) -> int:
+        return len(self.patient)
+
+    def take(self, rows: Ints | NDArray[np.bool_]) -> Chunk:
+        """Return some of the events."""
+        when, known, concept = self.when[rows], self.known[rows], self.concept[rows]
+        return Chunk(self.patient[rows], when, known, concept, self.value[rows], self.unit[rows], self.units)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Persons:
+    """What a source knows of P patients.
+
+    Attributes
+    ----------
+    there : (P,) bool
+        Whether the source has the patient at all.
+    birth : (P,) datetime64[s]
+        NaT where unknown.
+    age : (P,) float64
+        Age in years where the source tells it instead of the date of birth; NaN elsewhere.
+    sex : (P,) int64
+        0 female, 1 male, -1 other or unknown.
+    listed
+        Whether the source lists its patients. Where it does not, ``there`` only says that there is a row about them,
+        which may be one from after the index date: no input may depend on it.
+    """
+
+    there: NDArray[np.bool_]
+    birth: Moments
+    age: Floats
+    sex: Ints
+    listed: bool = True
+
+    @classmethod
+    def nobody(cls, patients: int, listed: bool = True) -> Persons:
+        """Return the answer of a source that knows none of them."""
+        return cls(
+            np.zeros(patients, dtype=bool),
+            np.full(patients, NEVER),
+            np.full(patients, np.nan),
+            np.full(patients, -1, dtype=np.int64),
+            listed,
+        )
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Texts:
+    """N notes of patients: place of the patient, when written and entered, and the text."""
+
+    patient: Ints
+    when: Moments
+    known: Moments
+    text: list[str]
+
+
+class Source(Protocol):
+    """Where a hospital keeps health records.
+
+    Attributes
+    ----------
+    name
+        What messages call it.
+    counts
+        What was seen on the way.
+    limits
+        What it cannot tell of what was asked, as sentences.
+    spellings
+        What the hospital's own spellings of units mean.
+    """
+
+    name: str
+    counts: Counter[str]
+    limits: list[str]
+    spellings: dict[str, str]
+
+    def patients(self) -> list[str]:
+        """Return the ids of all patients."""
+
+    def events(self, matcher: Matcher, asked: Asked) -> Iterator[Chunk]:
+        """Yield the events that are one of the matcher's concepts."""
+
+    def notes(self, asked: Asked) -> Iterator[Texts]:
+        """Yield written notes."""
+
+    def persons(self, asked: Asked) -> Persons:
+        """Return who the patients are; after ``events`` it costs nothing more."""
+
+
+@dataclass
+class Rows:
+    """Events gathered one by one, for sources that read record after record."""
+
+    patient: list[int] = field(default_factory=list)
+    when: list[int] = field(default_factory=list)
+    known: list[int] = field(default_factory=list)
+    concept: list[int] = field(default_factory=list)
+    value: list[float] = field(default_factory=list)
+    unit: list[int] = field(default_factory=list)
+    units: dict[str, int] = field(default_factory=lambda: {"": 0})
+
+    def add(self, patient: int, when: int, known: int, concepts: Sequence[int], value: float, unit: str) -> None:
+        """Add an event, once for each concept it is."""
+        place = self.units.setdefault(unit, len(self.units))
+        for concept in concepts:
+            self.patient.append(patient)
+            self.when.append(when)
+            self.known.append(known)
+            self.concept.append(concept)
+            self.value.append(value)
+            self.unit.append(place)
+
+    def __len__(self) -> int:
+        return len(self.patient)
+
+    def chunk(self) -> Chunk:
+        """Return what was gathered and start anew."""
+        ints = [np.array(part, dtype=np.int64) for part in (self.patient, self.when, self.known, self.concept)]
+        out = Chunk(
+            ints[0],
+            ints[1].view("datetime64[s]"),
+            ints[2].view("datetime64[s]"),
+            ints[3],
+            np.array(self.value, dtype=np.float64),
+            np.array(self.unit, dtype=np.int64),
+            tuple(self.units),
+        )
+        for part in (self.patient, self.when, self.known, self.concept, self.value, self.unit):
+            part.clear()
+        return out
+
+
+def expand(kinds: Ints, found: Sequence[tuple[int, ...]]) -> tuple[Ints, Ints]:
+    """Return row and concept of every event that is a concept.
+
+    Parameters
+    ----------
+    kinds : (N,) int64
+        Which kind of event each row is.
+    found
+        Per kind the concepts it is.
+    """
+    sizes = np.array([len(places) for places in found] or [0], dtype=np.int64)
+    flat = np.array([place for places in found for place in places], dtype=np.int64)
+    starts = np.cumsum(sizes) - sizes
+    times = sizes[kinds]
+    rows = np.repeat(np.arange(len(kinds)), times)
+    nth = np.arange(len(rows)) - np.repeat(np.cumsum(times) - times, times)
+    return rows, flat[starts[kinds[rows]] + nth]

@@ -1,0 +1,214 @@
+"""A panel of variants out of a VCF, BCF or PLINK file into the inputs of a model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pmfed.cohort.block import Block
+from pmfed.cohort.genomics.builds import check_build, check_ends
+from pmfed.cohort.genomics.calls import Bools, Found, Seen
+from pmfed.cohort.genomics.plink import PlinkPanel
+from pmfed.cohort.genomics.quality import check_variants, named
+from pmfed.cohort.genomics.samples import Ints, Map, Samples, pair_samples
+from pmfed.cohort.genomics.vcf import VcfPanel
+from pmfed.cohort.tables import Problems, count
+from pmfed.errors import DataError
+from pmfed.modality.genomics import Panel
+
+
+def read_panel(
+    spec: Panel,
+    source: Path,
+    patients: Sequence[str],
+    when: NDArray[np.datetime64] | None,
+    problems: Problems,
+    samples: Path | None = None,
+    patient: str = "patient_id",
+) -> Block:
+    """Read the panel's dosages of every record.
+
+    Parameters
+    ----------
+    spec
+        The panel.
+    source
+        A VCF or BCF file, or the .bed file of a PLINK fileset.
+    patients : (R,)
+        Patient id of every record; each patient is read once.
+    when
+        Not used: inherited variants do not change.
+    problems
+        Where what is wrong is noted. Inputs are meaningless when there is something.
+    samples, patient
+        The table of samples, if the study names one, and its column of patients.
+
+    Returns
+    -------
+    Block
+        Inputs (dosage - 2f) / sqrt(2f(1-f)), where f is the public frequency; a missing call counts as 2f.
+
+    Guarantee
+    ---------
+    A patient's inputs depend on the file's own columns, the study and that patient's calls, never on which other
+    patients are in the cohort.
+    """
+    try:
+        file = PlinkPanel(source) if source.suffix.lower() == ".bed" else VcfPanel(source)
+        table = Map(samples, spec.sample, patient, sex=spec.sex) if samples else None
+        paired = pair_samples(source, file.samples, patients, table, problems)
+        stated = False
+        if isinstance(file, VcfPanel):
+            used = {variant.place[0] for variant in spec.variants.values() if variant.place}
+            stated = check_build(spec.build, source, file.file.contigs, file.file.words, used, problems)
+        if paired is None:
+            return _absent(spec, len(patients))
+        sex = _sex(paired, file)
+        seen = file.read(spec, paired.places.tolist(), sex)
+    except DataError as error:
+        problems.note(error)
+        return _absent(spec, len(patients))
+    warnings = list(paired.warnings)
+    if isinstance(file, PlinkPanel):
+        check_ends(spec.build, source, file.last, problems)
+    _check_alleles(spec, source, seen, problems, isinstance(file, PlinkPanel), warnings)
+    if not stated and not seen.confirmed:
+        warnings.append(
+            f"{source}: does not say which genome build it is in; taken to be in the study's {spec.build}. Give variants "
+            "both 'id' and 'at' to have it checked."
+        )
+    if not (seen.found or seen.others or seen.ambiguous or seen.elsewhere):
+        problems.add(
+            f"{source}: holds none of the study's {count(len(spec.variants), 'variant')}.",
+            "Is it the right file, in the right genome build?",
+        )
+    elif absent := sorted(spec.variants.keys() - seen.found.keys() - seen.others - seen.ambiguous - seen.elsewhere):
+        unsure = isinstance(file, VcfPanel) and not file.file.small
+        how = ", looked up by the index only," if unsure else ""
+        warnings.append(f"{source}: variants not in the file{how} and so missing in every patient: {named(absent)}.")
+    return _block(spec, source, seen, paired, sex, warnings)
+
+
+def _sex(paired: Samples, file: PlinkPanel | VcfPanel) -> Ints:
+    if paired.sex is not None:
+        return paired.sex
+    return file.sex[paired.places] if isinstance(file, PlinkPanel) else np.zeros(len(paired.places), dtype=np.int64)
+
+
+def _check_alleles(
+    spec: Panel, path: Path, seen: Seen, problems: Problems, either_strand: bool, warnings: list[str]
+) -> None:
+    """Note variants that cannot be resolved against the panel."""
+    found = seen.found
+    if elsewhere := seen.elsewhere - found.keys():
+        problems.add(
+            f"{path}: {count(len(elsewhere), 'variant')} with the id of the study at another place: {named([*elsewhere])}.",
+            f"Is the file in another genome build than {spec.build}, or is 'at' wrong in the study?",
+        )
+    if others := seen.others - found.keys():
+        problems.add(
+            f"{path}: {count(len(others), 'variant')} with other alleles than the study's, on either strand: "
+            f"{named([*others])}.",
+            "Is the file in another genome build, or are 'reference' and 'effect' wrong in the study?",
+        )
+    if seen.twice:
+        problems.add(
+            f"{path}: {count(len(seen.twice), 'variant')} standing in more than one record: {named([*seen.twice])}.",
+            "Remove repeated records, as 'bcftools norm -d exact' does.",
+        )
+    ambiguous = seen.ambiguous - found.keys()
+    palindromic = {key for key, one in found.items() if one.match.palindromic} if either_strand else set()
+    if any(one.match.flipped for one in found.values()):
+        ambiguous |= palindromic  # this file has variants of both strands, so these may be of either
+    elif palindromic:
+        warnings.append(
+            f"{path}: variants A/T or C/G, whose strand cannot be checked, taken to be on the strand of the study: "
+            f"{named([*palindromic])}."
+        )
+    if ambiguous:
+        problems.add(
+            f"{path}: {count(len(ambiguous), 'variant')} A/T or C/G of which the strand cannot be told: "
+            f"{named([*ambiguous])}.",
+            "Write their 'reference' in the study as the genome has it; PLINK files of both strands need "
+            "'plink --flip' first. Or leave the variants out.",
+        )
+
+
+def _block(spec: Panel, path: Path, seen: Seen, paired: Samples, sex: Ints, warnings: list[str]) -> Block:
+    here = _enough(spec, seen, len(paired.places))
+    warnings += [f"{path}: {line}" for line in check_variants(spec, seen.found, here, sex)]
+    if poor := int((~here).sum()):
+        warnings.append(
+            f"{path}: {count(poor, 'patient')} with less than the study's {spec.minimum_sample_call_rate} of the panel "
+            "called, left without it."
+        )
+    if failed := sorted(seen.failed):
+        warnings.append(f"{path}: variants that fail the study's rules on FILTER or QUAL, missing: {named(failed)}.")
+    unlisted = [key for key, one in seen.found.items() if one.match.counted is None]
+    if unlisted:
+        warnings.append(
+            f"{path}: variants of which the file does not list the counted allele, so 0: {named(unlisted)}."
+        )
+    sample = paired.of_records()
+    present = (sample >= 0) & here[sample]
+    keys = sorted(spec.variants)
+    dosages = np.full((len(keys), len(here)), np.nan, dtype=np.float32)
+    for row, key in enumerate(keys):
+        if key in seen.found:
+            dosages[row] = seen.found[key].dosages
+    unknown = np.isnan(dosages)
+    centre = 2 * np.array([spec.variants[key].frequency for key in keys])
+    spread = np.sqrt(centre * (1 - centre / 2))
+    spread[spread == 0] = 1.0  # an allele that nobody or everybody has: nothing to scale by
+    dosages -= centre[:, None].astype(np.float32)
+    dosages /= spread[:, None].astype(np.float32)
+    dosages[unknown] = 0.0
+    width = np.array([1 + spec.variants[key].indicator for key in keys])
+    column = np.cumsum(width) - width
+    rows = sample[present]
+    told = np.empty((len(rows), len(spec.names)), dtype=np.float32)
+    told[:, column if (width > 1).any() else slice(None)] = dosages[:, rows].T
+    told[:, column[width > 1] + 1] = unknown[width > 1][:, rows].T
+    inputs = np.zeros((len(sample), len(spec.names)), dtype=np.float32)
+    inputs[present] = told
+    missing = dict(zip(keys, (int(number) for number in unknown[:, rows].sum(axis=1)), strict=True))
+    return Block(inputs, present, missing, _counts(spec, seen, paired, poor), tuple(warnings))
+
+
+def _enough(spec: Panel, seen: Seen, samples: int) -> Bools:
+    """Return which samples have enough of the panel's variants called, of those the file can tell of."""
+    usable = [one.dosages for key, one in seen.found.items() if key not in seen.failed]
+    if spec.minimum_sample_call_rate is None or not usable:
+        return np.ones(samples, dtype=bool)
+    known = np.zeros(samples)
+    for dosages in usable:
+        known += ~np.isnan(dosages)
+    enough: Bools = known >= spec.minimum_sample_call_rate * len(usable)
+    return enough
+
+
+def _counts(spec: Panel, seen: Seen, paired: Samples, poor: int) -> dict[str, int]:
+    found: list[Found] = list(seen.found.values())
+    tally: Counter[str] = Counter(seen.tally)
+    for one in found:
+        tally.update(one.tally)
+    counts = {
+        **paired.counts,
+        "patients with too few calls": poor,
+        "variants found": len(found),
+        "variants not in the file": len(spec.variants) - len(found),
+        "variants failing FILTER or QUAL": len(seen.failed),
+        "variants written on the other strand": sum(one.match.flipped for one in found),
+        "variants with the counted allele as the file's reference": sum(one.match.swapped for one in found),
+        "variants found by id and place": len(seen.confirmed),
+        **dict(sorted(tally.items())),
+    }
+    return {name: number for name, number in counts.items() if number}
+
+
+def _absent(spec: Panel, records: int) -> Block:
+    return Block(np.zeros((records, len(spec.names)), dtype=np.float32), np.zeros(records, dtype=bool))

@@ -1,0 +1,188 @@
+"""One series into one input: which of its files are needed, and what is made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pmfed.cohort.imaging.failures import COLOUR_SPACE, SIZES, TOO_LARGE, ScanError
+from pmfed.cohort.imaging.fit import coloured, evened, finished, oriented, windowed
+from pmfed.cohort.imaging.geometry import Plane, Stack, stack
+from pmfed.cohort.imaging.header import Header
+from pmfed.cohort.imaging.pixels import MOST_VALUES, Picture, Pixels
+from pmfed.cohort.imaging.series import Found
+from pmfed.modality.scans import Dicom
+
+Floats = NDArray[np.float32]
+
+# What is counted of a scan and kept with it in the cache.
+TILTED, MISSING = "tilted", "missing slices"
+
+
+@dataclass(frozen=True, repr=False)
+class Need:
+    """The files of a series that an input is made of, in the order they are used.
+
+    ``stack`` says where they lie, when every file is one slice of a volume; files of many frames say it themselves.
+    ``by_number`` is true where one of several pictures was picked by its number, because they have no position.
+    """
+
+    files: tuple[tuple[str, Header], ...]
+    stack: Stack | None = None
+    by_number: bool = False
+
+
+def needed(spec: Dicom, found: Found) -> Need:
+    """Return what has to be read of a series.
+
+    Raises
+    ------
+    ScanError
+        The series cannot make what the study wants.
+    """
+    headers = [header for _, header in found.files]
+    if sum(header.rows * header.columns * header.frames * header.samples for header in headers) > MOST_VALUES:
+        raise ScanError(TOO_LARGE)
+    if any(header.frames > 1 for header in headers):
+        return Need(found.files)
+    planes = [_plane(header) for header in headers]
+    if len(spec.size) == 3:
+        placed = stack(planes)
+        return Need(tuple(found.files[place] for place in placed.order), placed)
+    if spec.view == "brightest":
+        return Need(found.files)
+    order = _order(planes, [header.number for header in headers])
+    return Need((found.files[order[len(order) // 2]],), by_number=len(planes) > 1 and None in planes)
+
+
+def assemble(spec: Dicom, need: Need, contents: Iterable[bytes]) -> tuple[Floats, dict[str, int]]:
+    """Make the input of one record.
+
+    Parameters
+    ----------
+    spec
+        The study's modality.
+    need
+        What `needed` returned.
+    contents
+        The files of ``need``, one after the other; each is let go before the next is taken.
+
+    Returns
+    -------
+    values : float32 of `Dicom.shape`
+        ``(x - mean) / scale`` of x from 0 (black) to 1.
+    counts : dict
+        Slices that are missing, a tilted gantry.
+    """
+    spacing: Sequence[float] | None
+    if len(spec.size) == 3:
+        values, spacing, counts = _volume(spec, need, contents)
+    elif spec.view == "brightest":
+        values, spacing, counts = _brightest(spec, contents)
+    else:
+        values, spacing, counts = _middle(spec, contents)
+    return finished(values, spacing, spec), counts
+
+
+def _middle(spec: Dicom, contents: Iterable[bytes]) -> tuple[Floats, Sequence[float] | None, dict[str, int]]:
+    pictures = [Picture(content) for content in contents]
+    frames = [(picture, frame) for picture in pictures for frame in range(picture.frames)]
+    planes = [plane for picture in pictures for plane in picture.planes()] if len(frames) > 1 else [None]
+    order = _order(planes, range(len(frames)))
+    picture, frame = frames[order[len(order) // 2]]
+    values = _windowed(spec, picture.decode(frame))[0]
+    return values, picture.spacing(frame), {}
+
+
+def _brightest(spec: Dicom, contents: Iterable[bytes]) -> tuple[Floats, Sequence[float] | None, dict[str, int]]:
+    """Project all frames: the greatest value of each pixel, the least where the greatest is black."""
+    best: Pixels | None = None
+    spacing = None
+    for pixels, picture in _decoded(contents):
+        pick = np.fmin if pixels.inverted else np.fmax  # both pass over what is not a number
+        values = pick.reduce(pixels.values, axis=0, keepdims=True)
+        if best is None:
+            best, spacing = Pixels(values, pixels.low, pixels.high, pixels.inverted), picture.spacing()
+            continue
+        if values.shape != best.values.shape:
+            raise ScanError(SIZES)
+        if pixels.inverted != best.inverted:
+            raise ScanError(COLOUR_SPACE)
+        low, high = min(best.low, pixels.low), max(best.high, pixels.high)
+        best = Pixels(pick(best.values, values), low, high, pixels.inverted)
+    assert best is not None, "a series has files"
+    return _windowed(spec, best)[0], spacing, {}
+
+
+def _volume(spec: Dicom, need: Need, contents: Iterable[bytes]) -> tuple[Floats, Sequence[float], dict[str, int]]:
+    decoded = _decoded(contents)
+    placed = need.stack
+    if placed is None:
+        parts, planes = [], list[Plane | None]()
+        for pixels, picture in decoded:
+            parts.append(pixels)
+            planes += picture.planes()
+        placed = stack(planes)
+        whole = _joined(parts, len(planes))
+        whole = Pixels(whole.values[placed.order], whole.low, whole.high, whole.inverted)
+    else:
+        whole = _joined((pixels for pixels, _ in decoded), len(placed.order))
+    values = _windowed(spec, whole)
+    if not placed.even:
+        values = evened(values, placed.places)
+    turned, spacing = oriented(values, placed.affine, spec.orientation)
+    return turned, spacing, {TILTED: int(placed.tilted), MISSING: placed.missing}
+
+
+def _decoded(contents: Iterable[bytes]) -> Iterator[tuple[Pixels, Picture]]:
+    for content in contents:
+        picture = Picture(content)
+        yield picture.decode(), picture
+
+
+def _joined(parts: Iterable[Pixels], frames: int) -> Pixels:
+    """Put the frames of several files into one array, each as it comes, so that memory holds them once."""
+    whole: Floats | None = None
+    low, high, at, inverted = np.inf, -np.inf, 0, None
+    for part in parts:
+        if whole is None:
+            whole, inverted = np.empty((frames, *part.values.shape[1:]), dtype=np.float32), part.inverted
+        if part.values.shape[1:] != whole.shape[1:]:
+            raise ScanError(SIZES)
+        if part.inverted != inverted:
+            raise ScanError(COLOUR_SPACE)
+        whole[at : at + len(part.values)] = part.values
+        at += len(part.values)
+        low, high = min(low, part.low), max(high, part.high)
+    assert whole is not None
+    assert at == frames
+    return Pixels(whole, low, high, bool(inverted))
+
+
+def _windowed(spec: Dicom, pixels: Pixels) -> Floats:
+    if pixels.coloured:
+        return coloured(pixels.values, spec.channels, spec.window)
+    return windowed(pixels.values, spec.window, (pixels.low, pixels.high), pixels.inverted)
+
+
+def _order(planes: Sequence[Plane | None], otherwise: Iterable[int]) -> list[int]:
+    """Return the order of pictures in space, or by number where one of them has no place."""
+    numbers = list(otherwise)
+    if len(planes) == 1:
+        return [0]
+    if any(plane is None for plane in planes):
+        return sorted(range(len(planes)), key=lambda place: numbers[place])
+    first = planes[0]
+    assert first is not None
+    normal = np.cross(first.direction[:3], first.direction[3:])
+    along = [float(np.dot(plane.position, normal)) for plane in planes if plane is not None]
+    return sorted(range(len(planes)), key=lambda place: (round(along[place], 3), numbers[place]))
+
+
+def _plane(header: Header) -> Plane | None:
+    if header.position is None or header.direction is None or header.spacing is None:
+        return None
+    return Plane(header.position, header.direction, header.spacing)

@@ -1,0 +1,107 @@
+"""What can be wrong with a scan, each with what to do about it: fixed sentences, which can hold no patient's data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from pmfed.cohort.tables import Problems
+
+OUTSIDE = "lead out of the folder"
+CLOSED = "may not be opened"
+CUT_OFF = "are cut off"
+DAMAGED = "are damaged"
+NAMED_ONLY = "are called .dcm but are not DICOM"
+NO_PIXELS = "are pictures without pixels"
+COMPRESSION = "use a compression that cannot be read here"
+TOO_LARGE = "claim to be larger than what is read"
+COLOUR_SPACE = "have colours or bits in a form that is not known"
+RESCALE = "have a rescale that makes no sense"
+COLOUR = "are in colour, where the study's window is for grey values"
+EMPTY = "hold no value at all"
+SIZES = "mix pictures of several sizes or spacings"
+DIRECTIONS = "hold slices that point in several directions"
+NO_PLACE = "say nothing of position and orientation"
+NO_SPACING = "say nothing of the distance between pixels"
+SAME_PLACE = "hold several slices in one place"
+HOLES = "lack more slices than they have"
+SINGLE = "are a single slice, not a volume"
+OTHER_SIZE = "have another size than the study's"
+CHANGED = "changed while they were read"
+BURNED_IN = "may have text burned into the picture"
+SEVERAL_VOLUMES = "hold several volumes"
+NO_SUCH_VOLUME = "have no volume of the number the study asks for"
+NOT_NIFTI = "are not NIfTI files in one piece (.nii, .nii.gz)"
+NOT_SCALAR = "hold something else than plain numbers"
+ABSENT = "do not exist"
+BOMB = "unpack to far more than their size"
+
+REMEDIES: Mapping[str, str] = {
+    OUTSIDE: "Copy them into the folder, or name the real folder in [data]; links out of it are not followed.",
+    CLOSED: "Give the account that runs pmfed the right to read them.",
+    CUT_OFF: "Export them again.",
+    DAMAGED: "Export them again.",
+    NAMED_ONLY: "Export them again as DICOM Part 10 files.",
+    NO_PIXELS: "Export them again.",
+    COMPRESSION: "Export them uncompressed, or see docs/imaging.md for what can be read.",
+    TOO_LARGE: "See docs/imaging.md for the bounds.",
+    COLOUR_SPACE: "Export them as RGB or grey values.",
+    RESCALE: "Export them again.",
+    COLOUR: 'Use window = "bits" in the study, or narrow its series.',
+    EMPTY: "Export them again.",
+    SIZES: "Narrow the study's series so that it takes one reconstruction.",
+    DIRECTIONS: "Narrow the study's series so that it leaves out scouts.",
+    NO_PLACE: "A volume needs position and orientation in the headers; does the export strip them?",
+    NO_SPACING: "Leave out 'spacing' in the study, or export with PixelSpacing.",
+    SAME_PLACE: "Several phases or echoes in one series: narrow the study's series, or export one of them.",
+    HOLES: "Export the whole series.",
+    SINGLE: "Narrow the study's series.",
+    OTHER_SIZE: 'Bring them to that size, or set "spacing" or "fit" where there is one; nothing is resized unasked.',
+    CHANGED: "Start again when the export is finished.",
+    BURNED_IN: 'Remove them, or set burned_in = "skip" in the study; "take" if someone has looked at every one.',
+    SEVERAL_VOLUMES: "Say which with 'volume' in the study.",
+    NO_SUCH_VOLUME: "Correct 'volume' in the study.",
+    NOT_NIFTI: "Convert them: header and image in one file.",
+    NOT_SCALAR: "Convert them to grey values.",
+    ABSENT: "Check the folder in [data] of site.toml and the file names.",
+    BOMB: "Pack the files again; see docs/imaging.md for the bounds.",
+}
+
+
+class ScanError(Exception):
+    """A scan that cannot be used; its one argument is one of the sentences above."""
+
+    def __init__(self, reason: str) -> None:
+        assert reason in REMEDIES
+        super().__init__(reason)
+        self.reason = reason
+
+
+@contextmanager
+def as_scan_error(reason: str) -> Iterator[None]:
+    """Turn whatever a library raises into a ScanError: its own words may quote a header."""
+    try:
+        yield
+    except (ScanError, MemoryError):
+        raise
+    except Exception:
+        raise ScanError(reason) from None
+
+
+def report(what: str, counts: Mapping[str, int], total: int, problems: Problems, listed: str = "") -> None:
+    """Note one problem per reason.
+
+    Parameters
+    ----------
+    what
+        Where and what is counted, as "/data/pacs: files".
+    counts
+        Per reason, how many.
+    total
+        Out of how many.
+    listed
+        Where they are listed one by one, for the remedy.
+    """
+    for reason, number in sorted(counts.items()):
+        if number:
+            problems.add(f"{what} that {reason}: {number:,} of {total:,}.", REMEDIES[reason] + listed)

@@ -1,0 +1,141 @@
+"""Virtual hospitals written as real ones keep their data: DICOM, VCF, OMOP or FHIR, and a table of the cohort."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import tomli_w
+
+from pmfed.errors import UsageError
+from pmfed_simulations.hospitals.dicom import write_dicom
+from pmfed_simulations.hospitals.fhir import ZONE, identifiers, write_fhir
+from pmfed_simulations.hospitals.history import FEWEST, Hospital, draw_hospitals
+from pmfed_simulations.hospitals.omop import write_omop
+from pmfed_simulations.hospitals.truth import PER_PATIENT, Truth, find_truth
+from pmfed_simulations.hospitals.vcf import write_vcf
+
+STUDY = Path(__file__).parents[1] / "studies" / "hospitals-real.toml"
+PACKAGES = ("duckdb", "pydicom", "pysam")
+# Figures of virtual patients may be shown exactly; a real hospital would leave the last two out.
+POLICY = {"min_patients": 20, "epsilon": 10.0, "delta": 1e-5, "exact_metrics": True, "per_site_metrics": True}
+
+
+def write_real_hospitals(
+    out: Path,
+    *,
+    sites: int = 5,
+    patients: int = 400,
+    seed: int = 0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Truth:
+    """Write virtual hospitals as folders of DICOM, VCF, OMOP or FHIR files, and say how well one could do on them.
+
+    The same arguments (and versions of pydicom and pysam) give the same files, byte for byte, but for the OMOP
+    databases, whose rows are the same and whose files are not. ``out/truth.json`` is written last.
+
+    Parameters
+    ----------
+    out
+        Folder to write to; new or empty, so that the patients of two seeds never mix.
+    sites
+        How many hospitals; beyond five the habits of the first five come round again.
+    patients
+        Patients per hospital on average, with those who leave the cohort for want of consent or outcome; sizes differ
+        by a factor of four, and none is below ``FEWEST``.
+    seed
+        Of all draws.
+    progress
+        Called with how much is done and how much there is.
+
+    Returns
+    -------
+    Truth
+        Also in ``out/truth.json``, what is per patient in ``out/truth.csv``. The study lies in ``out/study.toml``.
+
+    Raises
+    ------
+    UsageError
+        ``sites`` or ``patients`` is too small, ``out`` is not an empty folder, or a package is not installed.
+    """
+    if sites < 1 or patients < FEWEST or seed < 0:
+        limits = f"At least 1 hospital, at least {FEWEST} patients on average, and a seed of 0 or above."
+        raise UsageError(f"Cannot make {sites} hospitals of {patients} patients with seed {seed}.", limits)
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise UsageError(f"{out} is not an empty folder.", "Name a new folder, or remove what is there.")
+    lacking = [package for package in PACKAGES if find_spec(package) is None]
+    if lacking:
+        raise UsageError(
+            f"The packages that write these formats are not installed: {', '.join(lacking)}.",
+            f"Install them: pip install {' '.join(lacking)}",
+        )
+    hospitals = draw_hospitals(sites, patients, seed)
+    total = sum(len(hospital.scans.owner) + hospital.size for hospital in hospitals)
+    done = 0
+
+    def tick(more: int) -> None:
+        nonlocal done
+        done += more
+        progress(done, total)
+
+    for hospital in hospitals:
+        _write(out / hospital.name, hospital, tick)
+    text = STUDY.read_text(encoding="utf-8")
+    split = tomllib.loads(text)["evaluation"]
+    truth = find_truth(hospitals, split["split_key"], split["test_fraction"])
+    (out / "study.toml").write_text(text, encoding="utf-8", newline="\n")
+    _table(out / "truth.csv", pd.DataFrame({name: getattr(truth, name) for name in PER_PATIENT}))
+    (out / "truth.json").write_text(truth.to_json(), encoding="utf-8", newline="\n")
+    return truth
+
+
+def _write(folder: Path, hospital: Hospital, tick: Callable[[int], None]) -> None:
+    folder.mkdir(parents=True)
+    sources = {"patients": "patients.csv", "consent": "consent.csv", "record": "record.toml"}
+    _cohort(folder, hospital)
+    records = hospital.habits.records
+    described: dict[str, object]
+    if records.form == "omop":
+        write_omop(folder / "omop.duckdb", hospital)
+        which = "person_id" if records.numbered else "person_source_value"
+        described = {"omop": {"database": "omop.duckdb", "patient": which}}
+    else:
+        write_fhir(folder / "fhir", hospital)
+        described = {"timezone": ZONE.key, "fhir": {"files": "fhir", "identifier": identifiers(hospital)}}
+    if records.spelled:
+        described["units"] = {spelled: unit for unit, spelled in records.spelled}
+    _toml(folder / "record.toml", described)
+    tick(hospital.size)
+    if hospital.habits.laboratory:
+        sources |= {"genotypes": "genotypes.vcf.gz", "samples": "samples.csv"}
+        pairs = write_vcf(folder / "genotypes.vcf.gz", hospital)
+        _table(folder / "samples.csv", pd.DataFrame(pairs, columns=["patient_id", "sample_id"]))
+    if hospital.habits.scanner:
+        sources["scans"] = "dicom"
+        write_dicom(folder / "dicom", hospital, tick)
+    about = {"name": hospital.name, "title": f"{hospital.habits.title} (virtual)"}
+    _toml(folder / "site.toml", {"site": about, "data": sources, "policy": POLICY})
+
+
+def _cohort(folder: Path, hospital: Hospital) -> None:
+    """Write the cohort table, and what the hospital's office knows of consent."""
+    people = hospital.people
+    outcome = np.where(people["followed"], np.where(people["outcome"], "yes", "no"), "")
+    columns = {"patient_id": people["id"], "index_date": people["index"], "outcome": outcome}
+    _table(folder / "patients.csv", pd.DataFrame({**columns, "consent": people["consent"]}))
+    asked = people["consent"] != ""
+    since = (people["index"] - hospital.rng(8).integers(0, 30, hospital.size))[asked]
+    said = {"patient_id": people["id"][asked], "consent": people["consent"][asked], "date": since}
+    _table(folder / "consent.csv", pd.DataFrame(said))
+
+
+def _toml(path: Path, content: dict[str, object]) -> None:
+    path.write_text(tomli_w.dumps(content), encoding="utf-8", newline="\n")
+
+
+def _table(path: Path, table: pd.DataFrame) -> None:
+    table.to_csv(path, index=False, lineterminator="\n", encoding="utf-8")
