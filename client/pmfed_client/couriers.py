@@ -1,9 +1,9 @@
 """The courier as it runs at a real site: takes one message after the other from the SuperNode to the agent and back.
 
 It stands where Flower's SuperExec would, and speaks the same protocol with the SuperNode. But where Flower unpacks the
-bundle that came with a run and starts a process to execute what is in it, for every message, this one process carries
-the message with the courier that the hospital installed. So nothing that arrives over the network is ever executed,
-and no message waits for an interpreter to start. It uses parts of Flower that are not promised to stay as they are;
+bundle that came with a run and starts an interpreter to execute what is in it, for every message, this process forks
+and carries the message with the courier that the hospital installed. So nothing that arrives over the network is ever
+executed, and no message waits for Python to start and Flower to load. It uses parts of Flower that are not promised to stay as they are;
 pyproject.toml pins the versions, and tests/e2e runs it.
 
 ``python -m pmfed_client.couriers ADDRESS SECRET_FILE``
@@ -12,6 +12,8 @@ pyproject.toml pins the versions, and tests/e2e runs it.
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -35,6 +37,7 @@ from pmfed_client.app import app
 log = logging.getLogger("pmfed.courier")
 
 LOOK = 0.1  # seconds between two looks for a message
+GRACE = 3.0  # seconds a courier may take to end once the next message is there
 PROTECTED = frozenset({"/flwr.proto.Runtime/AcquireTask"})
 
 
@@ -44,12 +47,35 @@ def carry_all(address: str, secret: bytes) -> None:
         address, SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods=PROTECTED), "SuperExec"
     )
     wanted = AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP])
+    before = 0
     while True:
         found = asks.AcquireTask(wanted)
-        if found.HasField("task") and found.token:
-            carry_one(address, found.token)
-        else:
+        if not (found.HasField("task") and found.token):
             time.sleep(LOOK)
+            continue
+        _end(before)
+        before = os.fork()
+        if before == 0:
+            try:
+                carry_one(address, found.token)
+            finally:
+                os._exit(0)  # nothing of the parent's is to be cleaned up here
+
+
+def _end(process: int) -> None:
+    """See to it that the courier of the message before has ended.
+
+    A SuperNode has one message under way at a time, but may hand out one whose content will never come, because its
+    run was stopped meanwhile: who waits for that waits for ever.
+    """
+    deadline = time.monotonic() + GRACE
+    while process and os.waitpid(process, os.WNOHANG)[0] == 0:
+        if time.monotonic() > deadline:
+            log.warning("a message was given up: its content did not come")
+            os.kill(process, signal.SIGKILL)
+            os.waitpid(process, 0)
+            return
+        time.sleep(0.02)
 
 
 def carry_one(address: str, token: str) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pmfed.cohort.block import Block
 from pmfed.cohort.ehr import read_signals
-from pmfed.cohort.ehr.moments import NEVER, Moments, last_second
+from pmfed.cohort.ehr.moments import NEVER, Moments, first_second, last_second
 from pmfed.cohort.encode import Encoded, chance_equal, encode
 from pmfed.cohort.files import read_block
 from pmfed.cohort.images import read_images
@@ -206,7 +206,9 @@ def read_cohort(study: Study, sources: Mapping[str, Path | str], site: str, plac
     counts: dict[str, int] = {}
     when = None
     if study.cohort.index is not None:
-        when = _moments(sheets[study.cohort.table], study.cohort.index, records.rows[study.cohort.table], problems)
+        when = _moments(
+            sheets[study.cohort.table], study.cohort.index, records.rows[study.cohort.table], problems, first=True
+        )
     for name, modality in sorted(study.modalities.items()):
         inputs[name] = np.zeros((len(records.owner), *shape_of(modality)), dtype=np.float32)
         present[name] = np.zeros(len(records.owner), dtype=bool)
@@ -292,10 +294,14 @@ def _own(places: Places, name: str) -> Places:
     )
 
 
-def _moments(sheet: Sheet, column: str, rows: Ints, problems: Problems) -> Moments:
-    """Return the dates of a column, NaT where a record has no row or the cell is empty."""
+def _moments(sheet: Sheet, column: str, rows: Ints, problems: Problems, *, first: bool = False) -> Moments:
+    """Return the dates of a column, NaT where a record has no row or the cell is empty.
+
+    A day without a time is its last second: what happened that day may have been after anything else. With ``first``,
+    for index dates, it is its first: what happened that day may have been after it.
+    """
     codes, texts = labels(sheet.frame[column])
-    found = [None if text in MISSING else last_second(text) for text in texts]
+    found = [None if text in MISSING else (first_second if first else last_second)(text) for text in texts]
     wrong = np.array(
         [second is None and text not in MISSING for second, text in zip(found, texts, strict=True)] or [False],
         dtype=bool,

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from pmfed.cohort.ehr.cohorts import YES
 from pmfed.cohort.encode import categories
 from pmfed.cohort.joins import left_join, under_cap
 from pmfed.cohort.split import held_out
@@ -18,9 +19,6 @@ from pmfed.cohort.tables import MISSING, Problems, count, first_row, labels, num
 from pmfed.errors import DataError
 from pmfed.modality import LISTED, Genotypes, Modality, Signals, Table, sources_of
 from pmfed.study import Study
-
-YES = ("1", "true", "yes", "ja")
-"""What a consent column must say; nothing else counts."""
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]

@@ -70,7 +70,10 @@ def go(coordinator: Coordinator, out: Path, tell: Tell) -> dict[str, Any]:
         raise UsageError(f"{coordinator.folder}: the coordinator does not run.", "Start it: pmfed coordinator start")
     flwr = coordinator.flwr
     if told["flower"] and not flwr.status(told["flower"]).startswith("finished"):
-        raise UsageError(f"{out}: this run is under way.", "Wait for its end, or: pmfed coordinator stop RUN")
+        raise UsageError(
+            f"{out}: this run is under way.",
+            f"Wait for its end, or: pmfed coordinator stop {out}. One whose process died counts as under way for a minute.",
+        )
     for file in ("failed.json", "enrolled.json"):
         (out / file).unlink(missing_ok=True)
     app = coordinator.home / "apps" / told["id"]
@@ -133,7 +136,7 @@ def _note(coordinator: Coordinator, out: Path, told: dict[str, Any]) -> None:
 
 def _follow(coordinator: Coordinator, number: str, out: Path, patience: float, tell: Tell) -> None:
     """Tell what RUN says until the run is over; only Flower knows of one that died without a word."""
-    began = asked = time.monotonic()
+    began = asked = heard = time.monotonic()
     enrolled, shown = False, len(read_lines(out / "metrics.jsonl"))
     rounds = Study.read(out / "study.toml").training.rounds
     while True:
@@ -148,8 +151,14 @@ def _follow(coordinator: Coordinator, number: str, out: Path, patience: float, t
             shown += 1
             tell(words_of(line, rounds))
         if ended or time.monotonic() - asked > ASK:
-            status = coordinator.flwr.status(number)
-            asked = time.monotonic()
+            status, asked = _status(coordinator, number), time.monotonic()
+            heard = asked if status else heard
+            if running(coordinator.folder) is None or asked - heard > START:
+                raise RunError(
+                    "the coordinator stopped, or does not answer, while the run was under way. What was charged stays "
+                    "charged.",
+                    f"Start it again, then: pmfed coordinator resume {out}",
+                )
             if status == "finished:completed" and (out / "result.json").exists():
                 return
             if status.startswith("finished"):
@@ -160,6 +169,14 @@ def _follow(coordinator: Coordinator, number: str, out: Path, patience: float, t
                 f"the run did not begin within {patience:.0f} s.", "Is the coordinator well? pmfed coordinator status"
             )
         time.sleep(LOOK)
+
+
+def _status(coordinator: Coordinator, number: str) -> str:
+    """Return Flower's word for how a run stands; empty when Flower does not answer, as while it is being started anew."""
+    try:
+        return coordinator.flwr.status(number)
+    except RunError:
+        return ""
 
 
 def words_of(line: dict[str, Any], rounds: int) -> str:

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import load_ssh_private_key, l
 from federation import Together, change
 from pmfed_client.agent import Agent
 from pmfed_client.approve import approve, check_approved, terms, withdraw
-from pmfed_client.auditlog import AuditLog, words_of
+from pmfed_client.auditlog import AuditLog, _digest, words_of
 from pmfed_client.home import make_home
 from pmfed_client.residence import Reticent
 from pmfed_client.site import Site
@@ -195,7 +195,9 @@ def test_a_changed_audit_log_is_noticed(tmp_path: Path) -> None:
     whole = log.path.read_bytes()
     lines = whole.splitlines(keepends=True)
     forged = json.loads(lines[2]) | {"bytes_out": 0}
+    sealed = {**forged, "hash": _digest({key: value for key, value in forged.items() if key != "hash"})}
     for place, damaged in (
+        (4, [*lines[:2], json.dumps(sealed, sort_keys=True, separators=(",", ":")).encode() + b"\n", *lines[3:]]),
         (3, [*lines[:2], json.dumps(forged, sort_keys=True, separators=(",", ":")).encode() + b"\n", *lines[3:]]),
         (2, [lines[0], *lines[2:]]),
         (2, [lines[0], lines[2], lines[1], *lines[3:]]),

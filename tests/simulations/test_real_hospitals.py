@@ -264,8 +264,8 @@ def test_genotypes_read_back_are_the_models(
     exchanged = {locus.name for locus in PANEL if locus.counted == locus.ref} ^ set(laboratory.exchanged)
     assert block.counts["variants with the counted allele as the file's reference"] == len(exchanged)
     failed = calls.sequenced[:, None] & (calls.quality < 0)
-    assert block.counts["calls missing"] == failed.sum() > 0
-    assert block.counts["calls below the least GQ"] == (calls.sequenced[:, None] & ~calls.seen & ~failed).sum() > 0
+    assert block.counts.get("calls missing", 0) == failed.sum()
+    assert block.counts.get("calls below the least GQ", 0) == (calls.sequenced[:, None] & ~calls.seen & ~failed).sum()
     assert block.missing == dict(zip(spec.names, (calls.sequenced[:, None] & ~calls.seen).sum(axis=0), strict=True))
 
 

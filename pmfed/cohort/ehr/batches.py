@@ -117,12 +117,12 @@ def inside(folder: Path, file: str) -> Path:
     Raises
     ------
     DataError
-        It leads out of the folder, by ``..``, an absolute path or a link.
+        It leads out of the folder, by ``..``, as a path from the root or through a link.
     """
     root = os.path.realpath(folder)
     try:
         real = os.path.realpath(os.path.join(root, file))
-        outside = os.path.isabs(file) or os.path.commonpath([root, real]) != root
+        outside = os.path.commonpath([root, real]) != root
     except ValueError:  # a NUL byte, or another drive
         outside = True
     if outside:

@@ -68,7 +68,7 @@ class OmopPlace(Frozen):
     column of the table ``person`` the cohort table's patient ids are.
     """
 
-    database: str
+    database: str = Field(repr=False)  # a URL may hold a password
     tables: str | None = Field(default=None, alias="schema")
     vocabulary: str | None = None
     patient: Literal["person_id", "person_source_value"] = "person_id"

@@ -22,7 +22,7 @@ Entry = tuple[str, Resource]
 """Full URL ("" for none) and resource."""
 
 LONGEST_LINE = 64 << 20
-LARGEST_BUNDLE = 1 << 30
+LARGEST_BUNDLE = 256 << 20
 
 LINES = (".ndjson", ".jsonl")
 KINDS = (".json", *LINES)

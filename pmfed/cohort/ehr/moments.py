@@ -1,7 +1,8 @@
 """Dates as hospitals write them into moments, so that nothing seems earlier than it was.
 
 A date without a time of day may mean any moment of that day, a year any moment of that year. Every text becomes the
-LAST second it may mean: an event that may have happened after the index date then counts as after it.
+LAST second it may mean: an event that may have happened after the index date then counts as after it. An index date
+itself becomes the FIRST second it may mean.
 """
 
 from __future__ import annotations
@@ -44,21 +45,27 @@ def last_second(text: str, zone: ZoneInfo | None = None) -> int | None:
     int or None
         None when the text is no date.
     """
+    return _second(text, zone, last=True)
+
+
+def first_second(text: str, zone: ZoneInfo | None = None) -> int | None:
+    """Return the first second a date may mean: of an index date, which no event of that day may then come before."""
+    return _second(text, zone, last=False)
+
+
+def _second(text: str, zone: ZoneInfo | None, last: bool) -> int | None:
     match = _DATE.fullmatch(text.strip())
     if not match:
         return None
     year, month, day, hour, minute, second, offset = match.groups()
     try:
-        if day is None:
-            last = 12 if month is None else int(month)
-            when = datetime(int(year), last, calendar.monthrange(int(year), last)[1], 23, 59, 59)
-        elif hour is None:
-            when = datetime(int(year), int(month), int(day), 23, 59, 59)
-        else:
-            at = 59 if second is None else min(int(second), 59)  # a leap second is the minute's last
-            when = datetime(int(year), int(month), int(day), int(hour), int(minute), at)
-            if second is not None and int(second) > 60:
-                return None
+        if second is not None and int(second) > 60:
+            return None
+        in_month = int(month or (12 if last else 1))
+        on_day = int(day or (calendar.monthrange(int(year), in_month)[1] if last else 1))
+        rest = (23, 59, 59) if last else (0, 0, 0)
+        at_second = rest[2] if second is None else min(int(second), 59)  # a leap second is the minute's last
+        when = datetime(int(year), in_month, on_day, int(hour or rest[0]), int(minute or rest[1]), at_second)
         if zone and offset:
             when = (when - _offset(offset)).replace(tzinfo=UTC).astimezone(zone).replace(tzinfo=None)
     except (ValueError, OverflowError):  # a 30th of February, a 13th month, year 0

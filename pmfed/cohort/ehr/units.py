@@ -55,8 +55,6 @@ def conversion(unit: str, spec: EventFeature) -> Line | None:
         return spec.units[unit], 0.0
     if unit == spec.unit:
         return 1.0, 0.0
-    if not unit or len(unit) > LONGEST:
-        return None
     return convert(SPELLINGS.get(unit, unit), spec.unit, spec.molar_mass)
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from worlds import CREATININE
 
 from pmfed.cohort.ehr.codes import Matcher, read, split
-from pmfed.cohort.ehr.moments import from_offsets, last_second, last_seconds, middle
+from pmfed.cohort.ehr.moments import first_second, from_offsets, last_second, last_seconds, middle
 from pmfed.cohort.ehr.units import SPELLINGS, conversion, convert
 from pmfed.modality.ehr import Concept, EventFeature
 
@@ -43,6 +43,19 @@ def test_a_date_is_the_last_second_it_may_mean(text: str, last: str) -> None:
     assert last_second(text) == second(last)
 
 
+def test_an_index_date_is_the_first_second_it_may_mean() -> None:
+    for text, first in [
+        ("2014", "2014-01-01"),
+        ("2016-02", "2016-02-01"),
+        ("2014-07-01", "2014-07-01"),
+        ("2014-07-01T13:05", "2014-07-01T13:05:00"),
+        ("2014-07-01T13:05:07.9", "2014-07-01T13:05:07"),
+    ]:
+        assert first_second(text) == second(first)
+    assert first_second("2014-02-30") is None
+    assert first_second("2020-07-01T00:30:00Z", ZoneInfo("Europe/Berlin")) == second("2020-07-01T02:30:00")
+
+
 @pytest.mark.parametrize(
     "text",
     ["", "NA", "2014-13", "2014-02-30", "2014-7-1", "01.07.2014", "20140701", "2014-07-01T25:00:00", "2014-07-01T1:2",
@@ -53,6 +66,7 @@ def test_what_is_no_date(text: str) -> None:
     assert np.isnat(middle(text))
 
 
+@settings(deadline=None)
 @given(st.text(max_size=30))
 def test_no_text_breaks_the_parser_of_dates(text: str) -> None:
     found = last_second(text, ZoneInfo("Europe/Berlin"))
@@ -60,17 +74,21 @@ def test_no_text_breaks_the_parser_of_dates(text: str) -> None:
     assert np.isnat(middle(text)) == (last_second(text) is None)
 
 
+@settings(deadline=None)
 @given(st.datetimes(datetime(1, 1, 2), datetime(9999, 12, 30)), st.sampled_from([4, 7, 10, 16, 19]))
 def test_no_moment_a_shortened_date_may_mean_is_later(when: datetime, length: int) -> None:
     text = when.isoformat()[:length]
     last = last_second(text)
     assert last is not None
+    first = first_second(text)
+    assert first is not None
     exact = when.replace(microsecond=0) - datetime(1970, 1, 1)
-    assert last >= exact.days * 86_400 + exact.seconds
+    assert first <= exact.days * 86_400 + exact.seconds <= last
     days = {4: 366, 7: calendar.monthrange(when.year, when.month)[1], 10: 1, 16: 1, 19: 1}[length]
     assert last - second(when.isoformat()[:10]) < days * 86_400 + 366 * 86_400 * (length == 4)
 
 
+@settings(deadline=None)
 @given(st.datetimes(datetime(1990, 1, 2), datetime(2030, 12, 30)), st.integers(-12 * 4, 14 * 4))
 def test_instants_are_shown_on_the_hospitals_clock(when: datetime, quarters: int) -> None:
     when = when.replace(microsecond=0)
@@ -134,6 +152,7 @@ def test_domains_and_answers_choose() -> None:
     assert matcher.seen == {0, 1, 2}
 
 
+@settings(deadline=None)
 @given(st.text(max_size=40))
 def test_no_text_breaks_the_parser_of_codes(text: str) -> None:
     found = split(text)
@@ -179,7 +198,7 @@ def test_what_does_not_convert(unit: str, target: str) -> None:
     assert convert(unit, target) is None
 
 
-@settings(deadline=None)  # the first conversion loads the definitions
+@settings(deadline=None)
 @given(st.one_of(st.text(max_size=70), st.text("mgLdu*/.()[]{}%kCelFHz109-+'", max_size=15)))
 def test_no_unit_breaks_the_conversion(unit: str) -> None:
     line = conversion(unit, FEATURE)

@@ -13,8 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from worlds import CREATININE, Event, World, dates, write_ndjson, write_omop, write_tables
 
+import pmfed.cohort.ehr.batches as batches
 from pmfed.cohort.block import Block
 from pmfed.cohort.ehr import read_events, read_sequence
+from pmfed.cohort.ehr.events import Chunk
+from pmfed.cohort.ehr.window import EVER, Window, seconds
 from pmfed.cohort.tables import Problems
 from pmfed.errors import DataError
 from pmfed.modality.ehr import Events, EventSequence
@@ -88,9 +91,13 @@ def test_features_are_what_a_plain_loop_says(
             for hours, value in events
         ],
     )
-    with tempfile.TemporaryDirectory() as folder:
-        shifted = INDEX - np.timedelta64(24 * HOUR, "s")
-        block = read(world, Path(folder) / "t", ["2", "1", "1"], np.array([INDEX, INDEX, shifted]))
+    held, batches.BLOCK = batches.BLOCK, 200  # so that a patient's events come in several chunks
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            shifted = INDEX - np.timedelta64(24 * HOUR, "s")
+            block = read(world, Path(folder) / "t", ["2", "1", "1"], np.array([INDEX, INDEX, shifted]))
+    finally:
+        batches.BLOCK = held
     earlier = [(hours - 24, value) for hours, value in first]
     for column, key in enumerate(sorted(KINDS)):
         expected = [plainly(key, events) for events in (second, first, earlier)]
@@ -137,6 +144,16 @@ def test_nothing_at_or_after_the_index_date_changes_an_input(
             np.testing.assert_array_equal(one.inputs, other.inputs)
             np.testing.assert_array_equal(one.present, other.present)
             assert one.missing == other.missing
+
+
+def test_a_window_needs_both_that_it_happened_and_that_it_was_known() -> None:
+    window = Window(["a"], np.array([INDEX]), np.array([seconds(None)]))
+    before, after = INDEX - np.timedelta64(1, "s"), INDEX + np.timedelta64(1, "s")
+    zeros = np.zeros(4, dtype=np.int64)
+    when, known = np.array([before, before, after, INDEX]), np.array([before, after, before, before])
+    record, row, ago = window.rows(Chunk(zeros, when, known, zeros, zeros.astype(float), zeros))
+    assert (record.tolist(), row.tolist(), ago.tolist()) == ([0], [0], [1])
+    assert seconds(1e300) == EVER
 
 
 def test_what_was_entered_after_the_index_date_does_not_count_whenever_it_happened(tmp_path: Path) -> None:

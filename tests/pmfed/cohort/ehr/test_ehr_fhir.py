@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from worlds import PEOPLE_DATES, SMALL, dates, fhir_resources, write_ndjson
 import pmfed.cohort.ehr.exports as exports
 from pmfed.cohort.block import Block
 from pmfed.cohort.ehr import open_source, read_events
-from pmfed.cohort.ehr.resources import KINDS, target
+from pmfed.cohort.ehr.resources import KINDS, target, value
 from pmfed.cohort.tables import Problems
 from pmfed.errors import DataError
 from pmfed.modality.ehr import Events
@@ -311,6 +312,40 @@ def test_a_patient_may_come_after_what_refers_to_it(tmp_path: Path) -> None:
     block = read(write(tmp_path / "x", *lines), {"x": feature()})
     assert block.inputs[0, 0] == 3
     assert "references to patients the export does not hold" not in block.counts
+
+
+def test_with_identifiers_too(tmp_path: Path) -> None:
+    patient = {**PATIENT, "identifier": [{"system": "http://mrn", "value": "77"}]}
+    source = write(tmp_path / "x", observation("1", 3.0), patient, {"resourceType": "Patient", "id": "q"})
+    (tmp_path / "ehr.toml").write_text(f'[fhir]\nfiles = "{source.name}"\nidentifier = "http://mrn"\n')
+    block = read(tmp_path / "ehr.toml", {"x": feature()}, ("77",))
+    assert block.inputs[0, 0] == 3
+    assert block.counts["patients without an identifier of the site's system"] == 1
+    write(source, {**patient, "id": "r", "gender": "male"}, name="b.ndjson")
+    with pytest.raises(DataError, match="1 patient with more than one Patient resource that differ"):
+        read(tmp_path / "ehr.toml", {"x": feature()}, ("77",))
+
+
+@pytest.mark.parametrize(
+    ("resource", "number", "unit"),
+    [
+        ({"valueQuantity": {"value": 3, "unit": "mg", "code": "ug", "system": UCUM}}, 3.0, "ug"),
+        ({"valueQuantity": {"value": 3.5, "unit": "mg", "code": "X9", "system": "http://else"}}, 3.5, "mg"),
+        ({"valueQuantity": {"value": 3.5, "code": "mg"}}, 3.5, "mg"),
+        ({"valueQuantity": {"value": True, "unit": "mg"}}, None, ""),
+        ({"valueQuantity": {"value": "3", "unit": "mg"}}, None, ""),
+        ({"valueQuantity": {"value": [3], "unit": "mg"}}, None, ""),
+        ({"valueQuantity": {"value": 10**400, "unit": "mg"}}, None, ""),
+        ({"valueQuantity": {"value": 1e400, "unit": "mg"}}, None, ""),
+        ({"valueQuantity": [3]}, None, ""),
+        ({"valueInteger": 3}, 3.0, "1"),
+        ({"valueInteger": True}, None, ""),
+        ([], None, ""),
+    ],
+)
+def test_values(resource: Any, number: float | None, unit: str) -> None:
+    found = value(resource)
+    assert (None if math.isnan(found[0]) else found[0], found[1]) == (number, unit)
 
 
 def test_files_of_other_types_are_not_read_and_files_of_other_names_are(tmp_path: Path) -> None:

@@ -11,9 +11,11 @@ from worlds import SMALL, STUDY, dates, omop_tables, statements, write_omop
 from pmfed.cohort.block import Block
 from pmfed.cohort.ehr import derive_cohort, open_source, read_events
 from pmfed.cohort.ehr.database import open_database
+from pmfed.cohort.ehr.described import SourceFile
 from pmfed.cohort.tables import Problems
 from pmfed.errors import DataError
 from pmfed.modality.ehr import EventCohort, Events
+from pmfed.validate import read_toml
 
 PATIENTS = ["1", "2", "3", "1"]
 WHEN = dates("2020-02-01", "2020-02-01", "2020-02-01", "2020-01-21")
@@ -131,6 +133,9 @@ def test_a_server_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be opened or read") as caught:
         open_source("postgresql://reader:s3cret@127.0.0.1:1/omop")
     assert "s3cret" not in str(caught.value)
+    folder = tmp_path / "ehr.toml"
+    folder.write_text('[omop]\ndatabase = "postgresql://reader:s3cret@127.0.0.1:1/omop"\n')
+    assert "s3cret" not in repr(read_toml(folder, SourceFile))
     with pytest.raises(DataError, match="of kind 'mysql' cannot be read"):
         open_source("mysql://a:s3cret@b/c")
     with pytest.raises(DataError, match="URL of a database cannot be read") as caught:

@@ -19,6 +19,8 @@ from pmfed.modality.ehr import Signals
 
 wfdb = pytest.importorskip("wfdb", reason="wfdb is not installed: pip install 'pmfed[signals]'")
 
+pytestmark = pytest.mark.filterwarnings("ignore:The inplace keyword")  # which wfdb's writer has yet to follow
+
 RATE = 250.0
 
 

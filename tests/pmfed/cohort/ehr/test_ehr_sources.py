@@ -99,6 +99,7 @@ def test_ids_are_listed_and_who_is_not_there_is_counted(kind: str, tmp_path: Pat
     assert not block.inputs[1:].any()
     assert block.counts["patients that the source does not have"] == 2
     assert any("2 patients of the cohort not in it" in line for line in block.warnings)
+    assert read(study(), source, ["01", "2"], dates(*["2020-02-01"] * 2)).present.tolist() == [False, True]
     with pytest.raises(DataError, match="none of 2 patients of the cohort is in it"):
         read(study(), source, ["8", "9"], dates("2020-02-01", "2020-02-01"))
 
@@ -146,6 +147,14 @@ def test_codes_are_followed_to_standard_concepts_and_down_to_descendants_when_as
     number = SMALL.codes()["SNOMED:44054006"]
     assert found(one([f"OMOP:{number}"])) == [1, 0, 0]
     assert found(one(["ICD10CM:E11*"], domain="measurement")) == [0, 0, 0]
+    with duckdb.connect(str(path)) as connection:  # only what the hospital's ETL made of the codes is left
+        connection.execute("UPDATE condition_occurrence SET condition_source_concept_id = 0")
+        connection.execute(
+            "UPDATE procedure_occurrence SET procedure_concept_id = 0, procedure_source_concept_id = NULL"
+        )
+    assert found(one(["ICD10CM:E11.9"])) == [1, 0, 0]
+    assert found(one(["ICD10CM:E11*"])) == [1, 0, 1]
+    assert found(one(["OMOP:0"])) == [0, 0, 0]  # "no matching concept" is not a concept
 
 
 @pytest.mark.parametrize("kind", ["csv", "ndjson"])

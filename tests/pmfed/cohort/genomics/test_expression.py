@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -170,6 +172,13 @@ def test_rows_without_an_id(tmp_path: Path) -> None:
     path = tmp_path / "m.csv"
     path.write_text("sample,tp53\nPAT-1,2\n,3\n")
     assert "1 row without an id" in refused(path, spec({"tp53": GENE}, rows="samples"))
+
+
+def test_texts_in_parquet_that_are_not_utf8(tmp_path: Path) -> None:
+    offsets = pa.py_buffer(np.array([0, 4, 5], dtype=np.int32).tobytes())
+    names = pa.Array.from_buffers(pa.string(), 2, [None, offsets, pa.py_buffer(b"tp53\xe9")])
+    pa.parquet.write_table(pa.table({"id": names, "PAT-1": pa.array([1.0, 2.0])}), tmp_path / "m.parquet")
+    assert "cannot be read (ArrowInvalid)" in refused(tmp_path / "m.parquet", spec({"tp53": GENE}))
 
 
 def test_bombs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

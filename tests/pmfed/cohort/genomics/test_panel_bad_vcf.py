@@ -7,6 +7,7 @@ import math
 import os
 import re
 import shutil
+import struct
 import sys
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,7 @@ def test_a_malformed_line_on_a_chromosome_that_the_header_does_not_declare(tmp_p
         ("\t500\t", "\t5x0\t", "line 37 has no position in its second column"),
         ("\tPASS\t.\tGT\t0/0\t0|1\t1/1\t./.", "", "line 37 has too few columns"),
         ("\t./.\n", "\t./.\t0/1\n", "line 37 has not the 13 columns of the header"),
+        ("\t1/1\t./.\n", "\t1\t./.\t0/1\n", "line 37 has not the 13 columns of the header"),
         ("\tC\tT\t.", "\tC\tT\tPAT", "line 37 has no number in the column QUAL"),
         ("\tC\tT", "\tC\tT\xe9", "line 37 holds other letters than VCF allows"),
     ],
@@ -101,7 +103,8 @@ def test_windows_line_ends_and_several_batches(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(records, "BATCH", 100)
     monkeypatch.setattr(lines, "MIB", 64)
     places = [f"7:{500 + number}" for number in range(9)]
-    text = Vcf(SAMPLES, [Line(place, "C>T", CALLS) for place in places]).text()
+    calls = ("0/0", "0|1", "1", "./.")  # one of one copy is no plain call: the library reads these lines
+    text = Vcf(SAMPLES, [Line(place, "C>T", calls) for place in places]).text()
     path = tmp_path / "a.vcf"
     path.write_bytes(text.replace("\n", "\r\n").encode())
     spec = panel({f"v{number}": {**CT, "at": place} for number, place in enumerate(places)})
@@ -113,8 +116,29 @@ def test_windows_line_ends_and_several_batches(tmp_path: Path, monkeypatch: pyte
     assert not before or len(os.listdir("/proc/self/fd")) <= before
 
 
+def test_a_library_that_gives_fewer_records_than_lines(tmp_path: Path) -> None:
+    file = container.open_container(Vcf(SAMPLES, []).write(tmp_path / "a.vcf"))
+    with pytest.raises(DataError, match="the record in line 37 cannot be read"):
+        list(records.Records(file, [0])._safely(iter(()), slice(None), [37]))
+
+
+def test_a_bcf_record_with_something_left_over(tmp_path: Path) -> None:
+    path = Vcf(SAMPLES, [Line("7:500", "C>T", CALLS)]).write(tmp_path / "a.bcf")
+    content = bytearray(gzip.decompress(path.read_bytes()))
+    start = 9 + struct.unpack_from("<I", content, 5)[0]
+    shared, calls = struct.unpack_from("<II", content, start)
+    for more_shared, more_calls in ((0, 1), (1, 0)):
+        changed = bytearray(content)
+        struct.pack_into("<II", changed, start, shared + more_shared, calls + more_calls)
+        with pysam.BGZFile(str(path), "w") as out:
+            out.write(bytes(changed + b"\0"))
+        with pytest.raises(DataError, match="record 1 cannot be read: it contradicts itself"):
+            read(panel({"v": CT}), path, SAMPLES)
+
+
 def test_what_to_install_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = Vcf(SAMPLES, [Line("7:500", "C>T", CALLS)]).write(tmp_path / "a.vcf.gz")
+    calls = (*CALLS[:3], ".")
+    path = Vcf(SAMPLES, [Line("7:500", "C>T", calls)]).write(tmp_path / "a.vcf.gz")
     bcf = Vcf(SAMPLES, [Line("7:500", "C>T", CALLS)]).write(tmp_path / "a.bcf")
     monkeypatch.setitem(sys.modules, "cyvcf2.cyvcf2", None)
     with pytest.raises(DataError, match=r"pip install 'pmfed\[genomics\]'"):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from genomic_files import Line, Vcf, dosages, panel, read
 
+from pmfed.cohort.genomics import vcf
 from pmfed.errors import DataError
 
 NAN = math.nan
@@ -156,6 +157,9 @@ def test_a_patient_with_too_few_calls_is_without_the_panel(tmp_path: Path) -> No
     assert block.present.tolist() == [True, True, False, True]
     assert not block.inputs[2].any()
     assert block.counts["patients with too few calls"] == 1
+    bad = Line("7:503", "C>T", ("0/1",) * 4, passed="LowQual")  # which tells of no patient
+    again = read(spec, Vcf(SAMPLES, [*lines, bad]).write(tmp_path / "b.vcf.gz"), SAMPLES)
+    assert again.present.tolist() == block.present.tolist()
     alone = read(spec, vcf, SAMPLES[1:2])  # of who else is there, nothing follows
     assert np.array_equal(alone.inputs[0], block.inputs[1])
 
@@ -245,7 +249,7 @@ def test_a_palindromic_variant_with_the_genomes_reference_is_taken(tmp_path: Pat
     np.testing.assert_equal(one(tmp_path, Line("7:500", "A>T", CALLS), {**CT, "reference": "A"}), [0, 1, 2, NAN])
 
 
-def test_the_record_that_lists_the_counted_allele_is_taken(tmp_path: Path) -> None:
+def test_the_record_that_lists_the_counted_allele_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = [
         Line("7:499", "ACC>A", ("0/1",) * 4),
         Line("7:500", "C>A", ("0/1", "0/0", "0/0", "0/0")),
@@ -253,7 +257,8 @@ def test_the_record_that_lists_the_counted_allele_is_taken(tmp_path: Path) -> No
         Line("7:500", "CC>C", ("0/1",) * 4),
     ]
     spec = panel({"v": CT, "early": {**CT, "at": "7:499", "reference": "ACC", "effect": "A"}})
-    for index in (True, False):
+    for index, near in ((True, 0), (True, 1000), (False, 0)):  # also where the look-up of one place meets the other
+        monkeypatch.setattr(vcf, "NEAR", near)
         path = Vcf(SAMPLES, lines).write(tmp_path / f"{index}.vcf.gz", index)
         block = read(spec, path, SAMPLES)
         np.testing.assert_equal(dosages(spec, block, "v"), [0, 1, 2, NAN])

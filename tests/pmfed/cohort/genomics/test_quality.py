@@ -75,13 +75,13 @@ def test_rules_over_all_patients_warn_and_change_nothing(tmp_path: Path) -> None
     path = Vcf(people, [Line(place, "C>T", call) for place, call in calls.items()]).write(tmp_path / "a.vcf.gz")
     sexes = "".join(f"{one},{one},{'m' if number < 20 else 'f'}\n" for number, one in enumerate(people))
     (tmp_path / "s.csv").write_text("sample_id,patient_id,sex\n" + sexes)
-    rules = {"minimum_call_rate": 0.9, "hardy_weinberg": 1e-3, "minimum_frequency": 0.05}
+    rules = {"minimum_call_rate": 0.9, "hardy_weinberg": 1e-2, "minimum_frequency": 0.05}
     plain = read(panel(variants, samples="s", sex="sex"), path, people, tmp_path / "s.csv")
     block = read(panel(variants, samples="s", sex="sex", **rules), path, people, tmp_path / "s.csv")
     assert np.array_equal(plain.inputs, block.inputs)
     assert not plain.warnings
     told = "\n".join(block.warnings)
     assert "called in less than the study's 0.9 of the patients: 'v1-7'; they are used all the same" in told
-    assert "out of Hardy-Weinberg equilibrium (p below the study's 0.001): 'v0-7';" in told
+    assert "out of Hardy-Weinberg equilibrium (p below the study's 0.01): 'v0-7';" in told
     assert "with a minor allele rarer here than the study's 0.05: 'v2-7';" in told
     assert len(block.warnings) == 3
