@@ -268,7 +268,9 @@ def audit(
 
 @app.command()
 def bench(
-    only: Annotated[str | None, typer.Option(help="simulation, engine or secagg")] = None,
+    only: Annotated[
+        str | None, typer.Option(help="simulation, engine, secagg, readers_imaging, readers_ehr or readers_genomics")
+    ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the rows here.")] = None,
 ) -> None:
     """Measure speed side by side with the alternatives."""

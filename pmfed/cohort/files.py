@@ -48,11 +48,11 @@ def read_block(
         Cache and progress.
     """
     if isinstance(modality, Events):
-        return read_events(modality, sources[modality.source], patients, when, problems)
+        return read_events(modality, sources[modality.source], patients, when, problems, patient=patient)
     if isinstance(modality, EventSequence):
-        return read_sequence(modality, sources[modality.source], patients, when, problems)
+        return read_sequence(modality, sources[modality.source], patients, when, problems, patient=patient)
     if isinstance(modality, Notes):
-        return read_notes(modality, sources[modality.source], patients, when, problems)
+        return read_notes(modality, sources[modality.source], patients, when, problems, patient=patient)
     if isinstance(modality, Dicom):
         link = Path(sources[modality.link.table]) if modality.link else None
         folder = Path(sources[modality.folder])

@@ -114,9 +114,9 @@ def _read_text(path: Path, columns: list[str], also: Sequence[str], delimiter: s
         first = file.readline()
     if not first.strip():
         raise DataError(f"{path}: is empty or starts with an empty line.", "The first line holds the column names.")
-    header = _split(first, delimiter)
-    _check_delimiter(path, first, delimiter, columns)
-    wanted = _check_columns(path, header, columns, also)
+    header = split_line(first, delimiter)
+    check_delimiter(path, first, delimiter, columns)
+    wanted = check_columns(path, header, columns, also)
 
     bad_rows: list[int] = []
 
@@ -141,12 +141,12 @@ def _read_text(path: Path, columns: list[str], also: Sequence[str], delimiter: s
     return _frame(table, wanted, 2)
 
 
-def _split(line: str, delimiter: str) -> list[str]:
+def split_line(line: str, delimiter: str) -> list[str]:
     return next(csv.reader([line], delimiter=delimiter), [])
 
 
-def _check_delimiter(path: Path, first: str, delimiter: str, columns: list[str]) -> None:
-    hits = {mark: len(set(columns) & set(_split(first, mark))) for mark in _DELIMITERS}
+def check_delimiter(path: Path, first: str, delimiter: str, columns: list[str]) -> None:
+    hits = {mark: len(set(columns) & set(split_line(first, mark))) for mark in _DELIMITERS}
     best = max(hits, key=lambda mark: (hits[mark], mark == delimiter))
     if best != delimiter:
         raise DataError(
@@ -155,7 +155,7 @@ def _check_delimiter(path: Path, first: str, delimiter: str, columns: list[str])
         )
 
 
-def _check_columns(path: Path, header: Sequence[str], columns: list[str], also: Sequence[str]) -> list[str]:
+def check_columns(path: Path, header: Sequence[str], columns: list[str], also: Sequence[str]) -> list[str]:
     """Return the columns to read. The header is not listed: a file without one shows a patient there."""
     missing = [name for name in columns if name not in header]
     if missing:
@@ -189,7 +189,7 @@ def _form(name: str) -> str:
 
 def _read_parquet(path: Path, columns: list[str], also: Sequence[str]) -> pd.DataFrame:
     file = pa.parquet.ParquetFile(path)
-    wanted = _check_columns(path, file.schema_arrow.names, columns, also)
+    wanted = check_columns(path, file.schema_arrow.names, columns, also)
     table = file.read(columns=wanted)
     for place, field in enumerate(table.schema):
         kind = field.type

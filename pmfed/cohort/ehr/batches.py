@@ -14,7 +14,7 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.csv  # type: ignore[import-untyped]
 import pyarrow.parquet  # type: ignore[import-untyped]
 
-from pmfed.cohort.tables import _check_columns, _check_delimiter, _split, count
+from pmfed.cohort.tables import check_columns, check_delimiter, count, split_line
 from pmfed.errors import DataError
 
 BLOCK = 8 << 20
@@ -70,9 +70,9 @@ def _text(path: Path, columns: list[str], also: Sequence[str], delimiter: str) -
         first = file.readline(BLOCK)
     if not first.strip():
         raise DataError(f"{path}: is empty or starts with an empty line.", "The first line holds the column names.")
-    header = _split(first, delimiter)
-    _check_delimiter(path, first, delimiter, columns)
-    wanted = _check_columns(path, header, columns, also)
+    header = split_line(first, delimiter)
+    check_delimiter(path, first, delimiter, columns)
+    wanted = check_columns(path, header, columns, also)
     bad_rows: list[int] = []
 
     def skip(row: pa.csv.InvalidRow) -> str:
@@ -100,7 +100,7 @@ def _text(path: Path, columns: list[str], also: Sequence[str], delimiter: str) -
 
 def _parquet(path: Path, columns: list[str], also: Sequence[str]) -> Iterator[pd.DataFrame]:
     with pa.parquet.ParquetFile(path) as file:
-        wanted = _check_columns(path, file.schema_arrow.names, columns, also)
+        wanted = check_columns(path, file.schema_arrow.names, columns, also)
         for batch in file.iter_batches(columns=wanted):
             table = pa.Table.from_batches([batch]).select(wanted)
             for place, field in enumerate(table.schema):

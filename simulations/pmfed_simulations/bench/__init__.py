@@ -18,7 +18,7 @@ from rich.table import Table
 from pmfed.errors import UsageError
 
 REPEATS = 5
-GROUPS = ("simulation", "engine", "secagg")
+GROUPS = ("simulation", "engine", "secagg", "readers_imaging", "readers_ehr", "readers_genomics")
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import gzip
 import math
 import os
 import re
