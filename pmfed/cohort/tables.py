@@ -142,10 +142,12 @@ def _read_text(path: Path, columns: list[str], also: Sequence[str], delimiter: s
 
 
 def split_line(line: str, delimiter: str) -> list[str]:
+    """Return the fields of one line of text."""
     return next(csv.reader([line], delimiter=delimiter), [])
 
 
 def check_delimiter(path: Path, first: str, delimiter: str, columns: list[str]) -> None:
+    """Refuse a table that is separated by something else than its name says."""
     hits = {mark: len(set(columns) & set(split_line(first, mark))) for mark in _DELIMITERS}
     best = max(hits, key=lambda mark: (hits[mark], mark == delimiter))
     if best != delimiter:

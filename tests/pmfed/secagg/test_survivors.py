@@ -186,6 +186,16 @@ def test_shares_that_do_not_fit_the_commitments_are_noticed(site: str, said: str
         unmask(added(masked, ALL[:6]), label, ALL[:6], members.packages[0], told)
 
 
+def test_the_coordinator_may_hear_from_the_sites_in_any_order() -> None:
+    """A share belongs to its holder's place, and that to its name."""
+    members, label, found, masked = hidden()
+    told = members.shares(ALL[:6], members.votes(ALL[:6]))
+    packages = dict(reversed(members.packages[0].items()))
+    total = added(masked, ALL[:6])
+    unmask(total, label, ALL[:6], packages, dict(reversed(told.items())), members.colluders)
+    np.testing.assert_array_equal(total, added(found, ALL[:6]))
+
+
 def test_the_shares_of_one_sum_open_no_other() -> None:
     """Opened with the shares of another set, label or slot, a sum stays chance or is refused."""
     members = Members(7, 2)

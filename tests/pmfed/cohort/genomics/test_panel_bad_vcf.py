@@ -93,6 +93,13 @@ def test_malformed_lines_are_named(tmp_path: Path, old: str, new: str, says: str
     assert "PAT" not in str(caught.value)
 
 
+def test_a_line_too_long_for_the_library_to_notice(tmp_path: Path) -> None:
+    line = Line("7:500", "C>T", ("0/0:9", "0/1:9", "1/1:9", "./.:9", "0/1:9"), format="GT:DP")
+    path = Vcf(SAMPLES, [line]).write(tmp_path / "a.vcf")
+    with pytest.raises(DataError, match="line 37 has not the 13 columns of the header"):
+        read(panel({"v": CT}, minimum_depth=5), path, SAMPLES)
+
+
 def test_an_index_that_is_none(tmp_path: Path) -> None:
     path = Vcf(SAMPLES, [Line("7:500", "C>T", CALLS)]).write(tmp_path / "a.vcf.gz")
     path.with_name("a.vcf.gz.tbi").write_bytes(b"nothing")
