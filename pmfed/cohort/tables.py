@@ -192,7 +192,9 @@ def _form(name: str) -> str:
 def _read_parquet(path: Path, columns: list[str], also: Sequence[str]) -> pd.DataFrame:
     file = pa.parquet.ParquetFile(path)
     wanted = check_columns(path, file.schema_arrow.names, columns, also)
-    table = file.read(columns=wanted)
+    # Without pandas' own metadata, which may be damaged and is of no use here.
+    table = file.read(columns=wanted).replace_schema_metadata(None)
+    table.validate(full=True)
     for place, field in enumerate(table.schema):
         kind = field.type
         if pa.types.is_dictionary(kind):

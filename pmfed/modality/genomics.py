@@ -57,7 +57,7 @@ class PanelVariant(Frozen):
     missing call; ``indicator`` adds an input that says the call is missing.
     """
 
-    id: Annotated[str, Field(pattern=r"^[^\s;,]{1,100}$")] | None = None
+    id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][^\s;,]{0,99}$")] | None = None
     at: str | None = None
     reference: Alleles
     effect: Alleles

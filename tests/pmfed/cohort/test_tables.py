@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 
 from pmfed.cohort.tables import Problems, labels, number, read_table
@@ -126,3 +128,9 @@ def test_problems_are_reported_together() -> None:
     with pytest.raises(DataError) as caught:
         problems.raise_any()
     assert str(caught.value) == "site 'north': 2 problems:\n  - first\n  - second\n  do this"
+
+
+def test_damaged_metadata_of_pandas_are_not_looked_at(tmp_path):
+    table = pa.table({"id": ["a", "b"], "age": [1, 2]}).replace_schema_metadata({b"pandas": b"{broken"})
+    pa.parquet.write_table(table, tmp_path / "t.parquet")
+    assert read_table(tmp_path / "t.parquet", ["id", "age"])["age"].tolist() == [1, 2]

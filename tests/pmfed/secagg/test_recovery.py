@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from chance import uniform
+from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -324,6 +325,9 @@ def test_a_slot_is_used_once_and_prepared_once() -> None:
         side.hide(words, members.label(2), members.delivery(FIRST))
     with pytest.raises(ProtocolError, match="masked before"):  # the same release in another slot
         side.hide(words, members.label(1), members.delivery(FIRST, 1))
+    with pytest.raises(ProtocolError, match="holds no sum"):  # that one holds none yet, and is left for another release
+        members.votes(names(4), 1, ask=names(1))
+    side.hide(words, members.label(2), members.delivery(FIRST, 1))
     with pytest.raises(KeysError, match="slot 7 is not prepared"):
         side.hide(words, members.label(2), members.delivery(FIRST).model_copy(update={"slot": 7}))
     for first_slot in (0, 1):
@@ -341,6 +345,15 @@ def test_slots_that_were_not_used_are_dropped_with_the_next_and_those_that_were_
         with pytest.raises(KeysError):
             members.sides[FIRST].hide(np.zeros(3, np.uint32), members.label(2), members.delivery(FIRST, slot))
     np.testing.assert_array_equal(members.open(hidden, label, names(4), 1), added(found, names(4)))
+
+
+def test_a_box_has_one_direction() -> None:
+    members = Members(4, dropouts=1)
+    sealed = members.sides[FIRST]._box(FIRST, SECOND).encrypt(bytes(12), b"shares", b"")
+    assert members.sides[SECOND]._box(FIRST, SECOND).decrypt(bytes(12), sealed, b"") == b"shares"
+    for side, way in ((FIRST, (SECOND, FIRST)), (SECOND, (SECOND, FIRST)), (FIRST, (FIRST, THIRD))):
+        with pytest.raises(InvalidTag):
+            members.sides[side]._box(*way).decrypt(bytes(12), sealed, b"")
 
 
 def test_packages_of_a_slot_are_fresh_and_of_one_size_whatever_they_hold() -> None:

@@ -51,6 +51,9 @@ def test_no_more_sites_may_be_missing_than_there_is_noise_for() -> None:
     members = hidden(7, 1)[0]
     with pytest.raises(ProtocolError, match=r"5 survivor\(s\), at least 6"):
         members.votes(ALL[:5])
+    members = hidden(7, 3)[0]  # a study that tolerates more than can be opened
+    with pytest.raises(ProtocolError, match=r"4 survivor\(s\), at least 5"):
+        members.votes(ALL[:4])
 
 
 def test_a_site_signs_one_set_of_survivors() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import tomllib
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -51,6 +54,7 @@ def test_what_is_no_place(at: str) -> None:
         ({"at": "16:5-9"}, "one position"),
         ({"frequency": 1.1}, "less than or equal to 1"),
         ({"id": "rs1;rs2"}, "pattern"),
+        ({"id": "."}, "pattern"),
         ({"weight": 1}, "Extra inputs"),
     ],
 )
@@ -118,3 +122,18 @@ def test_no_two_builds_share_a_chromosome_length() -> None:
     for plain in LENGTHS["GRCh38"]:
         if plain != "MT":
             assert len({lengths[plain] for lengths in LENGTHS.values()}) >= 2
+
+
+PAGE = Path(__file__).parents[4] / "docs" / "genomics.md"
+
+
+def test_the_examples_of_the_page_are_valid() -> None:
+    examples = [
+        tomllib.loads(text) for text in re.findall(r"^```toml\n(.*?)^```", PAGE.read_text("utf-8"), flags=re.S | re.M)
+    ]
+    kinds = {"panel": Panel, "copy_number": CopyNumber, "expression": Expression}
+    (modalities,) = (one["modalities"] for one in examples if "modalities" in one)
+    read = {name: kinds[said["kind"]].model_validate(said) for name, said in modalities.items()}
+    (sources,) = (one["data"] for one in examples if "data" in one)
+    assert {source for one in read.values() for source in one.sources} <= sources.keys()
+    assert len(read) == 3

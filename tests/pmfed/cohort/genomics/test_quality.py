@@ -85,3 +85,8 @@ def test_rules_over_all_patients_warn_and_change_nothing(tmp_path: Path) -> None
     assert "out of Hardy-Weinberg equilibrium (p below the study's 0.01): 'v0-7';" in told
     assert "with a minor allele rarer here than the study's 0.05: 'v2-7';" in told
     assert len(block.warnings) == 3
+    for number in (0, 7, 39):  # and whoever else is there
+        alone = read(
+            panel(variants, samples="s", sex="sex", **rules), path, people[number : number + 1], tmp_path / "s.csv"
+        )
+        assert np.array_equal(alone.inputs[0], block.inputs[number])
