@@ -18,9 +18,10 @@ import tomli_w
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from pmfed.modality import SCANS, Genotypes, Modality, Name, Table, numbers_of, shape_of
-from pmfed.validate import Frozen, parse_toml, read_toml
-
-Fraction = Annotated[float, Field(gt=0, le=1)]
+from pmfed.sections.model import ModelSpec
+from pmfed.sections.outcome import METRICS, Outcome
+from pmfed.sections.training import Training
+from pmfed.validate import Fraction, Frozen, parse_toml, read_toml
 
 
 class About(Frozen):
@@ -48,102 +49,6 @@ class CohortSpec(Frozen):
     consent: str | None = None
     max_records: PositiveInt = 8
     expected_patients: PositiveInt
-
-
-class Outcome(Frozen):
-    """``[outcome]``: the column that is predicted.
-
-    ``baseline`` is a public constant: prevalence (binary), mean in natural units (regression) or the
-    shares of the classes (multiclass). The model's bias starts there.
-    """
-
-    column: str
-    task: Literal["binary", "multiclass", "regression"]
-    classes: tuple[str, ...] = ()
-    transform: Literal["none", "sqrt", "log"] = "none"
-    baseline: float | tuple[float, ...] | None = None
-    scale: PositiveFloat = 1.0
-    minimum: float | None = None
-    maximum: float | None = None
-    unit: str = ""
-
-    @model_validator(mode="after")
-    def _fits_task(self) -> Outcome:
-        if self.task == "regression":
-            if self.classes:
-                raise ValueError("a regression outcome has no 'classes'")
-            if self.minimum is None or self.maximum is None:
-                raise ValueError("a regression outcome needs 'minimum' and 'maximum', the possible values")
-            if self.minimum >= self.maximum:
-                raise ValueError("'minimum' must be below 'maximum'")
-            if self.transform == "log" and self.minimum <= 0:
-                raise ValueError("transform 'log' needs 'minimum' above 0")
-            if self.transform == "sqrt" and self.minimum < 0:
-                raise ValueError("transform 'sqrt' needs 'minimum' at or above 0")
-        else:
-            expected = 2 if self.task == "binary" else None
-            if len(self.classes) < 2 or (expected and len(self.classes) != expected):
-                raise ValueError(f"a {self.task} outcome needs 'classes', the values it can take (negative first)")
-            if len(set(self.classes)) != len(self.classes):
-                raise ValueError("'classes' holds a value twice")
-            if self.transform != "none" or self.scale != 1.0 or self.minimum is not None or self.maximum is not None:
-                raise ValueError("only a regression outcome has 'transform', 'scale', 'minimum' and 'maximum'")
-        base = self.baseline
-        if self.task == "multiclass":
-            if base is not None and not (isinstance(base, tuple) and len(base) == len(self.classes) and min(base) > 0):
-                raise ValueError("'baseline' of a multiclass outcome is one share above 0 per class")
-        elif isinstance(base, tuple):
-            raise ValueError(f"'baseline' of a {self.task} outcome is one number")
-        elif self.task == "binary" and base is not None and not 0 < base < 1:
-            raise ValueError("'baseline' of a binary outcome is the prevalence, between 0 and 1")
-        return self
-
-    @property
-    def outputs(self) -> int:
-        """How many numbers the model gives per patient."""
-        return len(self.classes) if self.task == "multiclass" else 1
-
-
-class ModelSpec(Frozen):
-    """``[model]``: a linear model, or encoders per modality with late fusion."""
-
-    kind: Literal["linear", "fusion"] = "linear"
-    hidden: tuple[PositiveInt, ...] = (32,)
-    embedding: PositiveInt = 16
-    channels: tuple[PositiveInt, ...] = (8, 16)
-    seed: int = 0
-
-
-class Optimizer(Frozen):
-    """``[training.optimizer]``: the coordinator's step on the summed gradient."""
-
-    name: Literal["sgd", "momentum", "adam"] = "momentum"
-    learning_rate: PositiveFloat
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-
-
-class Training(Frozen):
-    """``[training]``: how many rounds, and by which algorithm.
-
-    ``average_last`` is the share of the last rounds whose models are averaged into the result. ``quorum`` is
-    the share of the sites without which the run fails. ``local_*`` belong to ``fedavg``.
-    """
-
-    algorithm: Literal["fedsgd", "fedavg"] = "fedsgd"
-    rounds: PositiveInt
-    optimizer: Optimizer
-    average_last: Annotated[float, Field(ge=0, le=1)] = 0.5
-    quorum: Fraction = 0.75
-    local_steps: PositiveInt = 1
-    local_learning_rate: PositiveFloat | None = None
-
-    @model_validator(mode="after")
-    def _fits_algorithm(self) -> Training:
-        if self.algorithm == "fedsgd" and (self.local_steps != 1 or self.local_learning_rate is not None):
-            raise ValueError("'local_steps' and 'local_learning_rate' belong to algorithm 'fedavg'")
-        if self.algorithm == "fedavg" and self.local_learning_rate is None:
-            raise ValueError("algorithm 'fedavg' needs 'local_learning_rate'")
-        return self
 
 
 class Privacy(Frozen):
@@ -203,13 +108,6 @@ class Evaluation(Frozen):
         return self
 
 
-METRICS = {
-    "binary": ("auroc", "accuracy", "balanced_accuracy"),
-    "multiclass": ("accuracy", "balanced_accuracy", "auroc"),
-    "regression": ("mae", "within_20", "rmse"),
-}
-
-
 class Study(Frozen):
     """What is learned: outcome, modalities, model, training, privacy, evaluation."""
 
@@ -234,14 +132,14 @@ class Study(Frozen):
         known = METRICS[self.outcome.task]
         if self.evaluation.metric is not None and self.evaluation.metric not in known:
             raise ValueError(f"evaluation.metric: a {self.outcome.task} outcome has {', '.join(known)}")
+        if self.model.kind == "linear" and self.model.encoders:
+            raise ValueError("model.encoders: a linear model has none; use kind 'fusion'")
+        for name in self.model.encoders:
+            if name not in self.modalities:
+                raise ValueError(f"model.encoders.{name}: the study has no modality of that name")
         for name, modality in self.modalities.items():
-            if isinstance(modality, SCANS) and self.model.kind == "fusion":
-                halvings, size = len(self.model.channels), shape_of(modality)[1:]
-                if not halvings or min(size) < 2**halvings:
-                    raise ValueError(
-                        f"model.channels: {halvings} layers, each halving the image, do not fit the "
-                        f"{' x '.join(map(str, size))} pixels of modalities.{name}"
-                    )
+            if self.model.kind == "fusion" and (why := self.model.encoder(name, modality).misfit(shape_of(modality))):
+                raise ValueError(f"model.encoders.{name}: {why}")
             columns = [
                 self.outcome.column,
                 self.cohort.patient,

@@ -6,9 +6,9 @@ import difflib
 import re
 import tomllib
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pmfed.errors import StudyError
 
@@ -19,6 +19,7 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+Fraction = Annotated[float, Field(gt=0, le=1)]
 Model = TypeVar("Model", bound=BaseModel)
 
 _HEADER = re.compile(r"^\s*\[\[?\s*([^\]]+?)\s*\]?\]")

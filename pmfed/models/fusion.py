@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
-
 import torch
 from torch import nn
 
-from pmfed.modality import SCANS, SERIES, Modality, shape_of
-from pmfed.models.imaging import SmallCNN
-from pmfed.models.sequence import Recurrent
+from pmfed.modality import shape_of
+from pmfed.models.encoders import encoder
 from pmfed.study import Study
 
 
@@ -27,7 +24,7 @@ class Fusion(nn.Module):
         self.encoders = nn.ModuleDict()
         self.missing = nn.ParameterDict()
         for name, modality in sorted(study.modalities.items()):
-            self.encoders[_key(name)] = _encoder(modality, spec.hidden, spec.channels, spec.embedding)
+            self.encoders[_key(name)] = encoder(spec.encoder(name, modality), shape_of(modality), spec.embedding)
             self.missing[_key(name)] = nn.Parameter(torch.zeros(spec.embedding))
         self.head = nn.Linear(spec.embedding * len(self.encoders), study.outcome.outputs)
         with torch.no_grad():
@@ -47,16 +44,3 @@ class Fusion(nn.Module):
 def _key(name: str) -> str:
     """Return the name of a modality as torch's dictionaries can hold it: not one of their own attributes."""
     return f"modality {name}" if hasattr(nn.ModuleDict, name) or hasattr(nn.ParameterDict, name) else name
-
-
-def _encoder(modality: Modality, hidden: tuple[int, ...], channels: tuple[int, ...], embedding: int) -> nn.Module:
-    shape = shape_of(modality)
-    if isinstance(modality, SCANS):
-        return SmallCNN(shape[0], channels, embedding, len(shape) - 1)
-    if isinstance(modality, SERIES):
-        return Recurrent(shape[1], embedding)
-    widths = (*shape, *hidden, embedding)
-    layers: list[nn.Module] = []
-    for before, after in itertools.pairwise(widths):
-        layers += [nn.Linear(before, after), nn.Tanh()]
-    return nn.Sequential(*layers)

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pmfed.study import Outcome
+from pmfed.sections.outcome import Outcome
 from pmfed.tasks.task import Floats, Metric, area_under_roc, one_hot, ratio, redraw
 
 BINS = 200  # of the probability of each class, on the logit scale

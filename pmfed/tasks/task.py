@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pmfed.study import Outcome
+from pmfed.sections.outcome import Outcome
 
 Floats = npt.NDArray[np.float64]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from pmfed.study import Training
+from pmfed.sections.training import Training
 
 Vector = npt.NDArray[np.float32]
 

@@ -24,6 +24,7 @@ from pmfed import study as studies
 from pmfed.cli import app
 from pmfed.errors import ERRORS
 from pmfed.modality import ehr, genomics, scans
+from pmfed.sections import encoders, model, outcome, training
 from pmfed.study import Study
 
 ROOT = Path(__file__).parents[2]
@@ -34,16 +35,19 @@ PAGES = sorted([*DOCS.glob("*.md"), ROOT / "README.md"])
 STUDY = {
     "`[study]`": studies.About,
     "`[cohort]`": studies.CohortSpec,
-    "`[outcome]`": studies.Outcome,
+    "`[outcome]`": outcome.Outcome,
     '`kind = "table"`': modality.Table,
     '`kind = "genotypes"`': modality.Genotypes,
     '`kind = "images"`': modality.Images,
     '`type = "numeric"`': modality.Numeric,
     '`type = "categorical"`': modality.Categorical,
     "Variants": modality.Variant,
-    "`[model]`": studies.ModelSpec,
-    "`[training]`": studies.Training,
-    "`[training.optimizer]`": studies.Optimizer,
+    "`[model]`": model.ModelSpec,
+    '`kind = "mlp"`': encoders.Mlp,
+    '`kind = "cnn"`': encoders.Cnn,
+    '`kind = "gru"`': encoders.Recurrent,
+    "`[training]`": training.Training,
+    "`[training.optimizer]`": training.Optimizer,
     "`[privacy]`": studies.Privacy,
     "`[aggregation]`": studies.Aggregation,
     "`[evaluation]`": studies.Evaluation,
@@ -141,9 +145,9 @@ def test_every_key_and_its_default_are_documented(page: str, heading: str, model
 
 
 def test_sections_of_the_files_are_documented() -> None:
-    for page, model in (("study.md", Study), ("site.md", _File)):
+    for page, whole in (("study.md", Study), ("site.md", _File)):
         headings = " ".join(sections(DOCS / page))
-        for name in model.model_fields:
+        for name in whole.model_fields:
             assert f"`[{name}]`" in headings or f"`[{name}.NAME]`" in headings, f"{page}: [{name}]"
 
 

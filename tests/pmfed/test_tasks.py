@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics
 
-from pmfed.study import Outcome
+from pmfed.sections.outcome import Outcome
 from pmfed.tasks.binary import Binary
 from pmfed.tasks.multiclass import Multiclass
 from pmfed.tasks.regression import Regression

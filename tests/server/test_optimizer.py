@@ -9,7 +9,7 @@ import pytest
 import torch
 from pmfed_server.optimizer import ServerOptimizer
 
-from pmfed.study import Optimizer, Training
+from pmfed.sections.training import Optimizer, Training
 
 SIZE, ROUNDS = 7, 20
 GRADIENTS = np.random.default_rng(0).normal(size=(ROUNDS, SIZE))

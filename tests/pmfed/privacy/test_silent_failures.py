@@ -43,7 +43,9 @@ from pmfed.privacy.gradients import PrivateStep
 from pmfed.privacy.noise import SecretSource, Source
 from pmfed.privacy.plan import PrivacyPlan
 from pmfed.secagg.grid import gradient_grid
-from pmfed.study import ModelSpec, Outcome, Study
+from pmfed.sections.model import ModelSpec
+from pmfed.sections.outcome import Outcome
+from pmfed.study import Study
 from pmfed.tasks import TASKS, task_for
 
 RARE = 1e-9

@@ -1,0 +1,28 @@
+"""From a study's ``[model.encoders]`` to torch: one embedding per record of one modality."""
+
+from __future__ import annotations
+
+import itertools
+
+from torch import nn
+
+from pmfed.models.imaging import SmallCNN
+from pmfed.models.sequence import Recurrent
+from pmfed.sections.encoders import Cnn, Encoder, Mlp
+
+
+def encoder(spec: Encoder, shape: tuple[int, ...], embedding: int) -> nn.Module:
+    """Return the module that turns inputs (B, *shape) into embeddings (B, embedding)."""
+    if isinstance(spec, Cnn):
+        return SmallCNN(shape[0], spec.channels, embedding, len(shape) - 1)
+    if isinstance(spec, Mlp):
+        return perceptron((*shape, *spec.hidden, embedding))
+    return Recurrent(shape[1], embedding)
+
+
+def perceptron(widths: tuple[int, ...]) -> nn.Sequential:
+    """Return linear layers between those widths, each with a tanh."""
+    layers: list[nn.Module] = []
+    for before, after in itertools.pairwise(widths):
+        layers += [nn.Linear(before, after), nn.Tanh()]
+    return nn.Sequential(*layers)

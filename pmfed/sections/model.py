@@ -1,0 +1,33 @@
+"""``[model]``: the network."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveInt
+
+from pmfed.modality import SCANS, SERIES, Modality, Name
+from pmfed.sections.encoders import Cnn, Encoder, Mlp, Recurrent
+from pmfed.validate import Frozen
+
+
+class ModelSpec(Frozen):
+    """``[model]``: a linear model, or encoders per modality with late fusion.
+
+    ``encoders`` chooses a modality's encoder; the others get one by their kind, of ``hidden`` or ``channels``.
+    """
+
+    kind: Literal["linear", "fusion"] = "linear"
+    hidden: tuple[PositiveInt, ...] = (32,)
+    embedding: PositiveInt = 16
+    channels: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (8, 16)
+    encoders: dict[Name, Encoder] = Field(default_factory=dict)
+    seed: int = 0
+
+    def encoder(self, name: str, modality: Modality) -> Encoder:
+        """Return the encoder of a modality: the chosen one, or that of its kind."""
+        if name in self.encoders:
+            return self.encoders[name]
+        if isinstance(modality, SCANS):
+            return Cnn(channels=self.channels)
+        return Recurrent() if isinstance(modality, SERIES) else Mlp(hidden=self.hidden)

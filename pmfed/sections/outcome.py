@@ -1,0 +1,69 @@
+"""``[outcome]``: what is predicted, and by which figures it is judged."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import PositiveFloat, model_validator
+
+from pmfed.validate import Frozen
+
+METRICS = {
+    "binary": ("auroc", "accuracy", "balanced_accuracy"),
+    "multiclass": ("accuracy", "balanced_accuracy", "auroc"),
+    "regression": ("mae", "within_20", "rmse"),
+}
+
+
+class Outcome(Frozen):
+    """``[outcome]``: the column that is predicted.
+
+    ``baseline`` is a public constant: prevalence (binary), mean in natural units (regression) or the
+    shares of the classes (multiclass). The model's bias starts there.
+    """
+
+    column: str
+    task: Literal["binary", "multiclass", "regression"]
+    classes: tuple[str, ...] = ()
+    transform: Literal["none", "sqrt", "log"] = "none"
+    baseline: float | tuple[float, ...] | None = None
+    scale: PositiveFloat = 1.0
+    minimum: float | None = None
+    maximum: float | None = None
+    unit: str = ""
+
+    @model_validator(mode="after")
+    def _fits_task(self) -> Outcome:
+        if self.task == "regression":
+            if self.classes:
+                raise ValueError("a regression outcome has no 'classes'")
+            if self.minimum is None or self.maximum is None:
+                raise ValueError("a regression outcome needs 'minimum' and 'maximum', the possible values")
+            if self.minimum >= self.maximum:
+                raise ValueError("'minimum' must be below 'maximum'")
+            if self.transform == "log" and self.minimum <= 0:
+                raise ValueError("transform 'log' needs 'minimum' above 0")
+            if self.transform == "sqrt" and self.minimum < 0:
+                raise ValueError("transform 'sqrt' needs 'minimum' at or above 0")
+        else:
+            expected = 2 if self.task == "binary" else None
+            if len(self.classes) < 2 or (expected and len(self.classes) != expected):
+                raise ValueError(f"a {self.task} outcome needs 'classes', the values it can take (negative first)")
+            if len(set(self.classes)) != len(self.classes):
+                raise ValueError("'classes' holds a value twice")
+            if self.transform != "none" or self.scale != 1.0 or self.minimum is not None or self.maximum is not None:
+                raise ValueError("only a regression outcome has 'transform', 'scale', 'minimum' and 'maximum'")
+        base = self.baseline
+        if self.task == "multiclass":
+            if base is not None and not (isinstance(base, tuple) and len(base) == len(self.classes) and min(base) > 0):
+                raise ValueError("'baseline' of a multiclass outcome is one share above 0 per class")
+        elif isinstance(base, tuple):
+            raise ValueError(f"'baseline' of a {self.task} outcome is one number")
+        elif self.task == "binary" and base is not None and not 0 < base < 1:
+            raise ValueError("'baseline' of a binary outcome is the prevalence, between 0 and 1")
+        return self
+
+    @property
+    def outputs(self) -> int:
+        """How many numbers the model gives per patient."""
+        return len(self.classes) if self.task == "multiclass" else 1

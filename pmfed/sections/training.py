@@ -1,0 +1,41 @@
+"""``[training]``: how many rounds, and by which algorithm."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from pmfed.validate import Fraction, Frozen
+
+
+class Optimizer(Frozen):
+    """``[training.optimizer]``: the coordinator's step on the summed gradient."""
+
+    name: Literal["sgd", "momentum", "adam"] = "momentum"
+    learning_rate: PositiveFloat
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+
+
+class Training(Frozen):
+    """``[training]``: how many rounds, and by which algorithm.
+
+    ``average_last`` is the share of the last rounds whose models are averaged into the result. ``quorum`` is
+    the share of the sites without which the run fails. ``local_*`` belong to ``fedavg``.
+    """
+
+    algorithm: Literal["fedsgd", "fedavg"] = "fedsgd"
+    rounds: PositiveInt
+    optimizer: Optimizer
+    average_last: Annotated[float, Field(ge=0, le=1)] = 0.5
+    quorum: Fraction = 0.75
+    local_steps: PositiveInt = 1
+    local_learning_rate: PositiveFloat | None = None
+
+    @model_validator(mode="after")
+    def _fits_algorithm(self) -> Training:
+        if self.algorithm == "fedsgd" and (self.local_steps != 1 or self.local_learning_rate is not None):
+            raise ValueError("'local_steps' and 'local_learning_rate' belong to algorithm 'fedavg'")
+        if self.algorithm == "fedavg" and self.local_learning_rate is None:
+            raise ValueError("algorithm 'fedavg' needs 'local_learning_rate'")
+        return self
