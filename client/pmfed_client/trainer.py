@@ -180,13 +180,17 @@ class Trainer:
     def _local_steps(
         self, start: Parameters, batch: Batch, sites: int, source: Source, reach: float
     ) -> npt.NDArray[np.float64]:
-        """DP-SGD steps here, each with the whole noise; what leaves is how far the model moved."""
+        """DP-SGD steps here, each with the whole noise; what leaves is how far the model moved.
+
+        The pull towards ``start`` knows no patient: it is added outside the clip and costs nothing.
+        """
         training = self.study.training
         assert training.local_learning_rate is not None
         expected = self.plan.sampling_rate * self.study.cohort.expected_patients / sites
         moved = start.astype(np.float64)
         for _ in range(training.local_steps):
-            moved -= training.local_learning_rate / expected * self._noisy_sum(batch, sites, source)
+            pull = training.proximal * (moved - start)
+            moved -= training.local_learning_rate * (self._noisy_sum(batch, sites, source) / expected + pull)
             load(self.model, moved.astype(np.float32))
         return np.clip(moved - start, -reach, reach)  # post-processing: every step was private already
 

@@ -21,7 +21,8 @@ class Training(Frozen):
     """``[training]``: how many rounds, and by which algorithm.
 
     ``average_last`` is the share of the last rounds whose models are averaged into the result. ``quorum`` is
-    the share of the sites without which the run fails. ``local_*`` belong to ``fedavg``.
+    the share of the sites without which the run fails. ``local_*`` and ``proximal`` belong to ``fedavg``: local steps
+    are pulled back to the coordinator's model by ``proximal / 2 |w - w_global|^2`` (FedProx; Li et al. 2020).
     """
 
     algorithm: Literal["fedsgd", "fedavg"] = "fedsgd"
@@ -31,6 +32,7 @@ class Training(Frozen):
     quorum: Fraction = 0.75
     local_steps: PositiveInt = 1
     local_learning_rate: PositiveFloat | None = None
+    proximal: Annotated[float, Field(ge=0)] = 0.0
 
     @model_validator(mode="after")
     def _fits_algorithm(self) -> Training:
@@ -38,4 +40,13 @@ class Training(Frozen):
             raise ValueError("'local_steps' and 'local_learning_rate' belong to algorithm 'fedavg'")
         if self.algorithm == "fedavg" and self.local_learning_rate is None:
             raise ValueError("algorithm 'fedavg' needs 'local_learning_rate'")
+        if self.proximal > 0:
+            if self.algorithm == "fedsgd":
+                raise ValueError("'proximal' belongs to algorithm 'fedavg': a fedsgd site takes no step of its own")
+            if self.local_steps == 1:
+                raise ValueError("'proximal' needs 'local_steps' above 1: the first step starts where it pulls to")
+            if self.proximal * (self.local_learning_rate or 0.0) >= 1:
+                raise ValueError(
+                    "'proximal' times 'local_learning_rate' must be below 1, or a step goes past what it is pulled to"
+                )
         return self
