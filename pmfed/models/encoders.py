@@ -6,15 +6,17 @@ import itertools
 
 from torch import nn
 
-from pmfed.models.imaging import SmallCNN
+from pmfed.models.imaging import MonaiEncoder, SmallCNN
 from pmfed.models.sequence import Recurrent
-from pmfed.sections.encoders import Cnn, Encoder, Mlp
+from pmfed.sections.encoders import Cnn, Encoder, Mlp, Monai
 
 
 def encoder(spec: Encoder, shape: tuple[int, ...], embedding: int) -> nn.Module:
     """Return the module that turns inputs (B, *shape) into embeddings (B, embedding)."""
     if isinstance(spec, Cnn):
         return SmallCNN(shape[0], spec.channels, embedding, len(shape) - 1)
+    if isinstance(spec, Monai):
+        return MonaiEncoder(spec.kind, shape[0], embedding, len(shape) - 1)
     if isinstance(spec, Mlp):
         return perceptron((*shape, *spec.hidden, embedding))
     return Recurrent(shape[1], embedding)

@@ -47,4 +47,19 @@ class Recurrent(Frozen):
         return "" if len(shape) == 2 else "a gru takes sequences or waveforms"
 
 
-Encoder = Annotated[Mlp | Cnn | Recurrent, Field(discriminator="kind")]
+class Monai(Frozen):
+    """``kind = "resnet18"`` and so on: a network of MONAI with GroupNorm in place of BatchNorm; for images and volumes."""
+
+    kind: Literal["resnet10", "resnet18", "densenet121", "efficientnet-b0"]
+
+    def misfit(self, shape: tuple[int, ...]) -> str:
+        """Return why this encoder cannot take an input of that shape; empty when it can."""
+        if len(shape) < 3:
+            return f"a {self.kind} takes images or volumes"
+        least = 16 if self.kind.startswith("resnet") else 32  # it halves every side four or five times
+        if min(shape[1:]) < least:
+            return f"a {self.kind} needs {least} pixels or more on every side, not {' x '.join(map(str, shape[1:]))}"
+        return ""
+
+
+Encoder = Annotated[Mlp | Cnn | Recurrent | Monai, Field(discriminator="kind")]

@@ -45,6 +45,7 @@ STUDY = {
     "`[model]`": model.ModelSpec,
     '`kind = "mlp"`': encoders.Mlp,
     '`kind = "cnn"`': encoders.Cnn,
+    '`kind = "resnet18"` and other networks of MONAI': encoders.Monai,
     '`kind = "gru"`': encoders.Recurrent,
     "`[training]`": training.Training,
     "`[training.optimizer]`": training.Optimizer,
