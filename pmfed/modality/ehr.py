@@ -196,9 +196,14 @@ class EventSequence(Frozen):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the inputs of a step, in order: the channels by name, three inputs each."""
+        """Names of the inputs of a step, in order: the channels by name, three inputs each; then when the step was."""
         parts = ("", " observed", " gap")
-        return tuple(f"{key}{part}" for key in sorted(self.channels) for part in parts)
+        return (*(f"{key}{part}" for key in sorted(self.channels) for part in parts), "time before")
+
+    @property
+    def observed(self) -> slice:
+        """Which inputs of a step say whether a channel was observed in it; the last input says when it was."""
+        return slice(1, 3 * len(self.channels), 3)
 
 
 class Notes(Frozen):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from pmfed.modality import shape_of
 from pmfed.models.encoders import encoder
 from pmfed.study import Study
 
@@ -24,7 +23,7 @@ class Fusion(nn.Module):
         self.encoders = nn.ModuleDict()
         self.missing = nn.ParameterDict()
         for name, modality in sorted(study.modalities.items()):
-            self.encoders[_key(name)] = encoder(spec.encoder(name, modality), shape_of(modality), spec.embedding)
+            self.encoders[_key(name)] = encoder(spec.encoder(name, modality), modality, spec.embedding)
             self.missing[_key(name)] = nn.Parameter(torch.zeros(spec.embedding))
         self.head = nn.Linear(spec.embedding * len(self.encoders), study.outcome.outputs)
         with torch.no_grad():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
 from pmfed.validate import Frozen
 
@@ -38,13 +38,43 @@ class Cnn(Frozen):
 
 
 class Recurrent(Frozen):
-    """``kind = "gru"``: a recurrent network over time, for sequences and waveforms."""
+    """``kind = "gru"`` or ``"lstm"``: a recurrent network over time, for sequences and waveforms.
 
-    kind: Literal["gru"] = "gru"
+    ``patch`` steps are read together as one, which makes a long waveform short.
+    """
+
+    kind: Literal["gru", "lstm"] = "gru"
+    patch: PositiveInt = 1
 
     def misfit(self, shape: tuple[int, ...]) -> str:
         """Return why this encoder cannot take an input of that shape; empty when it can."""
-        return "" if len(shape) == 2 else "a gru takes sequences or waveforms"
+        return _patches(self.kind, self.patch, shape)
+
+
+class Transformer(Frozen):
+    """``kind = "transformer"``: attention over time, for sequences and waveforms; ``patch`` steps are one token."""
+
+    kind: Literal["transformer"] = "transformer"
+    patch: PositiveInt = 1
+    width: PositiveInt = 32
+    heads: PositiveInt = 4
+    layers: PositiveInt = 1
+
+    @model_validator(mode="after")
+    def _fits(self) -> Transformer:
+        if self.width % (2 * self.heads):
+            raise ValueError("'width' is not a multiple of twice 'heads'")
+        return self
+
+    def misfit(self, shape: tuple[int, ...]) -> str:
+        """Return why this encoder cannot take an input of that shape; empty when it can."""
+        return _patches(self.kind, self.patch, shape)
+
+
+def _patches(kind: str, patch: int, shape: tuple[int, ...]) -> str:
+    if len(shape) != 2:
+        return f"a {kind} takes sequences or waveforms"
+    return f"its {shape[0]} steps do not fall into patches of {patch}" if shape[0] % patch else ""
 
 
 class Monai(Frozen):
@@ -62,4 +92,4 @@ class Monai(Frozen):
         return ""
 
 
-Encoder = Annotated[Mlp | Cnn | Recurrent | Monai, Field(discriminator="kind")]
+Encoder = Annotated[Mlp | Cnn | Recurrent | Transformer | Monai, Field(discriminator="kind")]

@@ -47,6 +47,7 @@ STUDY = {
     '`kind = "cnn"`': encoders.Cnn,
     '`kind = "resnet18"` and other networks of MONAI': encoders.Monai,
     '`kind = "gru"`': encoders.Recurrent,
+    '`kind = "transformer"`': encoders.Transformer,
     "`[training]`": training.Training,
     "`[training.optimizer]`": training.Optimizer,
     "`[privacy]`": studies.Privacy,

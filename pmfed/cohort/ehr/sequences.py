@@ -44,14 +44,15 @@ def read_sequence(
     Returns
     -------
     Block
-        Inputs (R, T, 3 C) as `EventSequence.names` orders them. Per channel: the value, scaled; 1 where it was
+        Inputs (R, T, 3 C + 1) as `EventSequence.names` orders them. Per channel: the value, scaled; 1 where it was
         observed in that very step; and the time since it was last observed as a share of the whole span, 1 where it
         never was. A measured value is carried forward until the next (0, the mean, before the first); what is counted
-        is 0 in steps without an event. The last step is the one before the index date. A record is present where
+        is 0 in steps without an event. The last step is the one before the index date. Then, how long before the index
+        date the step ends, as a share of the span; 1 in an empty step that only fills up. A record is present where
         anything was observed.
     """
     steps, keys = spec.length, sorted(spec.channels)
-    inputs = np.zeros((len(patients), steps, 3 * len(keys)), dtype=np.float32)
+    inputs = np.zeros((len(patients), steps, len(spec.names)), dtype=np.float32)
     nothing = Block(inputs, np.zeros(len(patients), dtype=bool))
     if when is None:
         problems.add("a sequence of events needs an index date.", "Name its column in [cohort] of the study.")
@@ -74,7 +75,8 @@ def read_sequence(
     span = spec.span_hours * 3600
     for place, key in enumerate(keys):
         _fill(inputs[:, :, 3 * place : 3 * place + 3], spec.channels[key], values[place], ages, span)
-    observed: NDArray[np.bool_] = inputs[:, :, 1::3].max(axis=1) > 0
+    inputs[:, :, -1] = ages / span
+    observed: NDArray[np.bool_] = inputs[:, :, spec.observed].max(axis=1) > 0
     present = there & observed.any(axis=1)
     missing = {key: int((present & ~observed[:, place]).sum()) for place, key in enumerate(keys)}
     inputs[~present] = 0.0
@@ -123,7 +125,7 @@ class _Moments:
     """The last moments at which anything was recorded, each a step."""
 
     def __init__(self, spec: EventSequence, records: int) -> None:
-        self.records, self.steps = records, spec.length
+        self.records, self.steps, self.span = records, spec.length, spec.span_hours * 3600
         self.channels = [spec.channels[key] for key in sorted(spec.channels)]
         self.held: list[Counted] = []
         self.number = 0
@@ -156,10 +158,10 @@ class _Moments:
         return Counted(record[keep], feature[keep], ago[keep], value[keep]), rank[keep]
 
     def result(self) -> tuple[list[Floats], Floats]:
-        """Return per channel (R, T) values, and the ages of the steps, (R, T) in seconds."""
+        """Return per channel (R, T) values, and the ages of the steps, (R, T) in seconds; the whole span where empty."""
         kept, rank = self._latest()
         shape = (self.records, self.steps)
-        ages = np.zeros(self.records * self.steps)
+        ages = np.full(self.records * self.steps, self.span)
         cell = kept.record * self.steps + self.steps - 1 - rank
         ages[cell] = kept.ago
         out = []

@@ -14,15 +14,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from opacus import GradSampleModule
 from opacus.optimizers import DPOptimizer
+from pydantic import TypeAdapter
 from torch import nn
 from torch.nn import functional
 
 from pmfed.errors import StudyError
+from pmfed.modality import EventSequence, Signals
+from pmfed.models.encoders import encoder
 from pmfed.models.fusion import Fusion
 from pmfed.privacy import bookkeeping, pages
 from pmfed.privacy.gradients import PrivateStep
 from pmfed.privacy.pages import Dense, Product, Rows
 from pmfed.privacy.plan import PrivacyPlan
+from pmfed.sections.encoders import Encoder
 
 CLIP = 0.3
 
@@ -116,7 +120,26 @@ def conv(ndim: int, cls: Any = None, **how: Any) -> nn.Module:
     return cls(2, 4, **{"kernel_size": 3, **how})
 
 
+def encoded(kind: str, series: Any, **how: Any) -> nn.Module:
+    """A shipped encoder, its output an embedding of three."""
+    spec = TypeAdapter(Encoder).validate_python({"kind": kind, **how})
+    return Net(encoder(spec, series, 3), nn.Linear(3, 1))
+
+
 TABLE, SERIES, IMAGE = (6,), (7, 4), (2, 6, 5)
+EVENTS = EventSequence.model_validate(
+    {
+        "source": "x",
+        "length": 7,
+        "hours": 1.0,
+        "channels": {"pulse": {"codes": ["LOINC:8867-4"], "value": "count", "maximum": 9, "mean": 0, "scale": 1}},
+    }
+)
+WAVE = Signals.model_validate(
+    {"table": "x", "folder": "y", "rate": 2, "seconds": 4, "channels": {name: {} for name in "abc"}}
+)
+RECURRENT = {"gru", "deep gru", "lstm", "events gru", "events lstm", "wave lstm"}
+"""torch's vmap has no recurrent layers: only the loop over records is there to compare with."""
 MODELS: dict[str, tuple[Any, tuple[int, ...]]] = {
     "mlp": (lambda: Net(nn.Linear(6, 9), nn.ReLU(inplace=True), nn.Linear(9, 1)), TABLE),
     "series": (lambda: Net(nn.Linear(4, 3), nn.Tanh(), nn.LayerNorm((7, 3)), nn.Linear(3, 2, bias=False)), SERIES),
@@ -133,6 +156,11 @@ MODELS: dict[str, tuple[Any, tuple[int, ...]]] = {
     "bare": (lambda: Net(Bare()), TABLE),
     "attention": (lambda: Net(nn.Linear(4, 4), Attention()), SERIES),
     "own layer": (lambda: Net(Weights(6, 3), nn.Linear(3, 2)), TABLE),
+    "events gru": (lambda: encoded("gru", EVENTS), SERIES),
+    "events lstm": (lambda: encoded("lstm", EVENTS), SERIES),
+    "events transformer": (lambda: encoded("transformer", EVENTS, width=8, heads=2, layers=2), SERIES),
+    "wave lstm": (lambda: encoded("lstm", WAVE, patch=2), (8, 3)),
+    "wave transformer": (lambda: encoded("transformer", WAVE, width=4, heads=1, patch=2), (8, 3)),
     "norms": (lambda: Net(nn.Unflatten(1, (3, 2)), nn.GroupNorm(1, 3), nn.Linear(2, 2), nn.LayerNorm(2)), TABLE),
 }
 
@@ -181,7 +209,7 @@ def close(found, expected, share=1e-4):
     assert np.linalg.norm(found - expected) <= share * np.linalg.norm(expected)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     kind=st.sampled_from(sorted(MODELS)),
     counts=st.lists(st.sampled_from([1, 1, 1, 2, 2, 3, 7, 30]), min_size=1, max_size=5),
@@ -200,13 +228,13 @@ def test_sums_equal_those_of_gradients_made_one_by_one(kind, counts, clip, seed,
             patch.setattr(pages, "keep_dense", lambda *_: dense)
             patch.setattr(pages, "SLICE", 200)
         step = PrivateStep(model, squared, plan(clip), "bookkeeping")
-        step._chunk = chunk if kind not in ("gru", "deep gru", "lstm") else None  # torch's vmap has no recurrent layers
+        step._chunk = chunk if kind not in RECURRENT else None
         found = step.clipped_sum(*data, owner)
     close(found.vector, by_hand(model, squared, data, owner, clip))
     assert (found.contributors, found.dropped) == (len(counts), 0)
 
 
-@pytest.mark.parametrize("kind", sorted(set(MODELS) - {"gru", "deep gru", "lstm"}))
+@pytest.mark.parametrize("kind", sorted(set(MODELS) - RECURRENT))
 def test_both_strategies_agree(kind):
     make, shape = MODELS[kind]
     torch.manual_seed(1)
@@ -297,7 +325,7 @@ def test_a_layer_that_needs_no_gradient_per_patient_makes_none():
 @pytest.mark.parametrize("dense", [True, False])
 @settings(max_examples=20, deadline=None)
 @given(
-    scale=st.floats(1e-3, 1e12), kind=st.sampled_from(["mlp", "conv2d", "series", "gru", "norms", "bare"]),
+    scale=st.floats(1e-3, 1e12), kind=st.sampled_from(["mlp", "conv2d", "series", "gru", "norms", "bare", "events lstm", "events transformer"]),
     records=st.integers(1, 30), seed=st.integers(0, 99),
 )  # fmt: skip
 def test_an_adversarial_patient_weighs_at_most_the_clip(dense, scale, kind, records, seed):

@@ -29,7 +29,7 @@ def test_names_come_in_order() -> None:
     sequence = EventSequence.model_validate(
         {"source": "x", "length": 3, "hours": 2, "channels": {"b": LAST, "a": LAST}}
     )
-    assert sequence.names == ("a", "a observed", "a gap", "b", "b observed", "b gap")
+    assert sequence.names == ("a", "a observed", "a gap", "b", "b observed", "b gap", "time before")
     assert sequence.span_hours == 6
     assert Notes(source="x", size=2).names == ("word 0", "word 1")
     assert Notes(source="x", vocabulary={"heart": 1, "eye": 2}).names == ("eye", "heart")

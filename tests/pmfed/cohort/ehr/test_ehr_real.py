@@ -161,7 +161,7 @@ def test_eicu(public_data: Path, tmp_path: Path) -> None:
     )
     steps = read_sequence(sequence, folder / "ehr.toml", ids, day, problems)
     problems.raise_any()
-    assert steps.inputs.shape == (2520, 24, 3)
+    assert steps.inputs.shape == (2520, 24, 4)
     notes = read_notes(Notes(source="x", size=256), folder / "ehr.toml", ids, day, problems)
     problems.raise_any()
     assert 2000 < notes.present.sum() <= 2520

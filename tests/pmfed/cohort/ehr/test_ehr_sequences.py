@@ -48,14 +48,15 @@ def read(events: list[Event], folder: Path, patients: tuple[str, ...] = ("1", "2
 def test_hours_by_hand(tmp_path: Path) -> None:
     events = [event(0.5, 100), event(0.2, 90), event(2.5, 70), event(3.0, 60), event(3.5), event(4.01, 200), event(1.0)]
     block = read(events, tmp_path / "t", length=4, hours=1.0)
-    assert block.inputs.shape == (2, 4, 6)
-    dose, pulse = block.inputs[0, :, :3], block.inputs[0, :, 3:]
+    assert block.inputs.shape == (2, 4, 7)
+    dose, pulse, time = block.inputs[0, :, :3], block.inputs[0, :, 3:6], block.inputs[0, :, 6]
     np.testing.assert_allclose(pulse[:, 0], [0, -1, -1, 1])  # 60 and 70 fall into one step, and 70 is the later
     assert pulse[:, 1].tolist() == [0, 1, 0, 1]
     np.testing.assert_allclose(pulse[:, 2], [1, 0, 0.25, 0])
     assert dose[:, 0].tolist() == [1, 0, 0, 1]  # an hour before to the second is within the last hour
     assert dose[:, 1].tolist() == [1, 0, 0, 1]
     np.testing.assert_allclose(dose[:, 2], [0, 0.25, 0.5, 0])
+    np.testing.assert_allclose(time, [0.75, 0.5, 0.25, 0])
     assert block.present.tolist() == [True, False]
     assert not block.inputs[1].any()
     assert block.missing == {"dose": 0, "pulse": 0}
@@ -64,12 +65,13 @@ def test_hours_by_hand(tmp_path: Path) -> None:
 def test_the_last_moments_by_hand(tmp_path: Path) -> None:
     events = [event(1, 100), event(1), event(6, 70), event(6, 90), event(12), event(30, 200)]
     block = read(events, tmp_path / "t", length=4, days=1)
-    dose, pulse = block.inputs[0, :, :3], block.inputs[0, :, 3:]
+    dose, pulse, time = block.inputs[0, :, :3], block.inputs[0, :, 3:6], block.inputs[0, :, 6]
     assert dose[:, 0].tolist() == [0, 1, 0, 1]
     np.testing.assert_allclose(pulse[:, 0], [0, 0, 0, 2])  # 70 and 90 of one moment: 80, the mean
     assert pulse[:, 1].tolist() == [0, 0, 1, 1]
     np.testing.assert_allclose(pulse[:, 2], [1, 1, 0, 0])
     np.testing.assert_allclose(dose[:, 2], [1, 0, 6 / 24, 0])
+    np.testing.assert_allclose(time, [1, 12 / 24, 6 / 24, 1 / 24])  # the first step only fills up
     short = read(events, tmp_path / "u", length=2, days=1)
     np.testing.assert_allclose(short.inputs[0, :, 3], [0, 2])
     assert short.inputs[0, :, 0].tolist() == [0, 1]
@@ -99,7 +101,7 @@ def test_sequences_are_what_a_plain_loop_says(
         moments = sorted({hours for hours, _ in mine})[:length]
         mine = [(hours, value) for hours, value in mine if hours in moments]
         places = [length - 1 - moments.index(hours) for hours, _ in mine]
-        ages = [*[0.0] * (length - len(moments)), *moments[::-1]]
+        ages = [*[48.0] * (length - len(moments)), *moments[::-1]]
     for channel, drug in ((0, True), (3, False)):
         value, seen = 0.0, math.inf
         for step in range(length):
@@ -115,13 +117,14 @@ def test_sequences_are_what_a_plain_loop_says(
             if not mine:
                 expected = [0, 0, 0]  # nothing was observed at all: absent
             np.testing.assert_allclose(block.inputs[0, step, channel : channel + 3], expected, atol=1e-3)
+            np.testing.assert_allclose(block.inputs[0, step, 6], ages[step] / span if mine else 0, atol=1e-3)
 
 
 def test_an_index_date_is_needed_and_errors_are_gathered(tmp_path: Path) -> None:
     spec = EventSequence.model_validate({"source": "x", "channels": CHANNELS, "length": 2, "hours": 1})
     problems = Problems("north")
     block = read_sequence(spec, tmp_path, ["1"], None, problems)
-    assert block.inputs.shape == (1, 2, 6)
+    assert block.inputs.shape == (1, 2, 7)
     read_sequence(spec, tmp_path / "absent", ["1"], dates("2020-01-01"), problems)
     with pytest.raises(DataError, match="2 problems"):
         problems.raise_any()
