@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import shutil
-import time
 from importlib.resources import files
 from pathlib import Path
 
@@ -193,12 +192,6 @@ def test_digits_are_the_same_everywhere_and_spread_evenly(tmp_path: Path) -> Non
     assert np.ptp(counts, axis=0).max() <= 1
     assert np.ptp(counts.sum(axis=1)) <= 1
     assert len(pd.concat(tables)["patient_id"].unique()) == 1797
-
-
-def test_warfarin_sites_are_written_fast(public_data: Path, tmp_path: Path) -> None:
-    start = time.perf_counter()
-    write_sites("warfarin", public_data, tmp_path)
-    assert time.perf_counter() - start < 3
 
 
 def test_the_data_sets_own_folder_is_enough(public_data: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import statistics
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module
@@ -18,7 +19,7 @@ from rich.table import Table
 from pmfed.errors import UsageError
 
 REPEATS = 5
-GROUPS = ("simulation", "engine", "secagg", "readers_imaging", "readers_ehr", "readers_genomics")
+GROUPS = ("simulation", "engine", "secagg", "noise", "readers_imaging", "readers_ehr", "readers_genomics")
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,17 @@ def compare(name: str, ours: Timed, other: Timed, target: float | None, repeats:
     memory = [[peak for pair in told if (peak := pair[side][1]) is not None] for side in (0, 1)]
     ours_mb, other_mb = (round(max(peaks), 1) if peaks else None for peaks in memory)
     return Row(name, round(mine, 4), round(theirs, 4), round(mine / theirs, 3), target, ours_mb, other_mb)
+
+
+def timed(work: Callable[[], object]) -> Timed:
+    """Return what runs ``work`` once and tells the seconds it took."""
+
+    def run() -> tuple[float, float | None]:
+        started = time.perf_counter()
+        work()
+        return time.perf_counter() - started, None
+
+    return run
 
 
 def run_bench(only: str | None, json_file: Path | None) -> None:

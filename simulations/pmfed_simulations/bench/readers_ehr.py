@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ import pandas as pd
 from pmfed.cohort.ehr import read_events
 from pmfed.cohort.tables import Problems
 from pmfed.modality.ehr import Events
-from pmfed_simulations.bench import Row, Timed, compare
+from pmfed_simulations.bench import Row, compare, timed
 
 PATIENTS = 10_000
 EACH = 10
@@ -51,11 +49,11 @@ def rows() -> list[Row]:
         what = f"{PATIENTS:,} patients, {len(events):,} events, {len(SPEC.features)} features"
         return [
             compare(
-                f"{what}: OMOP in DuckDB / bare query", _timed(lambda: _read(database)), _timed(lambda: _query(database)), None
+                f"{what}: OMOP in DuckDB / bare query", timed(lambda: _read(database)), timed(lambda: _query(database)), None
             ),
-            compare(f"{what}: FHIR NDJSON / bare json loop", _timed(lambda: _read(export)), _timed(lambda: _json(export)), None),
+            compare(f"{what}: FHIR NDJSON / bare json loop", timed(lambda: _read(export)), timed(lambda: _json(export)), None),
             compare(
-                f"{what}: table of events / pandas", _timed(lambda: _read(table)), _timed(lambda: pd.read_csv(table)), None
+                f"{what}: table of events / pandas", timed(lambda: _read(table)), timed(lambda: pd.read_csv(table)), None
             ),
         ]  # fmt: skip
 
@@ -146,12 +144,3 @@ def _json(folder: Path) -> None:
         with path.open("rb") as file:
             for line in file:
                 json.loads(line)
-
-
-def _timed(work: Callable[[], object]) -> Timed:
-    def run() -> tuple[float, float | None]:
-        started = time.perf_counter()
-        work()
-        return time.perf_counter() - started, None
-
-    return run

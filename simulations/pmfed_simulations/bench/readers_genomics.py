@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import os
 import tempfile
-import time
 from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
@@ -15,7 +14,7 @@ from typing import Any
 from pmfed.cohort.genomics import read_panel
 from pmfed.cohort.tables import Problems
 from pmfed.modality.genomics import Panel
-from pmfed_simulations.bench import Row, Timed, compare
+from pmfed_simulations.bench import Row, compare, timed
 
 TARGET = 1.5
 FOLDER = "hapmap3_1kg_genotypes"
@@ -105,13 +104,4 @@ def _row(
         read_panel(spec, path, people, None, problems)
         problems.raise_any()
 
-    return compare(name, _timed(ours), _timed(bare), TARGET)
-
-
-def _timed(work: Callable[[], None]) -> Timed:
-    def run() -> tuple[float, float | None]:
-        started = time.perf_counter()
-        work()
-        return time.perf_counter() - started, None
-
-    return run
+    return compare(name, timed(ours), timed(bare), TARGET)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ from pmfed.cohort.imaging.inside import FRESH
 from pmfed.cohort.imaging.places import Places
 from pmfed.cohort.tables import Problems
 from pmfed.modality.scans import Dicom, Series
-from pmfed_simulations.bench import Row, Timed, compare
+from pmfed_simulations.bench import Row, compare, timed
 
 PICTURES = 400
 PACKED = 100
@@ -42,26 +41,26 @@ def rows() -> list[Row]:
         return [
             compare(
                 f"{PICTURES} DICOM headers: index / bare pydicom loop",
-                _timed(lambda: read_index(plain)),
-                _timed(lambda: _bare_headers(plain)),
+                timed(lambda: read_index(plain)),
+                timed(lambda: _bare_headers(plain)),
                 None,
             ),
             compare(
                 f"{PICTURES} CT slices, {what}: whole reader / bare pydicom loop",
-                _timed(lambda: _read(plain, PICTURES, None)),
-                _timed(lambda: _bare(plain)),
+                timed(lambda: _read(plain, PICTURES, None)),
+                timed(lambda: _bare(plain)),
                 None,
             ),
             compare(
                 f"{PACKED} CT slices in JPEG 2000, {what}: whole reader / bare pydicom loop",
-                _timed(lambda: _read(packed, PACKED, None)),
-                _timed(lambda: _bare(packed)),
+                timed(lambda: _read(packed, PACKED, None)),
+                timed(lambda: _bare(packed)),
                 None,
             ),
             compare(
                 f"{PICTURES} CT slices, {what}: second start from the cache / first start",
-                _timed(lambda: _read(plain, PICTURES, kept)),
-                _timed(lambda: _first(plain)),
+                timed(lambda: _read(plain, PICTURES, kept)),
+                timed(lambda: _first(plain)),
                 0.1,
             ),
         ]
@@ -129,12 +128,3 @@ def _bare_headers(folder: Path) -> None:
 
     for path in sorted(folder.iterdir()):
         pydicom.dcmread(path, stop_before_pixels=True)
-
-
-def _timed(work: Callable[[], object]) -> Timed:
-    def run() -> tuple[float, float | None]:
-        started = time.perf_counter()
-        work()
-        return time.perf_counter() - started, None
-
-    return run

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import time
 
 import pytest
 from hypothesis import given, settings
@@ -51,9 +50,7 @@ PLAN = PrivacyPlan("patient", "fedsgd", 0.05, 2.5, 2.0, 100, 5, 1, 1e-5)
 
 
 def test_solving_keeps_the_promise_and_gives_the_design_s_three_figures():
-    start = time.perf_counter()
     plan = PrivacyPlan.solve(STUDY, sites=5)
-    assert time.perf_counter() - start < 15  # about one second; the machine may be busy
     assert (plan.unit, plan.algorithm, plan.sampling_rate, plan.clip) == ("patient", "fedsgd", 0.05, 1.0)
     assert (plan.steps, plan.sites, plan.colluders, plan.delta) == (300, 5, 1, 1e-5)
     assert plan.statistics_noise is None

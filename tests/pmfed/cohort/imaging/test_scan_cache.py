@@ -169,33 +169,27 @@ def hospital(folder: Path, patients: int = 12, slices: int = 6) -> list[str]:
 VOLUME = spec(size=(6, 32, 32), spacing=(2.0, 3.0, 3.0), window=(1000.0, 2000.0))
 
 
-def timed(folder: Path, patients: list[str], cache: Path) -> tuple[float, Block]:
-    started = time.perf_counter()
-    block = read(VOLUME, folder, patients, cache=cache)
-    return time.perf_counter() - started, block
+def cached(folder: Path, patients: list[str], cache: Path) -> Block:
+    return read(VOLUME, folder, patients, cache=cache)
 
 
-def test_a_second_start_is_ten_times_faster(tmp_path: Path) -> None:
+def test_a_second_start_decodes_nothing(tmp_path: Path) -> None:
     patients = hospital(tmp_path / "pacs")
-    read(VOLUME, tmp_path / "pacs", patients[:1])  # the libraries are loaded
-    first, one = timed(tmp_path / "pacs", patients, tmp_path / "cache")
-    second, other = min(
-        (timed(tmp_path / "pacs", patients, tmp_path / "cache") for _ in range(3)), key=lambda run: run[0]
-    )
+    one = cached(tmp_path / "pacs", patients, tmp_path / "cache")
+    other = cached(tmp_path / "pacs", patients, tmp_path / "cache")
     np.testing.assert_array_equal(one.inputs, other.inputs)
     assert one.counts["scans"] == other.counts["scans"] == other.counts["scans from the cache"] == 12
-    assert second < first / 10
 
 
 def test_moved_files_and_a_lost_index_are_known_by_their_content(tmp_path: Path) -> None:
     patients = hospital(tmp_path / "pacs", 2)
-    _, one = timed(tmp_path / "pacs", patients, tmp_path / "cache")
+    one = cached(tmp_path / "pacs", patients, tmp_path / "cache")
     shutil.move(tmp_path / "pacs", tmp_path / "archive")
-    _, moved = timed(tmp_path / "archive", patients, tmp_path / "cache")
+    moved = cached(tmp_path / "archive", patients, tmp_path / "cache")
     assert moved.counts["scans from the cache"] == 2
     for path in (tmp_path / "cache" / "scans").glob("index-*"):
         path.unlink()
-    _, lost = timed(tmp_path / "archive", patients, tmp_path / "cache")
+    lost = cached(tmp_path / "archive", patients, tmp_path / "cache")
     assert lost.counts["scans from the cache"] == 2
     np.testing.assert_array_equal(one.inputs, lost.inputs)
 
