@@ -267,6 +267,24 @@ def audit(
 
 
 @app.command()
+def verify(
+    run: Annotated[Path, typer.Argument(help="The folder of a finished run, as its coordinator handed it on.")],
+    roster: Annotated[
+        Path | None, typer.Option(help="The roster.json your site pinned: the sites' keys. Else the run's own.")
+    ] = None,
+    coordinator: Annotated[
+        Path | None, typer.Option(help="The coordinator.pub you were given. Else any key will do, and is shown.")
+    ] = None,
+) -> None:
+    """Check a run offline: the coordinator's signature, every file, each site's receipt, charges and epsilon."""
+    from pmfed.secagg.roster import Roster
+    from pmfed.verify import check_run, read_key, show_verified
+
+    known = read_key(coordinator) if coordinator else None
+    show_verified(run, check_run(run, Roster.read(roster) if roster else None, known))
+
+
+@app.command()
 def bench(
     only: Annotated[
         str | None, typer.Option(help="simulation, engine, secagg, readers_imaging, readers_ehr or readers_genomics")

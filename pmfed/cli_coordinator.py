@@ -28,7 +28,10 @@ def coordinator_init(
 
     made = make_coordinator(folder, host, port, link_port)
     print(f"{made.folder} made, for its owner alone.")
-    print(f"next: send {folder / 'ca.crt'} and '{host[0]}:{port}' to every site, and ask each for its card")
+    print(
+        f"next: send {folder / 'ca.crt'}, {folder / 'coordinator.pub'} and '{host[0]}:{port}' to every site, and ask each "
+        "for its card"
+    )
 
 
 @coordinator_app.command("add")

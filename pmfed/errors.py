@@ -76,6 +76,13 @@ class ApprovalError(PolicyError):
     exit_code = 4
 
 
+class ClosedError(PolicyError):
+    """The site is paused, or outside the hours in which it computes. Nothing was released."""
+
+    code = "PM330"
+    exit_code = 4
+
+
 class LedgerError(PmfedError):
     """The privacy ledger cannot be read, written or trusted. Nothing was released."""
 
@@ -118,10 +125,17 @@ class AuditError(PmfedError):
     exit_code = 7
 
 
+class VerificationError(PmfedError):
+    """A run is not what its coordinator and its sites signed."""
+
+    code = "PM610"
+    exit_code = 8
+
+
 ERRORS: dict[str, type[PmfedError]] = {
     cls.code: cls
     for cls in (
-        PmfedError, UsageError, StudyError, DataError, PolicyError, BudgetError, ApprovalError, LedgerError,
-        ProtocolError, KeysError, RunError, InterruptedRunError, AuditError,
+        PmfedError, UsageError, StudyError, DataError, PolicyError, BudgetError, ApprovalError, ClosedError, LedgerError,
+        ProtocolError, KeysError, RunError, InterruptedRunError, AuditError, VerificationError,
     )
 }  # fmt: skip

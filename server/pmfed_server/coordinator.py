@@ -73,6 +73,11 @@ class Coordinator(Frozen):
         return self.folder / "roster.json"
 
     @property
+    def identity(self) -> Identity:
+        """The key that signs the results of runs; coordinator.pub beside it is for everybody."""
+        return Identity.at(self.folder / "identity.pem")
+
+    @property
     def flwr(self) -> Flwr:
         """Flower's command line, pointed at this coordinator's SuperLink."""
         return Flwr(flower_environment(self.home), self.home, self.home / "commands.log")
@@ -109,7 +114,7 @@ def make_coordinator(folder: Path, names: Sequence[str], port: int, link_port: i
     secret = folder / "secret"
     secret.touch(mode=0o600)
     secret.write_text(secrets.token_hex(32), encoding="utf-8")
-    Identity.at(folder / "identity.pem")
+    (folder / "coordinator.pub").write_text(coordinator.identity.public + "\n", encoding="utf-8")
     coordinator.flwr.point(f"127.0.0.1:{link_port}", folder / "ca.crt")
     return coordinator
 

@@ -16,7 +16,9 @@ from typing import Any
 
 from pmfed.errors import InterruptedRunError, RunError, UsageError
 from pmfed.processes import running
+from pmfed.secagg.roster import FILE as ROSTER
 from pmfed.study import Study
+from pmfed.verify import MANIFEST, seal
 from pmfed_server.bundle import bundle, failure_of
 from pmfed_server.checkpoint import write_atomically
 from pmfed_server.coordinator import Coordinator
@@ -65,7 +67,7 @@ def go(coordinator: Coordinator, out: Path, tell: Tell) -> dict[str, Any]:
     """
     told = read_run(out)
     if (out / "result.json").exists():
-        return _result(out)
+        return _result(coordinator, out)
     if running(coordinator.folder) is None:
         raise UsageError(f"{coordinator.folder}: the coordinator does not run.", "Start it: pmfed coordinator start")
     flwr = coordinator.flwr
@@ -93,7 +95,7 @@ def go(coordinator: Coordinator, out: Path, tell: Tell) -> dict[str, Any]:
             "the run was stopped. What was charged to the sites' ledgers stays charged.",
             f"Go on with: pmfed coordinator resume {out}",
         ) from None
-    return _result(out)
+    return _result(coordinator, out)
 
 
 def stop_run(coordinator: Coordinator, out: Path) -> None:
@@ -189,5 +191,10 @@ def words_of(line: dict[str, Any], rounds: int) -> str:
     return "  ".join(said)
 
 
-def _result(out: Path) -> dict[str, Any]:
+def _result(coordinator: Coordinator, out: Path) -> dict[str, Any]:
+    """Return the result of a run that has one, and sign the run unless that was done."""
+    if not (out / MANIFEST).exists():
+        if coordinator.roster.exists():
+            write_atomically(out / ROSTER, coordinator.roster.read_bytes())
+        seal(out, Study.read(out / "study.toml"), str(read_run(out)["id"]), coordinator.identity)
     return dict(json.loads((out / "result.json").read_text(encoding="utf-8")))

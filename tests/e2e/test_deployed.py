@@ -197,6 +197,10 @@ def test_a_study_over_real_sites_gives_the_model_of_the_simulation(deployed: Dep
         assert len(deployed.audit(name, "start INSECURE")) == 1
         assert "the chain is whole" in deployed.pmfed("site", "log", name)
     assert "finished" in deployed.pmfed("coordinator", "list", "--coordinator", "hub")
+    told = deployed.pmfed("verify", run, "--roster", "north/roster.json", "--coordinator", "hub/coordinator.pub")
+    assert "note  INSECURE" in told
+    assert "verified: " in told
+    deployed.pmfed("verify", "simulated", code=8)  # nobody signs a simulation
     assert seen(deployed.folder) == []
     assert not any(one.decode() in said for one in CANARIES for said in deployed.said)
 

@@ -22,6 +22,7 @@ from pmfed_server.deployed import begin, go, runs_of, words_of
 from pmfed_server.serving import NGINX, programs
 
 from pmfed.errors import BudgetError, RunError, UsageError
+from pmfed.secagg.keys import Identity
 from pmfed.secagg.roster import Roster
 from pmfed.study import Study
 
@@ -45,6 +46,7 @@ def test_what_is_secret_is_for_its_owner_alone(hub: Coordinator) -> None:
     for name in ("ca.key", "server.key", "link.key", "secret", "identity.pem"):
         assert stat.S_IMODE((hub.folder / name).stat().st_mode) == 0o600, name
     assert Coordinator.read(hub.folder) == hub
+    assert (hub.folder / "coordinator.pub").read_text().strip() == Identity.at(hub.folder / "identity.pem").public
     with pytest.raises(UsageError, match="not empty"):
         make_coordinator(hub.folder, ["other"], 9092, 18000)
     with pytest.raises(UsageError, match="no host name"):
