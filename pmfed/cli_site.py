@@ -149,9 +149,29 @@ def site_stop(site: SiteFolder = Path()) -> None:
     print("stopped." if stop_kept(Site.read(site).folder) else "it was not running.")
 
 
+@site_app.command("pause")
+def site_pause(site: SiteFolder = Path()) -> None:
+    """Answer nothing from the next message on, over restarts too, until resumed; what was charged stays charged."""
+    from pmfed_client.pause import pause
+    from pmfed_client.site import Site
+
+    print("paused." if pause(Site.read(site)) else "it was paused already.")
+
+
+@site_app.command("resume")
+def site_resume(site: SiteFolder = Path()) -> None:
+    """Let a paused site answer again."""
+    from pmfed_client.pause import resume
+    from pmfed_client.site import Site
+
+    resume(Site.read(site))
+    print("it answers again.")
+
+
 @site_app.command("status")
 def site_status(site: SiteFolder = Path()) -> None:
-    """Show whether the site runs, and how its programs are."""
+    """Show whether the site runs, how its programs are, and whether it is paused."""
+    from pmfed_client.pause import paused
     from pmfed_client.site import Site
 
     from pmfed.processes import status_lines
@@ -159,6 +179,10 @@ def site_status(site: SiteFolder = Path()) -> None:
     place = Site.read(site)
     print("\n".join([place.name, *status_lines(place.folder)]))
     print(f"approved studies: {len(list(place.approved.glob('*.toml')))}")
+    if place.policy.hours is not None:
+        print(f"computes from {place.policy.hours.replace('-', ' to ')} ({place.policy.time_zone}) only")
+    if paused(place):
+        print("PAUSED: it answers nothing until: pmfed site resume")
 
 
 @site_app.command("log")

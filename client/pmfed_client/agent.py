@@ -11,6 +11,7 @@ import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,12 @@ import numpy.typing as npt
 from pydantic import ValidationError
 
 from pmfed import __version__
+from pmfed.charges import charges
 from pmfed.cohort import Cohort, read_cohort
 from pmfed.errors import (
     ApprovalError,
     BudgetError,
+    ClosedError,
     DataError,
     KeysError,
     LedgerError,
@@ -35,13 +38,13 @@ from pmfed.privacy.plan import PrivacyPlan
 from pmfed.secagg.grid import Words
 from pmfed.secagg.keys import Identity
 from pmfed.study import Study
-from pmfed.tasks import task_for
 from pmfed.wire import Arrays, Reply, Request, Shapes, check_reply, dump, parse_request
 from pmfed_client.approve import check_approved
 from pmfed_client.auditlog import AuditLog
 from pmfed_client.book import Entry, cohorts
 from pmfed_client.ledger import Ledger
 from pmfed_client.masking import Masking
+from pmfed_client.pause import check_open
 from pmfed_client.site import Site
 from pmfed_client.trainer import Trainer
 
@@ -75,14 +78,12 @@ class Session:
 
 def entries(study: Study, plan: PrivacyPlan, fold: str = "") -> dict[str, tuple[Entry, ...]]:
     """Return what a run will charge, by cohort, from the very plan that will add the noise."""
-    train, held_out = cohorts(study, fold)
-    steps = [Entry("step", plan.sampling_rate, plan.noise_multiplier, plan.clip, plan.steps)]
-    if plan.statistics_noise is not None:
-        steps.append(Entry("statistics", 1.0, plan.statistics_noise, 1.0, 1))
-    booked = {train: tuple(steps)}
-    rules = study.evaluation
-    if rules.release == "private":
-        booked[held_out] = (Entry("evaluation", 1.0, rules.release_noise, task_for(study).sensitivity, 1),)
+    names = dict(zip(("train", "held-out"), cohorts(study, fold), strict=True))
+    booked: dict[str, tuple[Entry, ...]] = {}
+    for one in charges(study, plan):
+        release = one.release
+        entry = Entry(one.what, release.sampling_rate, release.noise_multiplier, one.clip, release.count)
+        booked[names[one.role]] = (*booked.get(names[one.role], ()), entry)
     return booked
 
 
@@ -92,7 +93,7 @@ def told(error: PmfedError) -> str:
     Privacy figures may travel. What is wrong with a site's files, how few its patients are and where its ledger lies
     is the site's own business.
     """
-    if isinstance(error, BudgetError | ApprovalError):
+    if isinstance(error, BudgetError | ApprovalError | ClosedError):
         return error.what  # its remedy may name other runs of this site, or its files
     if isinstance(error, ProtocolError | StudyError):
         return str(error)
@@ -201,6 +202,7 @@ class Agent:
     # -- one method per kind of message ---------------------------------------------------------------------------
 
     def _answer(self, request: Request, arrays: Arrays) -> tuple[str, Sums]:
+        check_open(self.site, request.kind, datetime.now(UTC))
         if request.kind == "enroll":
             return self._enroll(request), {}
         if request.kind == "finish":
@@ -261,7 +263,10 @@ class Agent:
         if self.charges:
             held_out = cohort.patients - int(cohort.training.sum())
             self.site.policy.admit(study, plan, int(cohort.training.sum()), held_out)
-            self.ledger.reserve(run, study.fingerprint(), entries(study, plan, self._fold), self.site.policy.budget)
+            self.ledger.reserve(
+                run, study.fingerprint(), entries(study, plan, self._fold), self.site.policy.budget,
+                per_study=self.site.policy.study_epsilon,
+            )  # fmt: skip
         return Session(study, plan, Trainer(study, plan, cohort, self._source(run)), masking)
 
     def _masking(self, run: str, study: Study, sites: int) -> Masking | None:

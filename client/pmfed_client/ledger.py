@@ -80,8 +80,9 @@ class Ledger:
         self._store.close()
 
     def reserve(
-        self, run: str, study: str, releases: Mapping[str, tuple[Entry, ...]], budget: tuple[float, float]
-    ) -> None:
+        self, run: str, study: str, releases: Mapping[str, tuple[Entry, ...]], budget: tuple[float, float],
+        *, per_study: float | None = None,
+    ) -> None:  # fmt: skip
         """Set aside what a whole run will charge, or refuse it.
 
         Parameters
@@ -92,11 +93,14 @@ class Ledger:
             Cohort -> planned releases.
         budget
             (epsilon, delta): the site's total for every one of these cohorts, over all runs.
+        per_study
+            Most that the runs of this one study may cost together, at the same delta.
 
         Raises
         ------
         BudgetError
-            The joint epsilon of all that is charged and reserved, plus this run, is above the budget.
+            The joint epsilon of all that is charged and reserved, plus this run, is above the budget, or that of this
+            study's runs is above what one study may cost.
         LedgerError
             The run id is taken by another plan or a finished run, or the ledger cannot be trusted or written.
 
@@ -118,6 +122,8 @@ class Ledger:
                         f"run '{run}' has reserved another plan at this site. Nothing was released.",
                         "A run keeps its plan when it goes on; start a new run for a changed study.",
                     )
+            if per_study is not None:
+                self._admit_study(run, study, wanted, per_study, allowed[1])
             if known is None or known.budget != allowed:
                 for cohort in sorted({cohort for cohort, _ in wanted.values()}):
                     asked: Costs = Counter()
@@ -328,6 +334,27 @@ class Ledger:
     def _must_go_on(self, run: str, known: Run) -> None:
         if known.finished:
             raise LedgerError(f"run '{run}' is finished at this site. Nothing was released.", "Start a new run.")
+
+    def _admit_study(
+        self, run: str, study: str, wanted: Mapping[str, tuple[str, Entry]], allowed: float, delta: float
+    ) -> None:
+        """Refuse a run whose study would cost more than one study may, over all its runs."""
+        others = [name for name, one in self._book.runs.items() if one.study == study and name != run]
+        bound = rdp_epsilon if others else epsilon  # as in `_admit`
+        for cohort in sorted({cohort for cohort, _ in wanted.values()}):
+            costs: Costs = Counter()
+            for name in others:
+                costs += self._book.costs(cohort, name)
+            for other, entry in wanted.values():
+                if may_share(cohort, other):
+                    costs += entry.costs
+            total = bound(as_releases(costs), delta)
+            if not total <= allowed:
+                raise BudgetError(
+                    f"all runs of this study together would cost epsilon {total:.4f} on the cohort '{cohort}', and this site "
+                    f"allows {allowed:.4f} for one study (at delta {delta:g}). Nothing was released.",
+                    "Ask for less, or for a larger [policy] study_epsilon in the hospital's site.toml.",
+                )
 
     def _admit(self, run: str, cohort: str, asked: Costs, budget: tuple[float, float]) -> None:
         allowed, delta = budget

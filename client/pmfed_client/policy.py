@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
 
-from pmfed.errors import BudgetError, PolicyError
+from pmfed.errors import BudgetError, ClosedError, PolicyError
+from pmfed.modality import KINDS
 from pmfed.privacy.accounting import epsilon
 from pmfed.privacy.plan import PrivacyPlan
 from pmfed.study import Study
 from pmfed.validate import Frozen
+from pmfed_client.hours import span, within, zone
+
+
+def _kind(name: str) -> str:
+    if name not in KINDS:
+        raise ValueError(f"'{name}' is no kind of modality; there are {', '.join(KINDS)}")
+    return name
+
+
+def _hours(spelled: str) -> str:
+    span(spelled)
+    return spelled
+
+
+def _zone(name: str) -> str:
+    zone(name)
+    return name
 
 
 class Policy(Frozen):
@@ -22,6 +41,13 @@ class Policy(Frozen):
         Fewest training patients with which this site takes part.
     epsilon, delta
         Total budget of every patient, over all runs and studies, for ever; the ledger enforces it.
+    study_epsilon
+        Most that all runs of any one study together may cost a patient, at the same delta; the ledger enforces it. None: no
+        limit beside the total.
+    modalities
+        Kinds of modalities that studies may use. None: all that ``[data]`` has sources for.
+    hours, time_zone
+        Times of the day, like ``20:00-06:00``, in which this site computes, and the zone they are told in. None: always.
     exact_metrics
         Whether sums of scores of held-out patients may leave without noise (simulations).
     per_site_metrics
@@ -38,9 +64,19 @@ class Policy(Frozen):
     min_patients: PositiveInt = 20
     epsilon: PositiveFloat
     delta: Annotated[float, Field(gt=0, lt=1)]
+    study_epsilon: PositiveFloat | None = None
+    modalities: tuple[Annotated[str, AfterValidator(_kind)], ...] | None = None
+    hours: Annotated[str, AfterValidator(_hours)] | None = None
+    time_zone: Annotated[str, AfterValidator(_zone)] | None = None
     exact_metrics: bool = False
     per_site_metrics: bool = False
     record_unit: bool = False
+
+    @model_validator(mode="after")
+    def _stated(self) -> Policy:
+        if (self.hours is None) != (self.time_zone is None):
+            raise ValueError("hours and time_zone go together: say which clock the hours are read from")
+        return self
 
     @classmethod
     def closed(cls) -> Policy:
@@ -51,6 +87,15 @@ class Policy(Frozen):
     def budget(self) -> tuple[float, float]:
         """(epsilon, delta), as the ledger takes it."""
         return self.epsilon, self.delta
+
+    def open_at(self, moment: datetime) -> None:
+        """Return when this site computes at a moment (with its time zone); ClosedError outside ``hours``."""
+        if self.hours is not None and not within(self.hours, self.time_zone or "", moment):
+            raise ClosedError(
+                f"this hospital computes from {self.hours.replace('-', ' to ')} ({self.time_zone}) only. "
+                "Nothing was released.",
+                "Run the study in these hours, or change [policy] hours of the site.",
+            )
 
     def admit(self, study: Study, plan: PrivacyPlan, cohort_patients: int, held_out: int) -> None:
         """Return when this site may take part in a run, as far as the past does not matter; else raise.
@@ -82,6 +127,14 @@ class Policy(Frozen):
             )
         if not plan.private:
             self._refuse("the study's plan adds no noise: it protects nobody", "Only simulations train without noise.")
+        unwanted = {one.kind for one in study.modalities.values()} - set(
+            KINDS if self.modalities is None else self.modalities
+        )
+        if unwanted:
+            self._refuse(
+                f"the study uses {', '.join(sorted(unwanted))}, which [policy] modalities does not name",
+                "Leave these modalities out of the study, or name them in [policy] modalities.",
+            )
         if plan.unit == "record" and not self.record_unit:
             self._refuse(
                 "the study protects single records, this site protects patients",
@@ -107,12 +160,16 @@ class Policy(Frozen):
                 "Set evaluation.per_site = false in the study, or per_site_metrics = true in [policy].",
             )
         asked = epsilon(plan.releases(), self.delta)
-        if asked > self.epsilon:
-            raise BudgetError(
-                f"the study asks for epsilon {asked:.4f} at delta {self.delta:g}, and this site allows "
-                f"{self.epsilon:.4f} in total. Nothing was released.",
-                "Lower privacy.epsilon of the study, or raise [policy] epsilon in the hospital's site.toml.",
-            )
+        for allowed, key, what in (
+            (self.epsilon, "epsilon", "in total"),
+            (self.study_epsilon, "study_epsilon", "for one study"),
+        ):
+            if allowed is not None and asked > allowed:
+                raise BudgetError(
+                    f"the study asks for epsilon {asked:.4f} at delta {self.delta:g}, and this site allows "
+                    f"{allowed:.4f} {what}. Nothing was released.",
+                    f"Lower privacy.epsilon of the study, or raise [policy] {key} in the hospital's site.toml.",
+                )
 
     def _refuse(self, problem: str, remedy: str) -> None:
         raise PolicyError(f"{problem}. Nothing was released.", remedy)

@@ -96,6 +96,11 @@ class Site(Frozen):
         return self.folder / "approved"
 
     @property
+    def paused(self) -> Path:
+        """There while the site is paused."""
+        return self.folder / "paused"
+
+    @property
     def audit_log(self) -> Path:
         """Who asked what, and what left."""
         return self.folder / "audit.jsonl"

@@ -6,7 +6,7 @@ the coordinator build the same model.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, get_args
 
 from pydantic import Field
 
@@ -32,6 +32,13 @@ Modality = Annotated[
     | Nifti,
     Field(discriminator="kind"),
 ]
+
+KINDS: tuple[str, ...] = tuple(
+    sorted(
+        kind for model in get_args(get_args(Modality)[0]) for kind in get_args(model.model_fields["kind"].annotation)
+    )
+)
+"""What ``kind`` may be."""
 
 LISTED = (Table, Genotypes, Images, Signals)
 """Kinds whose rows are those of a table, joined to the cohort's; all others are read patient by patient."""
@@ -73,6 +80,7 @@ def numbers_of(modality: Modality) -> tuple[tuple[str, Numeric, int], ...]:
 
 
 __all__ = [
+    "KINDS",
     "LISTED",
     "SCANS",
     "SERIES",
