@@ -134,6 +134,10 @@ class Study(Frozen):
             raise ValueError(f"evaluation.metric: a {self.outcome.task} outcome has {', '.join(known)}")
         if self.model.kind == "linear" and self.model.encoders:
             raise ValueError("model.encoders: a linear model has none; use kind 'fusion'")
+        if self.model.kind == "linear" and self.model.fusion != "late":
+            raise ValueError("model.fusion: a linear model adds its inputs up; use kind 'fusion'")
+        if self.training.modality_dropout > 0 and len(self.modalities) == 1:
+            raise ValueError("training.modality_dropout: without its only modality a patient teaches nothing")
         for name in self.model.encoders:
             if name not in self.modalities:
                 raise ValueError(f"model.encoders.{name}: the study has no modality of that name")

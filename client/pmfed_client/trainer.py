@@ -6,7 +6,7 @@ What these methods return is ready to leave: noised where the plan says so, roun
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -62,6 +62,16 @@ class Batch:
             ends - counts,
             counts,
         )
+
+    def without_some(self, chance: float, source: Source) -> Batch:
+        """Return the same records; each modality of each unit is taken for missing with this chance."""
+        if chance == 0:
+            return self
+        present = {}
+        for name in sorted(self.present):
+            kept = source.uniform(len(self.count)) >= chance
+            present[name] = self.present[name] & torch.from_numpy(np.repeat(kept, self.count))
+        return replace(self, present=present)
 
 
 class Trainer:
@@ -175,6 +185,8 @@ class Trainer:
 
     def _noisy_sum(self, batch: Batch, sites: int, source: Source) -> npt.NDArray[np.float64]:
         drawn = batch.take(poisson(len(batch.count), self.plan.sampling_rate, source))
+        # Chance alone decides, so a patient's gradient is still a function of that patient, and clipped.
+        drawn = drawn.without_some(self.study.training.modality_dropout, source)
         return self.private.release(drawn.inputs, drawn.present, drawn.targets, drawn.owner, source, sites).vector
 
     def _local_steps(

@@ -1,4 +1,4 @@
-"""Encoders per modality, late fusion, learned embeddings for what is missing."""
+"""Encoders per modality, late or intermediate fusion, learned embeddings for what is missing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,12 @@ from pmfed.study import Study
 
 
 class Fusion(nn.Module):
-    """Each modality is encoded on its own; the embeddings lie side by side in front of a linear head.
+    """Each modality is encoded on its own, and a linear head makes the output.
+
+    With late fusion the embeddings lie side by side in front of the head: what a modality adds to the output does not
+    depend on the others. With intermediate fusion every number of every embedding passes a gate that looks at all of
+    them, and the modalities' embeddings are added (gated multimodal unit; Arevalo et al. 2017): modalities may
+    strengthen or silence each other.
 
     A patient (or a whole hospital) without a modality gets that modality's learned "missing" embedding in its
     place, so one model serves every hospital and no one imputes an image.
@@ -25,7 +30,9 @@ class Fusion(nn.Module):
         for name, modality in sorted(study.modalities.items()):
             self.encoders[_key(name)] = encoder(spec.encoder(name, modality), modality, spec.embedding)
             self.missing[_key(name)] = nn.Parameter(torch.zeros(spec.embedding))
-        self.head = nn.Linear(spec.embedding * len(self.encoders), study.outcome.outputs)
+        together = spec.embedding * len(self.encoders)
+        self.gate = nn.Linear(together, together) if spec.fusion == "intermediate" else None
+        self.head = nn.Linear(together if self.gate is None else spec.embedding, study.outcome.outputs)
         with torch.no_grad():
             self.head.weight.mul_(0.1)
             self.head.bias.copy_(bias)
@@ -36,7 +43,10 @@ class Fusion(nn.Module):
         for name in self.modalities:
             seen = present[name][:, None]
             parts.append(torch.where(seen, self.encoders[_key(name)](inputs[name]), self.missing[_key(name)]))
-        outputs: torch.Tensor = self.head(torch.cat(parts, dim=1))
+        joined = torch.cat(parts, dim=1)
+        if self.gate is not None:
+            joined = (joined * self.gate(joined).sigmoid()).unflatten(1, (len(parts), -1)).sum(dim=1)
+        outputs: torch.Tensor = self.head(joined)
         return outputs
 
 

@@ -12,7 +12,7 @@ from pmfed.validate import Frozen
 
 
 class ModelSpec(Frozen):
-    """``[model]``: a linear model, or encoders per modality with late fusion.
+    """``[model]``: a linear model, or encoders per modality with late or intermediate fusion.
 
     ``encoders`` chooses a modality's encoder; the others get one by their kind, of ``hidden`` or ``channels``.
     """
@@ -22,6 +22,7 @@ class ModelSpec(Frozen):
     embedding: PositiveInt = 16
     channels: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (8, 16)
     encoders: dict[Name, Encoder] = Field(default_factory=dict)
+    fusion: Literal["late", "intermediate"] = "late"
     seed: int = 0
 
     def encoder(self, name: str, modality: Modality) -> Encoder:

@@ -21,7 +21,8 @@ class Training(Frozen):
     """``[training]``: how many rounds, and by which algorithm.
 
     ``average_last`` is the share of the last rounds whose models are averaged into the result. ``quorum`` is
-    the share of the sites without which the run fails. ``local_*`` and ``proximal`` belong to ``fedavg``: local steps
+    the share of the sites without which the run fails. ``modality_dropout`` is the chance with which, in a step, a
+    modality that a patient has is taken for missing (Neverova et al. 2016). ``local_*`` and ``proximal`` belong to ``fedavg``: local steps
     are pulled back to the coordinator's model by ``proximal / 2 |w - w_global|^2`` (FedProx; Li et al. 2020).
     """
 
@@ -30,6 +31,7 @@ class Training(Frozen):
     optimizer: Optimizer
     average_last: Annotated[float, Field(ge=0, le=1)] = 0.5
     quorum: Fraction = 0.75
+    modality_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     local_steps: PositiveInt = 1
     local_learning_rate: PositiveFloat | None = None
     proximal: Annotated[float, Field(ge=0)] = 0.0

@@ -293,7 +293,8 @@ def test_embeddings_count_repeated_words_over_a_patient_s_records(counts, paddin
     assert any(isinstance(entry, Rows) for entry in kept(step, data, owner))
 
 
-def test_the_shipped_model_of_several_modalities_keeps_books():
+@pytest.mark.parametrize("gated", [False, True])
+def test_the_shipped_model_of_several_modalities_keeps_books(gated):
     """Some patients lack a modality: a bare parameter stands in for it."""
     model = Fusion.__new__(Fusion)
     nn.Module.__init__(model)
@@ -301,7 +302,8 @@ def test_the_shipped_model_of_several_modalities_keeps_books():
     model.modalities = ["a", "b"]
     model.encoders = nn.ModuleDict({name: nn.Sequential(nn.Linear(6, 3), nn.Tanh()) for name in "ab"})
     model.missing = nn.ParameterDict({name: nn.Parameter(torch.randn(3)) for name in "ab"})
-    model.head = nn.Linear(6, 2)
+    model.gate = nn.Linear(6, 6) if gated else None
+    model.head = nn.Linear(3 if gated else 6, 2)
     owner = np.repeat(np.arange(8), 3)
     inputs = {"a": batch(TABLE, 24, 1)[0]["x"], "b": batch(TABLE, 24, 2)[0]["x"]}
     present = {"a": torch.arange(24) % 3 > 0, "b": torch.arange(24) % 4 > 1}
