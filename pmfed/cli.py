@@ -187,6 +187,10 @@ def study_check(study: Annotated[str, typer.Argument(help="A built-in study or a
     print(
         f"{found.study.name}: valid. Modalities: {', '.join(sorted(found.modalities))}; {inputs} inputs beside images."
     )
+    for name, weights in found.public_weights.items():
+        print(f"public weights: {name} goes through {weights}; frozen, so nothing of it is trained or paid for.")
+    if found.cohort.stand_in:
+        print(f"no patient ids: one {found.cohort.stand_in} stands for a patient; the promise is not one to a person.")
     print(f"fingerprint {found.fingerprint()}")
     print(f"next: pmfed study plan {study}")
 

@@ -18,6 +18,7 @@ import tomli_w
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from pmfed.modality import SCANS, Genotypes, Modality, Name, Table, numbers_of, shape_of
+from pmfed.modality.weights import told
 from pmfed.sections.model import ModelSpec
 from pmfed.sections.outcome import METRICS, Outcome
 from pmfed.sections.training import Training
@@ -38,6 +39,8 @@ class CohortSpec(Frozen):
 
     ``index`` is the column with each record's index date, which modalities read from dated sources need: nothing at or
     after it is an input. Patients whose ``consent`` column does not say yes are left out and counted.
+    ``stand_in`` is for data without patient ids: what an id stands for instead ("image"). What is protected is then
+    one of those, which is no promise to a person, and terms and reports say so.
     ``expected_patients`` is a PUBLIC constant: the number of training patients over all sites that the
     study is designed for. Sums are divided by it, never by a true count, because true counts leak.
     """
@@ -47,6 +50,7 @@ class CohortSpec(Frozen):
     record: str | None = None
     index: str | None = None
     consent: str | None = None
+    stand_in: Annotated[str, Field(pattern=r"^[a-z][a-z -]{0,31}$")] | None = None
     max_records: PositiveInt = 8
     expected_patients: PositiveInt
 
@@ -173,6 +177,12 @@ class Study(Frozen):
             for name, modality in sorted(self.modalities.items())
             if not isinstance(modality, SCANS)
         }
+
+    @property
+    def public_weights(self) -> dict[str, str]:
+        """Which public, frozen network stands in front of a modality, for people; what is trained lies behind it."""
+        scans = {name: m for name, m in sorted(self.modalities.items()) if isinstance(m, SCANS)}
+        return {name: told(scan.weights) for name, scan in scans.items() if scan.weights is not None}
 
     @property
     def needs_statistics(self) -> bool:

@@ -81,6 +81,8 @@ def terms(site: Site, study: Study) -> Iterator[str]:
         columns = study.inputs.get(name, ())
         held = f": {', '.join(columns)}" if columns else ""
         yield f"  {name} ({modality.kind}) in {', '.join(_place(site, one) for one in sources_of(modality))}{held}"
+        if name in study.public_weights:
+            yield f"    through {study.public_weights[name]}: public, and nothing of it is trained"
     yield ""
     parameters = sum(one.numel() for one in build(study).parameters() if one.requires_grad)
     yield "What leaves this hospital"
@@ -94,7 +96,7 @@ def terms(site: Site, study: Study) -> Iterator[str]:
     yield "  a signed receipt of what was charged; version and name of this site; times and sizes of its messages"
     yield "What never leaves  patient ids, values, images, counts of patients, anything of one patient alone"
     yield ""
-    yield f"Protected         a whole {privacy.unit}" + ("" if privacy.unit == "patient" else ", which is weaker")
+    yield f"Protected         {_protected(study)}"
     yield f"Price             epsilon {privacy.epsilon:g} at delta {privacy.delta:g}, with {privacy.colluders} other sites"
     yield "                  working against this one"
     allowed, delta = site.policy.budget
@@ -112,6 +114,14 @@ def _place(site: Site, source: str) -> str:
         return f"'{source}' (not in this site's [data])"
     shown = os.path.relpath(path, site.folder)
     return f"'{source}' ({path if shown.startswith('..') else shown})"
+
+
+def _protected(study: Study) -> str:
+    if study.privacy.unit == "record":
+        return "a whole record, which is weaker"
+    if thing := study.cohort.stand_in:
+        return f"one {thing}, in data without patient ids: a person with several is protected less"
+    return "a whole patient"
 
 
 def _scores(study: Study) -> str:

@@ -18,10 +18,11 @@ from pmfed.cohort.files import read_block
 from pmfed.cohort.images import read_images
 from pmfed.cohort.imaging.places import Places
 from pmfed.cohort.imaging.zipped import read_zipped_images
+from pmfed.cohort.pretrained.pictures import read_features
 from pmfed.cohort.records import Records, Sheet, modalities_at, read_records, read_sheets
 from pmfed.cohort.tables import MISSING, Problems, count, first_row, labels
 from pmfed.errors import DataError
-from pmfed.modality import Genotypes, Images, Modality, Numeric, Signals, Table, shape_of
+from pmfed.modality import SCANS, Genotypes, Images, Modality, Numeric, Signals, Table, shape_of
 from pmfed.study import Study
 
 if TYPE_CHECKING:
@@ -273,12 +274,22 @@ def _block(
     places: Places,
 ) -> Block:
     """Read a modality that is not made of columns."""
+    if isinstance(modality, SCANS) and modality.weights is not None:
+        from pmfed.cohort.pretrained.backbone import backbone  # torch, which other modalities do not need to be read
+
+        try:
+            places = replace(places, backbone=backbone(modality.weights, sources))
+        except DataError as error:
+            problems.note(error)
+            problems.raise_any()
     if not isinstance(modality, Images | Signals):
         patients = [records.ids[owner] for owner in records.owner]
         return read_block(modality, sources, patients, when, problems, patient=study.cohort.patient, places=places)
     sheet, rows = sheets[modality.table], records.rows[modality.table]
     files = _files(modality, sheet, rows)
     folder = Path(sources[modality.folder])
+    if isinstance(modality, Images) and places.backbone is not None:
+        return read_features(modality, files, folder, sheet.path, problems, places)
     if isinstance(modality, Images):
         read = read_zipped_images if folder.suffix.lower() == ".zip" else read_images
         images = read(modality, files, folder, sheet.path, problems)

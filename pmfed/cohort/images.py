@@ -100,5 +100,6 @@ def scaled_pixels(image: Image.Image, spec: Images) -> NDArray[np.float32]:
     else:
         eight = np.asarray(image.convert("L" if spec.channels == 1 else "RGB"), dtype=np.float32)
         pixels = (eight[None] if spec.channels == 1 else eight.transpose(2, 0, 1)) / np.float32(255)
-    scaled: NDArray[np.float32] = (pixels - np.float32(spec.mean)) / np.float32(spec.scale)
+    mean, scale = spec.scaling
+    scaled: NDArray[np.float32] = (pixels - np.float32(mean)) / np.float32(scale)
     return scaled

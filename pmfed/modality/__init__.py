@@ -16,6 +16,7 @@ from pmfed.modality.genotypes import Genotypes, Variant
 from pmfed.modality.images import Images
 from pmfed.modality.scans import Dicom, Nifti
 from pmfed.modality.table import Categorical, Feature, Name, Numeric, Table
+from pmfed.modality.weights import Weights, WeightsFile
 
 Modality = Annotated[
     Table
@@ -102,6 +103,8 @@ __all__ = [
     "Signals",
     "Table",
     "Variant",
+    "Weights",
+    "WeightsFile",
     "numbers_of",
     "shape_of",
     "sources_of",

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import PositiveFloat, PositiveInt, model_validator
 
+from pmfed.modality.weights import OWN_SCALE, UNSCALED, WIDTH, Weights, WeightsFile
 from pmfed.validate import Frozen
 
 
 class Images(Frozen):
     """A modality of images: a table that lists files, and the folder they lie in.
 
-    ``size`` is (height, width) in pixels; ``mean`` and ``scale`` are public constants on the 0..1 range.
+    ``size`` is (height, width) in pixels; ``mean`` and ``scale`` are public constants on the 0..1 range. With
+    ``weights`` the input is what that network makes of the picture.
     """
 
     kind: Literal["images"] = "images"
@@ -23,13 +25,31 @@ class Images(Frozen):
     channels: Literal[1, 3] = 1
     mean: float = 0.5
     scale: PositiveFloat = 0.25
+    weights: Weights | None = None
+
+    @model_validator(mode="after")
+    def _fits_weights(self) -> Images:
+        if self.weights is not None and (self.mean, self.scale) != UNSCALED:
+            raise ValueError(OWN_SCALE)
+        return self
 
     @property
     def sources(self) -> tuple[str, ...]:
         """The sources a site must have."""
-        return (self.table, self.folder)
+        own = (self.weights.source,) if isinstance(self.weights, WeightsFile) else ()
+        return (self.table, self.folder, *own)
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of one record's input."""
+        return (WIDTH,) if self.weights is not None else self.picture
+
+    @property
+    def picture(self) -> tuple[int, ...]:
+        """Shape of one picture: channels, then ``size``."""
         return (self.channels, *self.size)
+
+    @property
+    def scaling(self) -> tuple[float, float]:
+        """Mean and scale of decoded pictures: on the way into a network with weights they stay on the 0..1 range."""
+        return (0.0, 1.0) if self.weights is not None else (self.mean, self.scale)

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
+from pmfed.modality.weights import OWN_SCALE, UNSCALED, WIDTH, Weights, WeightsFile
 from pmfed.validate import Frozen
 
 Two = tuple[PositiveInt, PositiveInt]
@@ -15,7 +16,7 @@ Pattern = Annotated[str, Field(min_length=1, max_length=128)]
 
 # What decides how a scan is made, as opposed to which one it is: the cache is keyed by it.
 MAKING = {
-    "kind", "size", "spacing", "fit", "orientation", "view", "window", "channels", "volume", "mean", "scale",
+    "kind", "size", "spacing", "fit", "orientation", "view", "window", "channels", "volume", "mean", "scale", "weights",
 }  # fmt: skip
 LARGEST = 2**26  # voxels of one input: 256 x 512 x 512, a quarter of a gigabyte
 
@@ -55,11 +56,16 @@ class Scan(Frozen):
     mean: float = 0.5
     scale: PositiveFloat = 0.25
     skip_unreadable: bool = False
+    weights: Weights | None = None
 
     @model_validator(mode="after")
     def _fits_size(self) -> Scan:
-        if math.prod(self.shape) > LARGEST:
-            raise ValueError(f"'size' holds {math.prod(self.shape):,} numbers, more than {LARGEST:,}")
+        if math.prod(self.picture) > LARGEST:
+            raise ValueError(f"'size' holds {math.prod(self.picture):,} numbers, more than {LARGEST:,}")
+        if self.weights is not None and len(self.size) == 3:
+            raise ValueError("'weights' are for pictures; give 'size' two numbers, or leave them out")
+        if self.weights is not None and (self.mean, self.scale) != UNSCALED:
+            raise ValueError(OWN_SCALE)
         if self.spacing is not None and len(self.spacing) != len(self.size):
             raise ValueError("'spacing' needs one number per number in 'size'")
         if self.spacing is not None and self.fit != "exact":
@@ -72,8 +78,23 @@ class Scan(Frozen):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of one record's input: channels, then ``size``."""
+        """Shape of one record's input: the picture's, or that of what the network with weights makes of it."""
+        return (WIDTH,) if self.weights is not None else self.picture
+
+    @property
+    def picture(self) -> tuple[int, ...]:
+        """Shape of one scan: channels, then ``size``."""
         return (1, *self.size)
+
+    @property
+    def scaling(self) -> tuple[float, float]:
+        """Mean and scale of decoded scans: on the way into a network with weights they stay on the 0..1 range."""
+        return (0.0, 1.0) if self.weights is not None else (self.mean, self.scale)
+
+    @property
+    def _own(self) -> tuple[str, ...]:
+        """The source that is the file with the weights, if the study names one."""
+        return (self.weights.source,) if isinstance(self.weights, WeightsFile) else ()
 
 
 class Dicom(Scan):
@@ -92,14 +113,14 @@ class Dicom(Scan):
     burned_in: Literal["stop", "skip", "take"] = "stop"
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of one record's input: channels, then ``size``."""
+    def picture(self) -> tuple[int, ...]:
+        """Shape of one scan: channels, then ``size``."""
         return (self.channels, *self.size)
 
     @property
     def sources(self) -> tuple[str, ...]:
         """The sources a site must have."""
-        return (self.folder, self.link.table) if self.link else (self.folder,)
+        return (self.folder, *([self.link.table] if self.link else []), *self._own)
 
 
 class Nifti(Scan):
@@ -120,4 +141,4 @@ class Nifti(Scan):
     @property
     def sources(self) -> tuple[str, ...]:
         """The sources a site must have."""
-        return (self.folder, self.table)
+        return (self.folder, self.table, *self._own)

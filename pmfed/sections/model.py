@@ -29,6 +29,6 @@ class ModelSpec(Frozen):
         """Return the encoder of a modality: the chosen one, or that of its kind."""
         if name in self.encoders:
             return self.encoders[name]
-        if isinstance(modality, SCANS):
+        if isinstance(modality, SCANS) and modality.weights is None:
             return Cnn(channels=self.channels)
         return Recurrent() if isinstance(modality, SERIES) else Mlp(hidden=self.hidden)

@@ -71,6 +71,8 @@ def summarise(study: Study, plan: PrivacyPlan, outcome: Outcome, wall_s: float) 
         "refused": outcome.refused,
         "rounds": outcome.rounds,
         "parameters": len(outcome.parameters),
+        "public_weights": study.public_weights,
+        "stand_in": study.cohort.stand_in,
         "task": study.outcome.task,
         "unit": study.outcome.unit,
         "metric": {"name": metric.name, "label": metric.label, "higher_is_better": metric.higher_is_better},

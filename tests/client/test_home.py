@@ -234,3 +234,12 @@ def test_the_agents_log_names_an_error_and_not_its_text() -> None:
     assert "pydicom said something" in Reticent().format(library)
     assert "ValueError" in said
     assert "test_home.py" in said
+
+
+def test_the_terms_name_public_weights_and_data_without_patients(tmp_path: Path, study: Study) -> None:
+    site = make_home(tmp_path / "north", "north")
+    photos = {"kind": "images", "table": "t", "folder": "f", "size": (4, 4), "weights": "efficientnet-lite0"}
+    said = "\n".join(terms(site, study.replace(modalities={"photo": photos}, cohort={"stand_in": "image"})))
+    assert "through efficientnet-lite0, weights of ImageNet: public, and nothing of it is trained" in said
+    assert "one image, in data without patient ids: a person with several is protected less" in said
+    assert "a whole patient" not in said

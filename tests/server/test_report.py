@@ -190,6 +190,19 @@ def test_each_part_may_be_missing_by_itself(tmp_path: Path, key: str) -> None:
         printed(spending(result))
 
 
+def test_data_without_patients_promises_nothing_to_a_patient(tmp_path: Path) -> None:
+    result, rounds, curves = example_run.binary()
+    assert "What is protected is the patient" in page(tmp_path, (result, rounds, curves)).words
+    result |= {"stand_in": "image", "public_weights": {"skin": "efficientnet-lite0, weights of ImageNet"}}
+    words = page(tmp_path, (result, rounds, curves)).words
+    assert "Every image in the training is protected" in words
+    assert "No patient ids: one image stands for a patient." in words
+    assert "this is no promise to a person" in words
+    assert "What is protected is the patient" not in words
+    assert "The network in front of 'skin' is public (efficientnet-lite0, weights of ImageNet)" in words
+    assert "Privacy per image" in words
+
+
 def test_numbers_that_are_not_finite_are_left_out(tmp_path: Path) -> None:
     result, rounds, curves = example_run.binary()
     result["comparisons"][0]["metrics"]["auroc"] = math.nan

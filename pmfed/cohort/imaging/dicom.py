@@ -93,7 +93,7 @@ def read_dicom(
         return Block(inputs, present, counts=counts + selection.counts, warnings=tuple(warnings))
     cache = Cache(places.cache)
     filled = fill(
-        wanted, lambda found: _scan(spec, found, index, cache), lambda found: found.files[0][0],
+        wanted, lambda found: _scan(spec, found, index, cache, places), lambda found: found.files[0][0],
         inputs, present, places.decoding,
     )  # fmt: skip
     kept = index.keep() and not cache.failed
@@ -132,18 +132,19 @@ def _stops(
     return bool(fatal)
 
 
-def _scan(spec: Dicom, found: Found, index: Index, cache: Cache) -> Made:
+def _scan(spec: Dicom, found: Found, index: Index, cache: Cache, places: Places) -> Made:
     """Return one scan: from the cache, or from the files, which then go into the cache."""
     need = needed(spec, found)
-    values, counts = _made(spec, need, index, cache)
+    values, counts = _made(spec, need, index, cache, places)
     return values, {**counts, BY_NUMBER: int(need.by_number)}
 
 
-def _made(spec: Dicom, need: Need, index: Index, cache: Cache) -> Made:
+def _made(spec: Dicom, need: Need, index: Index, cache: Cache, places: Places) -> Made:
     root = os.path.realpath(index.folder)
     files = [(path, os.path.join(root, path), index.entries[path].stamp) for path, _ in need.files]
     if not cache.used:
-        return assemble(spec, need, (read_bytes(real, stamp) for _, real, stamp in files))
+        picture, counts = assemble(spec, need, (read_bytes(real, stamp) for _, real, stamp in files))
+        return places.seen(picture), counts
     making = spec.model_dump(mode="json", include=MAKING)
     known = [index.entries[path].digest for path, _ in need.files]
     if None not in known and (kept := cache.load(key_of(map(str, known), making), spec.shape)):
@@ -156,7 +157,8 @@ def _made(spec: Dicom, need: Need, index: Index, cache: Cache) -> Made:
     key = key_of(digests, making)
     if digests != known and (kept := cache.load(key, spec.shape)):
         return kept
-    values, counts = assemble(spec, need, _let_go(contents))
+    picture, counts = assemble(spec, need, _let_go(contents))
+    values = places.seen(picture)
     cache.store(key, values, counts)
     return values, counts
 

@@ -137,8 +137,9 @@ def finished(values: Floats, spacing: Sequence[float] | None, spec: Scan) -> Flo
     """
     fitted = sized(values, spacing, spec.size, spec.spacing, spec.fit)
     colours = fitted.ndim > len(spec.size)
-    first = np.moveaxis(fitted, -1, 0) if colours else np.broadcast_to(fitted, spec.shape)
-    return np.ascontiguousarray((first - np.float32(spec.mean)) / np.float32(spec.scale), dtype=np.float32)
+    first = np.moveaxis(fitted, -1, 0) if colours else np.broadcast_to(fitted, spec.picture)
+    mean, scale = spec.scaling
+    return np.ascontiguousarray((first - np.float32(mean)) / np.float32(scale), dtype=np.float32)
 
 
 def sized(

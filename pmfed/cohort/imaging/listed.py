@@ -108,7 +108,7 @@ def read_nifti(
     wanted = choose_all(by_patient, patients, when, lambda found, latest: choose(found, latest, spec.take), counts)
     cache, digests = Cache(places.cache), Digests(source, places.cache)
     filled = fill(
-        wanted, lambda one: _scan(spec, one, source, digests, cache), lambda one: one.file,
+        wanted, lambda one: _scan(spec, one, source, digests, cache, places), lambda one: one.file,
         inputs, present, places.decoding,
     )  # fmt: skip
     kept = digests.keep() and not cache.failed
@@ -165,7 +165,7 @@ def _split(written: str) -> tuple[str, str]:
     return ("".join(day.group(1, 2, 3)), day[4] or "") if day else ("", "")
 
 
-def _scan(spec: Nifti, one: Listed, source: Path, digests: Digests, cache: Cache) -> Made:
+def _scan(spec: Nifti, one: Listed, source: Path, digests: Digests, cache: Cache, places: Places) -> Made:
     """Return one scan: from the cache, or from the file, which then goes into the cache."""
     path = resolve(source, one.file)
     making = spec.model_dump(mode="json", include=MAKING)
@@ -187,6 +187,6 @@ def _scan(spec: Nifti, one: Listed, source: Path, digests: Digests, cache: Cache
         made = finished(windowed(turned, spec.window), spacing, spec)
     else:
         flat = turned[len(turned) // 2].copy() if spec.view == "middle" else np.fmax.reduce(turned, axis=0)
-        made = finished(windowed(flat, spec.window), spacing[1:], spec)
+        made = places.seen(finished(windowed(flat, spec.window), spacing[1:], spec))
     cache.store(key, made, seen)
     return made, seen

@@ -95,7 +95,7 @@ def read_zipped_images(
             continue
         seen[name] = record
         try:
-            images[record] = _picture(spec, members.read(name))
+            images[record] = decoded(spec, members.read(name))
         except ScanError as error:
             failed[name] = error.reason
     members.close()
@@ -103,7 +103,8 @@ def read_zipped_images(
     return images
 
 
-def _picture(spec: Images, content: bytes) -> NDArray[np.float32]:
+def decoded(spec: Images, content: bytes) -> NDArray[np.float32]:
+    """Return the picture (C, H, W) in a PNG or JPEG file; ScanError where it is damaged or of another size."""
     with as_scan_error(DAMAGED), Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as image:
         # The header tells the size, so a file of another size is never decoded.
         if (image.height, image.width) != spec.size:

@@ -99,6 +99,16 @@ def delta_text(value: float | None) -> str:
     return tens if mantissa == "1.0" else f"{mantissa.removesuffix('.0')}×{tens}"
 
 
+def person(result: Result) -> str:
+    """Return what an id of the data stands for: a patient, or what takes a patient's place."""
+    return str(result.get("stand_in") or "patient")
+
+
+def unit_of(result: Result) -> str:
+    """Return what is protected: a record, a patient, or what stands for a patient."""
+    return "record" if (result.get("privacy") or {}).get("unit") == "record" else person(result)
+
+
 def count(value: int | float, thing: str) -> str:
     """Return ``1 hospital``, ``1,204 patients``."""
     return f"{value:,.0f} {thing}" + ("" if round(value) == 1 else "s")

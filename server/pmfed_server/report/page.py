@@ -68,6 +68,7 @@ def content(result: Result, rounds: Sequence[Mapping[str, Any]], curves: Mapping
         "created": str(result.get("created") or "").replace("T", " ")[:16],
         "insecure": bool(privacy.get("insecure")),
         "weak_unit": privacy.get("unit") == "record",
+        "stand_in": str(result.get("stand_in") or ""),
         "headline": words.headline(result),
         "cards": _cards(result),
         "metric": figures.metric_label(result),
@@ -101,7 +102,7 @@ def _cards(result: Result) -> list[tuple[str, str, list[str]]]:
     below = ["95 % interval " + spread.replace(" ", "\u00a0")] if spread else []
     below += [f"sd over seeds {figures.number(own.sd, digits)}"] if own.sd is not None else []
     cards = [(figures.metric_label(result), figures.number(own.value, digits), below)]
-    epsilon, unit = finite(privacy.get("epsilon")), str(privacy.get("unit") or "patient")
+    epsilon, unit = finite(privacy.get("epsilon")), figures.unit_of(result)
     if epsilon is None or privacy.get("insecure"):
         cards.append(
             ("Privacy", "none", ["the noise followed a known seed" if epsilon is not None else "no noise added"])
@@ -112,7 +113,7 @@ def _cards(result: Result) -> list[tuple[str, str, list[str]]]:
     sites = result.get("sites") or []
     known = [site["patients"] for site in sites if site.get("patients") is not None]
     held = [site["held_out"] for site in sites if site.get("held_out") is not None]
-    below = [f"{figures.count(sum(known), 'patient')}"] if known else []
+    below = [f"{figures.count(sum(known), figures.person(result))}"] if known else []
     below += [f"{sum(held):,} held out"] if held and result.get("protocol", "holdout") == "holdout" else []
     cards.append(("Hospitals", f"{len(sites):,}", below))
     if result.get("rounds"):
@@ -315,6 +316,8 @@ def _facts(result: Result) -> list[tuple[str, str]]:
         value = finite(traffic.get(key))
         if value is not None:
             shown.append((name, figures.size(value)))
+    for name, weights in sorted((result.get("public_weights") or {}).items()):
+        shown.append((f"Public weights, {name}", str(weights)))
     shown.append(("Secure aggregation", "yes" if result.get("secure_aggregation") else "no"))
     if result.get("seeds"):
         shown.append(("Seeds", str(result["seeds"])))

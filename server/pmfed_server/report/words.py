@@ -21,9 +21,11 @@ from pmfed_server.report.figures import (
     kind_of,
     metric_label,
     number,
+    person,
     row_digits,
     rows,
     site_titles,
+    unit_of,
     up,
 )  # fmt: skip
 
@@ -39,13 +41,13 @@ def headline(result: Result) -> list[str]:
     known = [site["patients"] for site in sites if site.get("patients") is not None]
     patients = ""
     if known:
-        patients = f" with {'' if len(known) == len(sites) else 'at least '}{count(sum(known), 'patient')}"
+        patients = f" with {'' if len(known) == len(sites) else 'at least '}{count(sum(known), person(result))}"
     sentences = [f"{count(len(sites), 'hospital')}{patients} trained one model together; each kept its own records."]
     label = metric_label(result, unit=False)
     label = label[:1].lower() + label[1:] if label[1:2].islower() else label
     unit = f" {result['unit']}" if metric_label(result) != metric_label(result, unit=False) else ""
     spread = interval(own.low, own.high, digits)
-    unseen = "hospitals" if result.get("protocol") == "leave-one-site-out" else "patients"
+    unseen = "hospitals" if result.get("protocol") == "leave-one-site-out" else f"{person(result)}s"
     text = f"On {unseen} it never saw, its {label} is {number(own.value, digits)}{unit}"
     text += f", the mean of {count(result['seeds'], 'seed')}" if (result.get("seeds") or 1) > 1 else ""
     text += f" (95 % interval {spread})" if spread else ""
@@ -72,7 +74,7 @@ def _promise_short(result: Result) -> str:
     epsilon = finite(privacy.get("epsilon"))
     if epsilon is None or privacy.get("insecure"):
         return "Nothing hides whether a patient took part: this run keeps no privacy promise."
-    unit, delta = str(privacy.get("unit") or "patient"), delta_text(finite(privacy.get("delta")))
+    unit, delta = unit_of(result), delta_text(finite(privacy.get("delta")))
     text = f"Every {unit} in the training is protected with ε = {epsilon_text(epsilon)} and δ = {delta}"
     against = coordinator_epsilon(result)
     known = bool(result.get("secure_aggregation")) or (against is not None and against <= epsilon * (1 + 1e-9))
@@ -156,7 +158,7 @@ def statement(result: Result) -> list[str]:
             "away again. Do not share its model, and never run it on real patients."
         )
         if epsilon is not None:
-            unit = privacy.get("unit") or "patient"
+            unit = unit_of(result)
             said.append(
                 f"With secret noise the same run would promise ε = {epsilon_text(epsilon)} and δ = {delta_text(delta)} "
                 f"per {unit}; the ε shown elsewhere in this report are of that kind."
@@ -164,15 +166,20 @@ def statement(result: Result) -> list[str]:
     elif epsilon is None:
         said.append("This run added no noise: it promises nothing about any patient. Do not share its model.")
     else:
-        said += _promise(privacy, epsilon, delta) + _reach(result, epsilon)
+        said += _promise(result, privacy, epsilon, delta) + _reach(result, epsilon)
     said += _scope(result, epsilon is not None and not privacy.get("insecure"))
     return said
 
 
-def _promise(privacy: Mapping[str, Any], epsilon: float, delta: float) -> list[str]:
-    unit = "record" if privacy.get("unit") == "record" else "patient"
+def _promise(result: Result, privacy: Mapping[str, Any], epsilon: float, delta: float) -> list[str]:
+    unit = unit_of(result)
     if unit == "patient":
         said = ["What is protected is the patient: all records a hospital holds of one person count as one."]
+    elif unit != "record":
+        said = [
+            f"What is protected is one {unit}. The data has no patient ids, so this is no promise to a person: who has "
+            f"several {unit}s in it is protected less, by their number."
+        ]
     else:
         said = ["What is protected is a single record. That is weaker than protecting the patient: " + _whole(privacy)]
     shown = float(epsilon_text(epsilon))  # rounded up, so that the figures in one sentence agree
@@ -229,6 +236,11 @@ def _reach(result: Result, epsilon: float) -> list[str]:
 
 def _scope(result: Result, private: bool) -> list[str]:
     privacy, said = result.get("privacy") or {}, []
+    for name, weights in sorted((result.get("public_weights") or {}).items()):
+        said.append(
+            f"The network in front of '{name}' is public ({weights}) and stayed as it was: nothing of it was trained "
+            "here, and the promise covers all that was."
+        )
     release = privacy.get("evaluation_release")
     if release == "private":
         said.append(
