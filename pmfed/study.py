@@ -136,6 +136,10 @@ class Study(Frozen):
         known = METRICS[self.outcome.task]
         if self.evaluation.metric is not None and self.evaluation.metric not in known:
             raise ValueError(f"evaluation.metric: a {self.outcome.task} outcome has {', '.join(known)}")
+        if altered := self.training.augmentation:
+            images = [shape_of(modality) for modality in self.modalities.values() if isinstance(modality, SCANS)]
+            if why := altered.misfit(images):
+                raise ValueError(f"training.augmentation: {why}")
         if self.model.kind == "linear" and self.model.encoders:
             raise ValueError("model.encoders: a linear model has none; use kind 'fusion'")
         if self.model.kind == "linear" and self.model.fusion != "late":

@@ -6,7 +6,6 @@ What these methods return is ready to leave: noised where the plan says so, roun
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -26,52 +25,14 @@ from pmfed.secagg.grid import Words, evaluation_grid, gradient_grid, statistics_
 from pmfed.study import Study
 from pmfed.tasks import task_for
 from pmfed.wire import Shapes
+from pmfed_client.augment import Augment
+from pmfed_client.batch import Batch
 
 Sum = Words
 Parameters = npt.NDArray[np.float32]
 Draw = Callable[[str, int, int], Source]
 
 EVALUATED = 4096  # records scored at a time
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Records as tensors, and which privacy unit (patient or record) each belongs to.
-
-    ``first`` and ``count`` say where the records of each unit start and how many there are, shape (units,).
-    """
-
-    inputs: dict[str, torch.Tensor]
-    present: dict[str, torch.Tensor]
-    targets: torch.Tensor
-    owner: npt.NDArray[np.int64]
-    first: npt.NDArray[np.int64]
-    count: npt.NDArray[np.int64]
-
-    def take(self, units: npt.NDArray[np.int64]) -> Batch:
-        """Return the records of some units, in order."""
-        counts = self.count[units]
-        ends = np.cumsum(counts)
-        records = np.arange(int(ends[-1]) if len(ends) else 0) + np.repeat(self.first[units] - (ends - counts), counts)
-        index = torch.from_numpy(records)
-        return Batch(
-            {name: values.index_select(0, index) for name, values in self.inputs.items()},
-            {name: seen.index_select(0, index) for name, seen in self.present.items()},
-            self.targets.index_select(0, index),
-            np.repeat(np.arange(len(units)), counts),
-            ends - counts,
-            counts,
-        )
-
-    def without_some(self, chance: float, source: Source) -> Batch:
-        """Return the same records; each modality of each unit is taken for missing with this chance."""
-        if chance == 0:
-            return self
-        present = {}
-        for name in sorted(self.present):
-            kept = source.uniform(len(self.count)) >= chance
-            present[name] = self.present[name] & torch.from_numpy(np.repeat(kept, self.count))
-        return replace(self, present=present)
 
 
 class Trainer:
@@ -96,6 +57,7 @@ class Trainer:
         self.size = len(flatten(self.model))
         self.scales = statistics_size(study) if study.needs_statistics else 0
         self._statistics: bytes | None = None
+        self.augment = Augment(study)
         self.private = PrivateStep(self.model, self.task.loss, plan)
         self._ready: tuple[Batch, Cohort] | None = None
 
@@ -183,10 +145,18 @@ class Trainer:
                     "Split the site's cohort over several sites.",
                 )
 
+    def sampled(self, batch: Batch, source: Source) -> Batch:
+        """Draw units; leave out modalities and alter images, as the study says.
+
+        Chance alone decides, so a unit's gradient is still a function of that unit, and clipped.
+        """
+        seeds = self.augment.seeds(len(batch.count), source)
+        units = poisson(len(batch.count), self.plan.sampling_rate, source)
+        whole = batch.take(units).without_some(self.study.training.modality_dropout, source)
+        return self.augment(whole, seeds[units])
+
     def _noisy_sum(self, batch: Batch, sites: int, source: Source) -> npt.NDArray[np.float64]:
-        drawn = batch.take(poisson(len(batch.count), self.plan.sampling_rate, source))
-        # Chance alone decides, so a patient's gradient is still a function of that patient, and clipped.
-        drawn = drawn.without_some(self.study.training.modality_dropout, source)
+        drawn = self.sampled(batch, source)
         return self.private.release(drawn.inputs, drawn.present, drawn.targets, drawn.owner, source, sites).vector
 
     def _local_steps(

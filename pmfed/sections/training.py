@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
+from pmfed.sections.augmentation import Augmentation
 from pmfed.validate import Fraction, Frozen
 
 
@@ -35,6 +36,7 @@ class Training(Frozen):
     local_steps: PositiveInt = 1
     local_learning_rate: PositiveFloat | None = None
     proximal: Annotated[float, Field(ge=0)] = 0.0
+    augmentation: Augmentation | None = None
 
     @model_validator(mode="after")
     def _fits_algorithm(self) -> Training:

@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from pmfed_client.trainer import Batch, Trainer
+from pmfed_client.batch import Batch
+from pmfed_client.trainer import Trainer
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -44,7 +45,18 @@ from pmfed.privacy.plan import PrivacyPlan
 from pmfed.secagg.grid import Grid, evaluation_grid, gradient_grid, statistics_grid
 from pmfed.study import Study
 from pmfed.tasks import task_for
-from pmfed_simulations.canaries import Planted, Roll, Silent, Stage, Witness, adversary, joined, marked, planted_loss
+from pmfed_simulations.canaries import (
+    Again,
+    Planted,
+    Roll,
+    Silent,
+    Stage,
+    Witness,
+    adversary,
+    joined,
+    marked,
+    planted_loss,
+)
 from pmfed_simulations.simulate import Options, prepare
 
 Floats = npt.NDArray[np.float64]
@@ -247,8 +259,7 @@ class Auditor:
         left = []
         for number in range(min(max(-(-1000 // len(self.start)), 4), 1000)):
             released = self._released(witness, number + 1)
-            drawn = np.flatnonzero(witness.noting.last < self.plan.sampling_rate)
-            left.append(released - self._sum(witness.private, [whole.take(drawn)]))
+            left.append(released - self._sum(witness.private, [witness.sampled(whole, Again(witness.noting.given))]))
         return noise_check("noise around patients", {"all": np.stack(left)}, site_std(self.plan), self._unit())
 
     def _noise_of_statistics(self) -> Check:

@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from pmfed_client.agent import Agent
+from pmfed_client.batch import Batch
 from pmfed_client.policy import Policy
 from pmfed_client.site import Site
-from pmfed_client.trainer import Batch, Draw, Trainer
+from pmfed_client.trainer import Draw, Trainer
 from torch import Tensor, nn
 
 from pmfed.cohort import Cohort
@@ -143,17 +144,35 @@ class Roll(Trainer):
 
 
 class Noting:
-    """A source that keeps the uniform numbers it last gave, which say who was drawn."""
+    """A source that keeps the uniform numbers it gave, which say who was drawn and how their records were altered."""
 
     def __init__(self, real: Source) -> None:
-        self._real, self.secret, self.last = real, real.secret, np.empty(0)
+        self._real, self.secret = real, real.secret
+        self.given: list[Floats] = []
 
     def gaussian(self, size: int, std: float) -> Floats:
         return self._real.gaussian(size, std)
 
     def uniform(self, size: int) -> Floats:
-        self.last = self._real.uniform(size)
-        return self.last
+        self.given.append(self._real.uniform(size))
+        return self.given[-1]
+
+
+class Again:
+    """A source that gives the same uniform numbers once more, and no noise."""
+
+    secret = False
+
+    def __init__(self, given: Sequence[Floats]) -> None:
+        self._given = iter(given)
+
+    def gaussian(self, size: int, std: float) -> Floats:
+        return np.zeros(size)
+
+    def uniform(self, size: int) -> Floats:
+        found = next(self._given)
+        assert len(found) == size
+        return found
 
 
 class Witness(Trainer):
@@ -191,7 +210,7 @@ def adversary(base: Batch, scale: float, target: Tensor, count: int) -> Batch:
     return Batch(
         {name: values[index] * scale for name, values in base.inputs.items()},
         {name: torch.ones(count, dtype=torch.bool) for name in base.present},
-        target.expand(count),
+        target.expand(count, *target.shape),
         np.zeros(count, dtype=np.int64),
         np.zeros(1, dtype=np.int64),
         np.array([count]),

@@ -29,16 +29,18 @@ def step_seconds(study: Study, plan: PrivacyPlan, patients: int) -> float:
     """Return the median time of one site's step on this machine, on made-up patients of the right shape."""
     model = build(study)
     inputs = {}
+    altered = study.training.augmentation
+    owner = np.repeat(np.arange(patients), altered.multiplicity if altered else 1)
     for name, modality in study.modalities.items():
-        inputs[name] = torch.zeros((patients, *shape_of(modality)))
-    present = {name: torch.ones(patients, dtype=torch.bool) for name in inputs}
+        inputs[name] = torch.zeros((len(owner), *shape_of(modality)))
+    present = {name: torch.ones(len(owner), dtype=torch.bool) for name in inputs}
     task = task_for(study)
-    targets = task.targets(np.full(patients, study.outcome.maximum or 1))
+    targets = task.targets(np.full(len(owner), study.outcome.maximum or 1))
     private = PrivateStep(model, task.loss, plan)
     taken = []
     for _ in range(TIMED + 1):
         started = time.perf_counter()
-        private.clipped_sum(inputs, present, targets, np.arange(patients))
+        private.clipped_sum(inputs, present, targets, owner)
         taken.append(time.perf_counter() - started)
     return statistics.median(taken[1:])
 

@@ -24,7 +24,7 @@ from pmfed import study as studies
 from pmfed.cli import app
 from pmfed.errors import ERRORS
 from pmfed.modality import ehr, genomics, scans
-from pmfed.sections import encoders, model, outcome, training
+from pmfed.sections import augmentation, encoders, model, outcome, training
 from pmfed.study import Study
 
 ROOT = Path(__file__).parents[2]
@@ -51,6 +51,7 @@ STUDY = {
     '`kind = "transformer"`': encoders.Transformer,
     "`[training]`": training.Training,
     "`[training.optimizer]`": training.Optimizer,
+    "`[training.augmentation]`": augmentation.Augmentation,
     "`[privacy]`": studies.Privacy,
     "`[aggregation]`": studies.Aggregation,
     "`[evaluation]`": studies.Evaluation,

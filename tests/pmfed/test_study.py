@@ -95,7 +95,7 @@ def test_a_typo_in_an_inline_table_is_named_too() -> None:
 
 def test_a_key_like_no_other_gets_the_list() -> None:
     said = broken("quorum = 0.6", "zzz = 1")
-    assert "known keys: algorithm, average_last" in said
+    assert "known keys: algorithm, augmentation, average_last" in said
 
 
 def test_all_that_is_wrong_is_told_at_once() -> None:
