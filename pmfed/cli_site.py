@@ -14,6 +14,7 @@ ledger_app = typer.Typer(help="The site's privacy ledger.", no_args_is_help=True
 site_app.add_typer(ledger_app, name="ledger")
 
 SiteFolder = Annotated[Path, typer.Argument(help="The site's folder, or its site.toml.")]
+AnyFolder = Annotated[Path, typer.Argument(help="The site's folder, or its node's.")]
 
 
 @site_app.command("init")
@@ -139,14 +140,55 @@ def site_start(
     start_site(place, seed)
 
 
-@site_app.command("stop")
-def site_stop(site: SiteFolder = Path()) -> None:
-    """Stop the site; a run it takes part in goes on without it."""
+@site_app.command("split")
+def site_split(
+    folder: Annotated[Path, typer.Argument(help="The node's folder, to be made.")], site: SiteFolder = Path()
+) -> None:
+    """Make a folder for the node, so that it runs as another user than the agent: [agent] node_user in site.toml."""
+    from pmfed_client.node import split
     from pmfed_client.site import Site
 
+    place = Site.read(site)
+    split(place, folder)
+    print(f"{folder} made; the node's key is there now, and no longer in {place.folder}.")
+    print(f"next: as the site's user    pmfed site agent {place.folder}")
+    print(f"      as {place.node_user:<20} pmfed site node {folder}")
+
+
+@site_app.command("agent")
+def site_agent(
+    site: SiteFolder = Path(),
+    seed: Annotated[
+        int | None,
+        typer.Option("--insecure-reproducible", help="Noise from this seed: a trial federation, NO privacy."),
+    ] = None,
+) -> None:
+    """Run the site's agent alone until it is stopped, where the node runs as another user: 'pmfed site split'."""
+    from pmfed_client.site import Site
+    from pmfed_client.supervise import start_agent
+
+    place = Site.read(site)
+    print(f"the agent of {place.name} runs; its log is in {place.folder}; stop with Ctrl-C", flush=True)
+    start_agent(place, seed)
+
+
+@site_app.command("node")
+def site_node(
+    folder: Annotated[Path, typer.Argument(help="The node's folder, as 'pmfed site split' made it.")],
+) -> None:
+    """Run the site's node alone until it is stopped: the connection to the coordinator, outward only."""
+    from pmfed_client.supervise import start_node
+
+    print(f"the node runs; its logs are in {folder}; stop with Ctrl-C", flush=True)
+    start_node(folder)
+
+
+@site_app.command("stop")
+def site_stop(site: AnyFolder = Path()) -> None:
+    """Stop the site, or the half of it that runs in this folder; a run it takes part in goes on without it."""
     from pmfed.processes import stop_kept
 
-    print("stopped." if stop_kept(Site.read(site).folder) else "it was not running.")
+    print("stopped." if stop_kept(_running_in(site)) else "it was not running.")
 
 
 @site_app.command("pause")
@@ -169,13 +211,16 @@ def site_resume(site: SiteFolder = Path()) -> None:
 
 
 @site_app.command("status")
-def site_status(site: SiteFolder = Path()) -> None:
+def site_status(site: AnyFolder = Path()) -> None:
     """Show whether the site runs, how its programs are, and whether it is paused."""
     from pmfed_client.pause import paused
     from pmfed_client.site import Site
 
     from pmfed.processes import status_lines
 
+    if _running_in(site) == site.absolute() and not (site / "site.toml").exists():
+        print("\n".join(["node", *status_lines(site.absolute())]))
+        return
     place = Site.read(site)
     print("\n".join([place.name, *status_lines(place.folder)]))
     print(f"approved studies: {len(list(place.approved.glob('*.toml')))}")
@@ -234,3 +279,11 @@ def ledger_export(
         raise UsageError(f"{out}: the file exists.", "Choose another name; nothing is overwritten.")
     open_ledger(Site.read(site)).export(out)
     print(f"{out} written.")
+
+
+def _running_in(folder: Path) -> Path:
+    """Return the folder in which programs are kept running: a site's, or the one of its node alone."""
+    from pmfed_client.node import FILE
+    from pmfed_client.site import Site
+
+    return folder.absolute() if (folder / FILE).exists() else Site.read(folder).folder

@@ -14,6 +14,7 @@ import ctypes
 import fcntl
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -31,6 +32,8 @@ from pmfed.errors import RunError, UsageError
 LOCK, STATUS = "running.lock", "running.json"
 LOOK = 0.2  # seconds between two looks at the programs
 SHORTEST, LONGEST = 0.5, 30.0  # seconds before a program is started anew, doubled each time it ends soon
+ENOUGH = 10_000_000  # bytes of a log; what is longer is put aside
+ASIDE = 3  # logs that were put aside and are kept: LOG.1 is the newest
 WELL = 60.0  # seconds after which a program counts as having come up
 GRACE = 10.0  # seconds a program may take to stop
 _PR_SET_PDEATHSIG = 1
@@ -47,7 +50,7 @@ class Program:
     command, environment, folder
         What is started, with which variables beside those of its keeper, in which working directory.
     log
-        Its output is appended to this file.
+        Its output is appended to this file, which is put aside when it is long (`rotate`).
     after
         Started only once this file is there, or somebody listens on this port of the loopback interface.
     """
@@ -209,6 +212,8 @@ def stop_kept(folder: Path) -> bool:
 
 
 def _look_after(one: _Kept) -> None:
+    with contextlib.suppress(OSError):  # a full disk must not stop what keeps the programs
+        rotate(Path(one.program.log))
     now = time.monotonic()
     if one.process is not None:
         code = one.process.poll()
@@ -228,6 +233,24 @@ def _look_after(one: _Kept) -> None:
     one.since, one.starts = now, one.starts + 1
     started = datetime.now(UTC).isoformat(timespec="seconds")
     one.told = {"pid": one.process.pid, "starts": one.starts, "since": started, "ended_with": one.last}
+
+
+def rotate(log: Path) -> None:
+    """Put a log aside once it is long enough.
+
+    What is in it is copied and the file emptied, because its program goes on writing into it, at its end; a line written
+    just between the two is lost.
+    """
+    if not log.exists() or log.stat().st_size < ENOUGH:
+        return
+    for number in range(ASIDE - 1, 0, -1):
+        older = log.with_name(f"{log.name}.{number}")
+        if older.exists():
+            older.replace(log.with_name(f"{log.name}.{number + 1}"))
+    aside = log.with_name(f"{log.name}.1")
+    aside.touch(mode=0o600)
+    shutil.copyfile(log, aside)
+    os.truncate(log, 0)
 
 
 def _die_with_parent() -> None:

@@ -148,7 +148,9 @@ class Together:
             roster=() if kind in ("enroll", "keys", "finish") else tuple(sites),
             text=study.canonical() if kind == "enroll" and not text else text,
         )  # fmt: skip
-        answer, sums = self.agents[name].handle(dump(request), {"parameters": self.start} if arrays is None else arrays)
+        if arrays is None:
+            arrays = {"parameters": self.start} if kind in ("step", "evaluate") else {}
+        answer, sums = self.agents[name].handle(dump(request), arrays)
         return parse_reply(answer), dict(sums)
 
     def enrol(self) -> Together:

@@ -44,6 +44,7 @@ from pmfed_client.auditlog import AuditLog
 from pmfed_client.book import Entry, cohorts
 from pmfed_client.ledger import Ledger
 from pmfed_client.masking import Masking
+from pmfed_client.order import Order, check_arrays
 from pmfed_client.pause import check_open
 from pmfed_client.site import Site
 from pmfed_client.trainer import Trainer
@@ -74,6 +75,7 @@ class Session:
     trainer: Trainer
     masking: Masking | None
     """None in a rehearsal without books: what nobody promises anything about is not hidden either."""
+    order: Order
 
 
 def entries(study: Study, plan: PrivacyPlan, fold: str = "") -> dict[str, tuple[Entry, ...]]:
@@ -203,6 +205,7 @@ class Agent:
 
     def _answer(self, request: Request, arrays: Arrays) -> tuple[str, Sums]:
         check_open(self.site, request.kind, datetime.now(UTC))
+        check_arrays(request, arrays)
         if request.kind == "enroll":
             return self._enroll(request), {}
         if request.kind == "finish":
@@ -215,6 +218,7 @@ class Agent:
         if session.masking:
             session.masking.ready(request)
         vector = None if request.kind == "statistics" else self._vector(session, arrays)
+        session.order.take(request)
         sums = self._sums(session, request, vector)
         if session.masking:
             session.masking.hide(sums["sum"], request, vector)
@@ -267,7 +271,10 @@ class Agent:
                 run, study.fingerprint(), entries(study, plan, self._fold), self.site.policy.budget,
                 per_study=self.site.policy.study_epsilon,
             )  # fmt: skip
-        return Session(study, plan, Trainer(study, plan, cohort, self._source(run)), masking)
+        order = Order(study)
+        if self._audit is not None and self._audit.path.exists():
+            order.recall(self._audit.lines(), run)
+        return Session(study, plan, Trainer(study, plan, cohort, self._source(run)), masking, order)
 
     def _masking(self, run: str, study: Study, sites: int) -> Masking | None:
         return Masking(self.site, study, run, sites) if self.charges else None

@@ -1,13 +1,15 @@
 """The line between courier and site agent: gRPC on a Unix socket, carrying bytes and flat arrays and nothing else.
 
-Whoever may open the socket may ask the agent; the folder it lies in and its own rights (0600) decide who that is. The
-agent believes the courier no more than it believes the coordinator.
+Who may ask the agent: the socket's rights say it (0600, or the node's group where agent and node are two users), and the
+door before it says it again, by asking the system who knocks. The agent believes the courier no more than it believes
+the coordinator.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import pwd
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,12 +21,16 @@ import numpy.typing as npt
 
 from pmfed.errors import ProtocolError, RunError
 from pmfed.wire import MAX_RECORD, Arrays
+from pmfed_client.door import Door
 
 SERVICE, METHOD = "pmfed.Agent", "Handle"
 DTYPES = ("<f4", "<u4", "<u8")
 LONGEST = 100  # bytes of a socket's path; the system allows a little more
+BEHIND = ".in"  # added to the path: where gRPC itself listens, for this process's user alone
+LARGEST = 1 << 29  # bytes of a message: a model of 130 million parameters
+WAITING = 4  # messages that may wait for their turn
 Handler = Callable[[bytes, Arrays], tuple[bytes, Arrays]]
-OPTIONS = (("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1))
+OPTIONS = (("grpc.max_send_message_length", LARGEST), ("grpc.max_receive_message_length", LARGEST))
 
 
 def pack(record: bytes, arrays: Arrays) -> bytes:
@@ -71,7 +77,25 @@ def check_length(path: Path) -> None:
         )
 
 
-def serve(handle: Handler, path: Path) -> grpc.Server:
+class Served:
+    """An agent that answers behind a door, until it is stopped."""
+
+    def __init__(self, server: grpc.Server, door: Door, behind: Path) -> None:
+        self._server, self._door, self._behind = server, door, behind
+
+    def stop(self, grace: float | None) -> Served:
+        """Take no more messages, and let what is being answered be answered for so many seconds."""
+        self._ended = self._server.stop(grace)
+        return self
+
+    def wait(self) -> None:
+        """Return once all has ended; the sockets are gone then."""
+        self._ended.wait()
+        self._door.close()
+        self._behind.unlink(missing_ok=True)
+
+
+def serve(handle: Handler, path: Path, node_user: str | None = None) -> Served:
     """Answer on a socket, one message at a time, until the server is stopped.
 
     Parameters
@@ -80,23 +104,39 @@ def serve(handle: Handler, path: Path) -> grpc.Server:
         `Agent.handle`.
     path
         The socket; one left by a process that died is replaced.
+    node_user
+        The system user that the courier runs as, if it is not this process's own.
+
+    Raises
+    ------
+    RunError
+        The path is too long, or there is no such user.
     """
+    behind = path.with_name(path.name + BEHIND)
     check_length(path)
-    path.unlink(missing_ok=True)
+    users, group = {os.geteuid()}, None
+    if node_user is not None:
+        try:
+            known = pwd.getpwnam(node_user)
+        except KeyError:
+            raise RunError(f"there is no user '{node_user}' on this machine.", "See [agent] in site.toml.") from None
+        users.add(known.pw_uid)
+        group = known.pw_gid
+    behind.unlink(missing_ok=True)
 
     def answer(message: bytes, _: grpc.ServicerContext) -> bytes:
         return pack(*handle(*unpack(message)))
 
-    server = grpc.server(ThreadPoolExecutor(max_workers=1), options=OPTIONS)
+    server = grpc.server(ThreadPoolExecutor(max_workers=1), options=OPTIONS, maximum_concurrent_rpcs=WAITING)
     handler = grpc.method_handlers_generic_handler(SERVICE, {METHOD: grpc.unary_unary_rpc_method_handler(answer)})
     server.add_generic_rpc_handlers((handler,))
     before = os.umask(0o177)
     try:
-        server.add_insecure_port(f"unix:{path}")
+        server.add_insecure_port(f"unix:{behind}")
         server.start()
     finally:
         os.umask(before)
-    return server
+    return Served(server, Door(path, behind, users, group), behind)
 
 
 def call(path: Path) -> Handler:

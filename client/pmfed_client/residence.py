@@ -62,11 +62,10 @@ def live(folder: Path, seed: int | None = None) -> None:
         log.warning("%s: INSECURE: noise comes from a seed and protects nobody", site.name)
     agent = Agent(site, rehearsal=Rehearsal(seed=seed), resident=True)
     audit.add("start" if seed is None else "start INSECURE", version=__version__)
-    server = serve(agent.handle, site.socket)
+    server = serve(agent.handle, site.socket, site.node_user)
     log.info("%s: the agent answers", site.name)
     signal.sigwait(ends)
     server.stop(5.0).wait()
-    site.socket.unlink(missing_ok=True)
     audit.add("stop")
     log.info("%s: the agent has stopped", site.name)
 

@@ -37,12 +37,20 @@ class Coordinator(Frozen):
     certificate: Annotated[str, AfterValidator(_inside)] = "ca.crt"
 
 
+class Resident(Frozen):
+    """``[agent]``: where the agent answers, and to which other user."""
+
+    socket: Annotated[str, AfterValidator(_inside)] = "agent.sock"
+    node_user: Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_-]{0,31}$")] | None = None
+
+
 class _File(Frozen):
     site: _About
     data: dict[Annotated[str, Field(min_length=1)], Annotated[str, AfterValidator(_inside)]] = Field(
         default_factory=dict
     )
     coordinator: Coordinator | None = None
+    agent: Resident = Resident()
     policy: Policy | None = None
 
 
@@ -61,6 +69,10 @@ class Site(Frozen):
         What the site allows; ``Policy.closed()`` when site.toml has no ``[policy]``.
     coordinator
         Whom a real site connects to; a simulated one has none.
+    node_user
+        The system user that the site's Flower node runs as; None: the agent's own.
+    agent_socket
+        Where the agent answers, resolved against ``folder``.
     """
 
     name: Name
@@ -69,6 +81,8 @@ class Site(Frozen):
     sources: dict[str, Path | str] = Field(default_factory=dict)
     policy: Policy
     coordinator: Coordinator | None = None
+    node_user: str | None = None
+    agent_socket: str = "agent.sock"
 
     @property
     def ledger(self) -> Path:
@@ -123,7 +137,7 @@ class Site(Frozen):
     @property
     def socket(self) -> Path:
         """Where the agent answers."""
-        return self.folder / "agent.sock"
+        return self.folder / self.agent_socket
 
     @classmethod
     def read(cls, path: Path) -> Site:
@@ -147,6 +161,8 @@ class Site(Frozen):
             },
             policy=file.policy or Policy.closed(),
             coordinator=file.coordinator,
+            node_user=file.agent.node_user,
+            agent_socket=file.agent.socket,
         )
 
 

@@ -2,7 +2,7 @@
 
 Three programs: the agent (data, keys, ledger), Flower's SuperNode (the connection, outward only), and the courier between
 them. The SuperNode's own port is on the loopback interface, and only who knows the secret that is made anew at each
-start can take messages from it.
+start can take messages from it. `pmfed site agent` and `pmfed site node` run the two halves as two users.
 """
 
 from __future__ import annotations
@@ -10,13 +10,15 @@ from __future__ import annotations
 import json
 import secrets
 import sys
+from pathlib import Path
 from typing import NoReturn
 
-from pmfed.errors import StudyError, UsageError
+from pmfed.errors import UsageError
 from pmfed.processes import Program, flower_environment, free_port, hand_over
 from pmfed_client.home import make_node_key, write_private
 from pmfed_client.line import check_length
-from pmfed_client.site import FILE, Site
+from pmfed_client.node import Node, node_user
+from pmfed_client.site import Site
 
 
 def start_site(site: Site, seed: int | None = None) -> NoReturn:
@@ -27,41 +29,62 @@ def start_site(site: Site, seed: int | None = None) -> NoReturn:
     StudyError
         site.toml names no coordinator.
     UsageError
-        The site runs already, or the coordinator's certificate is not there.
+        The site runs already, its node runs as another user, or the coordinator's certificate is not there.
     """
     hand_over(site.folder, programs(site, seed))
 
 
+def start_agent(site: Site, seed: int | None = None) -> NoReturn:
+    """Run a site's agent alone, until this process is asked to stop; `start_node` runs the rest, as another user."""
+    node_user(site)  # complains when that user could not reach the socket
+    hand_over(site.folder, [agent_program(site, seed)])
+
+
+def start_node(folder: Path) -> NoReturn:
+    """Run a site's node alone, from the folder that `node.split` made."""
+    hand_over(folder.absolute(), node_programs(Node.read(folder)))
+
+
 def programs(site: Site, seed: int | None) -> list[Program]:
-    """Return what a site runs."""
-    if site.coordinator is None:
-        raise StudyError(
-            f"{site.folder / FILE}: has no [coordinator], so this site does not know whom to connect to.",
-            "Write address and certificate there, as the coordinator told you: docs/hospital.md.",
+    """Return what a site runs that is one user."""
+    if site.node_user is not None:
+        raise UsageError(
+            f"{site.folder}: the node runs as another user, '{site.node_user}'.",
+            "Start the two apart: pmfed site agent, and pmfed site node, each as its own user.",
         )
-    certificate = site.folder / site.coordinator.certificate
-    if not certificate.is_file():
-        raise UsageError(f"{certificate}: there is no such file.", "Ask the coordinator for its ca.crt.")
-    check_length(site.socket)
+    node = Node.of(site)
     site.courier.mkdir(mode=0o700, exist_ok=True)
     make_node_key(site)
-    secret = site.courier / "secret"
+    return [agent_program(site, seed), *node_programs(node)]
+
+
+def agent_program(site: Site, seed: int | None) -> Program:
+    """Return the program that holds data, keys and ledger."""
+    check_length(site.socket)
+    command = (sys.executable, "-m", "pmfed_client.residence", str(site.folder), *([] if seed is None else [str(seed)]))
+    return Program("agent", command, {}, str(site.folder), str(site.folder / "agent.log"))
+
+
+def node_programs(node: Node) -> list[Program]:
+    """Return the programs of the connection; a new secret between them is written."""
+    if not node.certificate.is_file():
+        raise UsageError(f"{node.certificate}: there is no such file.", "Ask the coordinator for its ca.crt.")
+    check_length(node.socket)
+    secret = node.home / "secret"
     secret.unlink(missing_ok=True)
     write_private(secret, secrets.token_hex(32).encode())
     port = free_port()
-    flower = flower_environment(site.courier)
-    agent = (sys.executable, "-m", "pmfed_client.residence", str(site.folder), *([] if seed is None else [str(seed)]))
-    node = (
-        "flower-supernode", "--superlink", site.coordinator.address, "--root-certificates", str(certificate),
-        "--auth-supernode-private-key", str(site.node_key), "--host", "127.0.0.1", "--port", str(port),
+    flower = flower_environment(node.home)
+    command = (
+        "flower-supernode", "--superlink", node.address, "--root-certificates", str(node.certificate),
+        "--auth-supernode-private-key", str(node.key), "--host", "127.0.0.1", "--port", str(port),
         "--isolation", "process", "--superexec-auth-secret-file", str(secret),
-        "--node-config", f"socket={json.dumps(str(site.socket))}",
+        "--node-config", f"socket={json.dumps(str(node.socket))}",
     )  # fmt: skip
     courier = (sys.executable, "-m", "pmfed_client.couriers", f"127.0.0.1:{port}", str(secret))
-    where = str(site.courier)
+    where = str(node.home)
     return [
-        Program("agent", agent, {}, where, str(site.folder / "agent.log")),
         # Whoever is asked must be able to answer: the node connects once the agent is there.
-        Program("node", node, flower, where, str(site.courier / "node.log"), after=str(site.socket)),
-        Program("courier", courier, flower, where, str(site.courier / "courier.log"), after=port),
+        Program("node", command, flower, where, str(node.home / "node.log"), after=str(node.socket)),
+        Program("courier", courier, flower, where, str(node.home / "courier.log"), after=port),
     ]

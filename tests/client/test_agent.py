@@ -102,13 +102,13 @@ def test_a_step_is_charged_durably_before_anything_is_computed(
         # What another process reads from the disk at this moment.
         with closing(sqlite3.connect(agent.site.ledger)) as other:
             rows = other.execute("SELECT round, attempt FROM rows WHERE kind = 'charge'").fetchall()
-        raise RuntimeError(f"{federation.ID_CANARY} {rows}") if rows == [(7, 2)] else AssertionError(rows)
+        raise RuntimeError(f"{federation.ID_CANARY} {rows}") if rows == [(6, 2)] else AssertionError(rows)
 
     monkeypatch.setattr(agent._sessions[together.run].trainer, "step", fail)
-    refused(ask(together, "step", 7, 2), "PM000", "internal error (RuntimeError)")
-    assert [(row.round, row.attempt) for row in charges(together)] == [(7, 2)]
+    refused(ask(together, "step", 6, 2), "PM000", "internal error (RuntimeError)")
+    assert [(row.round, row.attempt) for row in charges(together)] == [(6, 2)]
     monkeypatch.undo()
-    refused(ask(together, "step", 7, 2), "PM400", "privacy ledger")
+    refused(ask(together, "step", 6, 2), "PM400", "privacy ledger")
 
 
 def test_no_attempt_is_answered_twice_and_no_round_goes_back(together: Together) -> None:
@@ -326,9 +326,10 @@ def test_a_budget_of_exactly_one_run_admits_one_run(together: Together) -> None:
 
 def test_more_steps_than_reserved_are_refused_whatever_the_budget(together: Together) -> None:
     together.enrol()
-    told = [ask(together, "step", number)[0] for number in range(1, 10)]
+    told = [ask(together, "step", min(number, 6), number)[0] for number in range(1, 10)]
     assert [reply.ok for reply in told] == [True] * 6 + [False] * 3
     assert {reply.code for reply in told[6:]} == {"PM310"}
+    refused(ask(together, "step", 7), "PM500", "the study has 6 rounds")
     assert len(charges(together)) == STUDY.training.rounds
 
 
@@ -360,7 +361,8 @@ def test_private_evaluation_is_charged_and_noised_and_tells_of_no_site(folder: P
     (charge,) = charges(together)
     assert charge.what == "evaluation"
     assert str(charge.cohort).startswith("held-out")
-    refused(ask(together, "evaluate", 6), "PM400", "privacy ledger")
+    refused(ask(together, "evaluate", 6), "PM500", "asked about again")
+    refused(ask(together, "evaluate", 6, 1), "PM310", "left")
     shapes = together.agents[NORTH]._sessions[together.run].trainer.shapes("evaluate", SITES)
     assert set(shapes) == {"sum"}
 

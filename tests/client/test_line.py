@@ -6,6 +6,8 @@ import json
 import os
 import socket
 import stat
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +21,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pmfed_client.agent import Agent
-from pmfed_client.line import LONGEST, METHOD, OPTIONS, SERVICE, call, pack, serve, unpack
+from pmfed_client.line import LONGEST, METHOD, OPTIONS, SERVICE, WAITING, call, pack, serve, unpack
 from pmfed_client.resident import connect
 
 from pmfed.errors import ProtocolError, RunError
@@ -252,13 +254,13 @@ def test_an_agent_is_asked_one_thing_at_a_time(tmp_path: Path) -> None:
         found: list[bytes] = []
         threads = [
             threading.Thread(target=lambda n=number: found.append(call(path)(str(n).encode(), {})[0]))
-            for number in range(6)
+            for number in range(WAITING)
         ]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join(20)
-    assert sorted(found) == [b"0", b"1", b"2", b"3", b"4", b"5"]
+    assert sorted(found) == [str(number).encode() for number in range(WAITING)]
     assert most == 1
 
 
@@ -283,3 +285,19 @@ def test_a_real_agent_answers_over_its_socket_as_it_does_in_the_process(tmp_path
         reply = parse_reply(handle(b"\x80\x04K\x01.", {})[0])
         assert (reply.ok, reply.code) == (False, "PM500")
     assert isinstance(agent, Agent)
+
+
+def test_the_courier_loads_nothing_that_reads_patients() -> None:
+    """And stays small: it runs all the time, and beside the agent."""
+    heavy = ("torch", "opacus", "pandas", "monai", "scipy", "sqlite3", "dp_accounting")
+    ours = (
+        "pmfed_client.agent",
+        "pmfed_client.site",
+        "pmfed_client.ledger",
+        "pmfed.cohort",
+        "pmfed.models",
+        "pmfed.tasks",
+    )
+    code = f"import sys, pmfed_client.couriers; print([name for name in {heavy + ours} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -11,7 +11,7 @@ from typing import Any, get_args
 import pytest
 import typer
 from pmfed_client.policy import Policy
-from pmfed_client.site import Coordinator, _About, _File
+from pmfed_client.site import Coordinator, Resident, _About, _File
 from pmfed_simulations.protocols import COMPARISONS, PROTOCOLS
 from pmfed_simulations.public import find
 from pmfed_simulations.simulate import BUILT_IN
@@ -80,7 +80,7 @@ SOURCES = {
         '`kind = "nifti"`': scans.Nifti,
     },
 }
-SITE = {"`[site]`": _About, "`[coordinator]`": Coordinator, "`[policy]`": Policy}
+SITE = {"`[site]`": _About, "`[coordinator]`": Coordinator, "`[agent]`": Resident, "`[policy]`": Policy}
 
 
 def sections(page: Path) -> dict[str, str]:

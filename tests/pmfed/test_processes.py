@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from pmfed import processes
 from pmfed.errors import UsageError
 from pmfed.processes import Program, all_well, free_port, hand_over, keep, listens, running, status_lines, stop_kept
 
@@ -131,3 +132,30 @@ def test_what_a_program_started_is_stopped_with_it(
 
 def test_a_free_port_is_free() -> None:
     assert not listens(free_port())
+
+
+def test_a_long_log_is_put_aside_while_its_program_goes_on_writing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "ENOUGH", 3000)
+    log = tmp_path / "a.log"
+    code = "import sys, time\nfor n in range(9**9): print(n, 'x' * 100, flush=True); time.sleep(0.002)"
+    with log.open("ab") as file, subprocess.Popen([sys.executable, "-c", code], stdout=file) as writer:
+        try:
+            for number in range(5):
+                until(lambda: log.stat().st_size > 3000)
+                before = int(log.read_bytes().splitlines()[-2].split()[0])
+                processes.rotate(log)
+                newest = [int(line.split()[0]) for line in (tmp_path / "a.log.1").read_bytes().splitlines()[:-1]]
+                assert newest[-1] >= before  # all of it, in order
+                assert newest == list(range(newest[0], newest[-1] + 1))
+                assert number < 1 or (tmp_path / "a.log.2").exists()
+            until(lambda: log.stat().st_size)
+        finally:
+            writer.kill()
+    first = log.read_bytes()[:100]
+    assert first.lstrip(b"\0") == first  # written at the new end, not where the old one was
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.log", "a.log.1", "a.log.2", "a.log.3"]
+    processes.rotate(log)
+    processes.rotate(tmp_path / "absent.log")
+    assert not (tmp_path / "a.log.4").exists()

@@ -1,0 +1,114 @@
+"""A run asks a site in one direction only; what an honest coordinator needs is let through, resumed and retried runs too."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import federation
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pmfed_client.order import TRIES, Order
+
+from pmfed.errors import ProtocolError
+from pmfed.study import Study
+from pmfed.wire import Request
+
+STUDY = Study.from_text(federation.STUDY, "study.toml")  # 6 rounds, evaluated in rounds 1, 3 and 6
+Asked = tuple[Any, int, int]
+
+
+def takes(order: Order, kind: Any, round: int, attempt: int = 0) -> bool:
+    request = Request(kind=kind, run="ab" * 16, study=STUDY.fingerprint(), round=round, attempt=attempt, sites=3)
+    try:
+        order.take(request)
+    except ProtocolError:
+        return False
+    return True
+
+
+def after(*asked: Asked) -> Order:
+    order = Order(STUDY)
+    for one in asked:
+        assert takes(order, *one), one
+    return order
+
+
+HONEST: dict[str, tuple[Asked, ...]] = {
+    "a whole run": (
+        ("statistics", 0, 0), ("step", 1, 0), ("evaluate", 1, 0), ("step", 2, 0), ("step", 3, 0), ("evaluate", 3, 0),
+        *(("step", number, 0) for number in (4, 5, 6)), ("evaluate", 6, 0),
+    ),
+    "a site that was away": (("step", 1, 0), ("step", 4, 0), ("evaluate", 6, 0)),
+    "attempts repeated for others": (("step", 1, 0), ("step", 1, 1), ("evaluate", 1, 0), ("evaluate", 1, 1), ("step", 2, 2)),
+    "means and scales again after a resume": (("statistics", 0, 0), ("statistics", 0, 100), ("step", 1, 100)),
+    "resumed after the evaluation of a round": (("step", 3, 0), ("evaluate", 3, 0), ("step", 4, 100)),
+    "resumed from the checkpoint before": (("step", 3, 0), ("evaluate", 3, 0), ("step", 3, 100), ("evaluate", 3, 100)),
+    "ended early, for want of budget": (("step", 4, 1), ("evaluate", 4, 0), ("evaluate", 4, 100)),
+    "nothing trained at all": (("evaluate", 0, 0),),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("asked", HONEST.values(), ids=HONEST)
+def test_an_honest_run_is_let_through(asked: tuple[Asked, ...]) -> None:
+    after(*asked)
+
+
+@pytest.mark.parametrize(
+    ("before", "asked"),
+    [
+        ((), ("step", 0, 0)), ((), ("step", 7, 0)), ((), ("evaluate", 7, 0)), ((), ("statistics", 1, 0)),
+        ((("step", 1, 0),), ("statistics", 0, 1)), ((("evaluate", 1, 0),), ("statistics", 0, 1)),
+        ((("step", 3, 0),), ("evaluate", 2, 0)),  # an older model than the one that was trained on
+        ((("step", 3, 0), ("evaluate", 3, 1)), ("evaluate", 3, 1)),
+        ((("step", 3, 0), ("evaluate", 3, 1)), ("evaluate", 3, 0)),
+        ((("step", 3, 0), ("evaluate", 3, 0)), ("step", 2, 9)),
+        ((("step", 2, 0), ("evaluate", 2, 0)), ("step", 3, 0)),  # out of turn: that was the end
+        ((("step", 6, 0), ("evaluate", 6, 0)), ("step", 7, 0)),
+    ],
+)  # fmt: skip
+def test_what_goes_back_or_too_far_is_refused(before: tuple[Asked, ...], asked: Asked) -> None:
+    assert not takes(after(*before), *asked)
+
+
+def test_a_model_cannot_be_evaluated_for_ever() -> None:
+    order = Order(STUDY)
+    told = [takes(order, "evaluate", 6, attempt) for attempt in range(100)]
+    assert sum(told) == order.most == TRIES * 4
+    assert told == [True] * order.most + [False] * (100 - order.most)
+
+
+PLACES = st.tuples(st.sampled_from(["step", "evaluate"]), st.integers(0, 8), st.integers(0, 3))
+
+
+@given(st.lists(PLACES, max_size=30), st.integers(0, 30))
+def test_an_agent_started_again_knows_what_was_answered(asked: list[Asked], restart: int) -> None:
+    """From the audit log it comes to the same decisions as one that was never stopped."""
+    steady, told, lines = Order(STUDY), [], []
+    for kind, round, attempt in asked[:restart]:
+        ok = takes(steady, kind, round, attempt)
+        lines.append(
+            {"what": kind, "run": "ab" * 16, "round": round, "attempt": attempt, "code": "" if ok else "PM500"}
+        )
+    lines += [
+        {"what": "start", "version": "1"},
+        {"what": "step", "run": "cd" * 16, "round": 6, "attempt": 0, "code": ""},
+    ]
+    again = Order(STUDY).recall(lines, "ab" * 16)
+    for one in asked[restart:]:
+        told.append((takes(steady, *one), takes(again, *one)))
+    assert all(before == now for before, now in told)
+
+
+@given(st.lists(PLACES, max_size=40))
+def test_no_order_of_asking_gets_more(asked: list[Asked]) -> None:
+    order = Order(STUDY)
+    taken = [one for one in asked if takes(order, *one)]
+    evaluations = [(round, attempt) for kind, round, attempt in taken if kind == "evaluate"]
+    assert len(evaluations) == len(set(evaluations)) <= order.most
+    assert evaluations == sorted(evaluations)
+    rounds = [round for _, round, _ in taken]
+    for place, (kind, round, _) in enumerate(taken):
+        others = [taken[i][1] for i in range(place) if taken[i][0] != kind]
+        assert round >= max(others, default=0)
+        assert round <= STUDY.training.rounds or not rounds
