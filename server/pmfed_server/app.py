@@ -1,7 +1,7 @@
 """The Flower ServerApp: reads RUN/study.toml, takes the run to its end, writes what it leaves behind.
 
-The run configuration names the folder (``run``), the run id (``id``), how many sites to wait for (``sites``) and how
-long (``patience``, seconds).
+The run configuration names the folder (``run``), the run id (``id``), how many sites to wait for (``sites``), how
+long (``patience``, seconds) and the file that says whose node is whose (``registered``).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from flwr.serverapp import Grid, ServerApp
 from pmfed.errors import PmfedError
 from pmfed.privacy.plan import PrivacyPlan
 from pmfed.study import Study
+from pmfed_server.enrolment import Registered
 from pmfed_server.results import summarise, write_results
 from pmfed_server.rounds import Rounds
 
@@ -40,6 +41,7 @@ def main(grid: Grid, context: Context) -> None:
             run=str(config["id"]),
             sites=sites,
             patience=float(config.get("patience", 600.0)),
+            registered=owners(Path(str(config["registered"]))) if "registered" in config else None,
         )
     except PmfedError as error:
         # Flower may run this app in a process of its own: the folder is where the caller looks for the reason.
@@ -49,9 +51,17 @@ def main(grid: Grid, context: Context) -> None:
 
 
 def conduct(
-    grid: Grid, study: Study, plan: PrivacyPlan, folder: Path, *, run: str, sites: int, patience: float
-) -> None:
+    grid: Grid, study: Study, plan: PrivacyPlan, folder: Path, *, run: str, sites: int, patience: float,
+    registered: Registered | None = None,
+) -> None:  # fmt: skip
     """Take a run to its end and write RUN/; parameters as for `Rounds`."""
     started = time.perf_counter()
-    outcome = Rounds(grid, study, plan, folder, run=run, sites=sites, patience=patience).run()
+    outcome = Rounds(grid, study, plan, folder, run=run, sites=sites, patience=patience, registered=registered).run()
     write_results(folder, study, outcome, summarise(study, outcome.plan, outcome, time.perf_counter() - started))
+
+
+def owners(path: Path) -> Registered:
+    """Return a way to read, at any time, from the coordinator's registered.json which site each node belongs to."""
+    return lambda: {
+        int(told["node"]): str(told["site"]) for told in json.loads(path.read_text(encoding="utf-8")).values()
+    }

@@ -68,6 +68,11 @@ class Coordinator(Frozen):
         return self.folder / "cards"
 
     @property
+    def registered(self) -> Path:
+        """The nodes Flower lets in, by key: whose each is, and Flower's number of it."""
+        return self.folder / "registered.json"
+
+    @property
     def roster(self) -> Path:
         """The roster of all cards, to be sent to every site."""
         return self.folder / "roster.json"

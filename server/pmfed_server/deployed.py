@@ -80,7 +80,10 @@ def go(coordinator: Coordinator, out: Path, tell: Tell) -> dict[str, Any]:
         (out / file).unlink(missing_ok=True)
     app = coordinator.home / "apps" / told["id"]
     app.mkdir(parents=True, exist_ok=True)
-    config = {"run": str(out), "id": told["id"], "sites": told["sites"], "patience": float(told["patience"])}
+    config = {
+        "run": str(out), "id": told["id"], "sites": told["sites"], "patience": float(told["patience"]),
+        "registered": str(coordinator.registered),
+    }  # fmt: skip
     (app / "pyproject.toml").write_text(bundle(config), encoding="utf-8")
     number = flwr.submit(app)
     shutil.rmtree(app)

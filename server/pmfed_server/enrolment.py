@@ -14,6 +14,8 @@ from pmfed_server.fleet import Answer, Fleet
 
 log = logging.getLogger("pmfed.server")
 
+Registered = Callable[[], Mapping[int, str]]
+
 STRIKES = 3  # a site that fails this often in a row is left out of the rest of the run
 
 
@@ -26,6 +28,8 @@ class Enrolment:
         How sites are reached; what they are asked to take part in.
     request
         Makes a request of a kind: ``request(kind, text=..., sites=...)``.
+    registered
+        Tells, by node, the site whose card the node's key came with; None where nodes have no keys (a simulation).
 
     Attributes
     ----------
@@ -39,8 +43,10 @@ class Enrolment:
         Whether sites mask their sums: all do, but in a simulation's comparisons that keep no books.
     """
 
-    def __init__(self, fleet: Fleet, study: Study, request: Callable[..., Request]) -> None:
-        self.fleet, self.study, self._request = fleet, study, request
+    def __init__(
+        self, fleet: Fleet, study: Study, request: Callable[..., Request], registered: Registered | None = None
+    ) -> None:
+        self.fleet, self.study, self._request, self._registered = fleet, study, request, registered
         self.sites: dict[int, str] = {}
         self.refused: dict[str, str] = {}
         self.masked = False
@@ -97,9 +103,14 @@ class Enrolment:
         """Ask for agreement and a card."""
         self._cards = {}
         request = self._request("enroll", text=self.study.canonical(), sites=self._asked)
+        registered = self._registered() if self._registered else None
         for answer in self.fleet.ask(request, nodes):
             if not answer.ok or answer.reply is None:
                 self.refused[name(answer)] = answer.problem
+                continue
+            if registered is not None and registered.get(answer.node) != answer.reply.site:
+                whose = registered.get(answer.node, f"node {answer.node}")
+                self.refused[whose] = f"calls itself '{answer.reply.site}', which is not the name on its card"
                 continue
             if answer.reply.site in (known for node, known in self.sites.items() if node != answer.node):
                 self.refused[f"node {answer.node}"] = f"calls itself '{answer.reply.site}', as another node does"

@@ -29,7 +29,7 @@ from pmfed.tasks import task_for
 from pmfed.tasks.task import measured
 from pmfed.wire import Kind, Request
 from pmfed_server.checkpoint import read_checkpoint, write_atomically, write_checkpoint
-from pmfed_server.enrolment import Enrolment, listed, name
+from pmfed_server.enrolment import Enrolment, Registered, listed, name
 from pmfed_server.fleet import Fleet
 from pmfed_server.optimizer import ServerOptimizer
 from pmfed_server.sums import Sums
@@ -95,18 +95,21 @@ class Rounds:
         How many sites to wait for.
     patience
         Seconds to wait for sites and for answers.
+    registered
+        Tells whose card each node's key came with; None where nodes have no keys.
     """
 
     def __init__(
-        self, grid: Grid, study: Study, plan: PrivacyPlan, folder: Path, *, run: str, sites: int, patience: float
-    ) -> None:
+        self, grid: Grid, study: Study, plan: PrivacyPlan, folder: Path, *, run: str, sites: int, patience: float,
+        registered: Registered | None = None,
+    ) -> None:  # fmt: skip
         self.study, self.plan, self.folder = study, plan, folder
         self.run_id, self.expected = run, sites
         self.fleet = Fleet(grid, patience)
         self.task = task_for(study)
         self.optimizer = ServerOptimizer(study.training, flatten(build(study)))
         self.unit = gradient_grid(study, sites)
-        self.enrolment = Enrolment(self.fleet, study, self._request)
+        self.enrolment = Enrolment(self.fleet, study, self._request, registered)
         self.sites = self.enrolment.sites
         self.sums = Sums(self.fleet, study, self.enrolment)
         self.statistics: npt.NDArray[np.float32] | None = None

@@ -85,7 +85,7 @@ def start_coordinator(coordinator: Coordinator, proxy: bool = True) -> None:
     )
     write_atomically(folder / "nginx.conf", text.encode())
     if not (home / "state.db").exists():
-        (folder / "registered.json").unlink(missing_ok=True)
+        coordinator.registered.unlink(missing_ok=True)
     keep(folder, programs(coordinator, proxy), _Door(coordinator).look)
 
 
@@ -138,7 +138,7 @@ def answers(coordinator: Coordinator) -> bool:
 
 def connected(coordinator: Coordinator) -> dict[str, str]:
     """Return, by site, what Flower says of its node: online, offline, or registered (never seen)."""
-    registered = coordinator.folder / "registered.json"
+    registered = coordinator.registered
     known = json.loads(registered.read_text(encoding="utf-8")) if registered.exists() else {}
     names = {one["node"]: one["site"] for one in known.values()}
     nodes = coordinator.flwr.ask("supernode", "list")["nodes"]
@@ -150,7 +150,7 @@ class _Door:
 
     def __init__(self, coordinator: Coordinator) -> None:
         self.coordinator = coordinator
-        self.file = coordinator.folder / "registered.json"
+        self.file = coordinator.registered
         self.tried: set[str] = set()
         self.seen = -1.0
 

@@ -377,6 +377,22 @@ def test_a_site_nobody_runs_is_that_sites_problem(sites: Federation) -> None:
     assert outcome.rounds == 6
 
 
+def test_a_node_is_believed_only_the_name_on_its_card(sites: Federation) -> None:
+    """South's node says it is south, as its card does; the other two say so of each other."""
+    for name in federation.SITES:
+        resident.register(name, Agent(sites.site(name)))
+    nodes: dict[int, dict[str, Any]] = {1: {"site": NORTH}, 2: {"site": SOUTH}, 3: {"site": WEST}}
+    registered = {1: WEST, 2: SOUTH, 3: NORTH}
+    with LocalGrid(client_app, nodes) as grid:
+        rounds = Rounds(
+            grid, STUDY, PLAN, sites.folder, run=RUN, sites=3, patience=30.0, registered=lambda: registered
+        )  # fmt: skip
+        with pytest.raises(RunError, match="1 of 3 sites agreed") as told:
+            rounds.run()
+    assert f"{WEST}: calls itself '{NORTH}', which is not the name on its card" in str(told.value)
+    assert f"{NORTH}: calls itself '{WEST}', which is not the name on its card" in str(told.value)
+
+
 def test_statistics_are_learned_once_and_go_on_with_a_resumed_run(tmp_path: Path) -> None:
     study = Study.from_text(federation.STUDY.replace(", mean = 60, scale = 15", ""), "study.toml")
     sites = Federation(tmp_path, study, PrivacyPlan.solve(study, 3))
