@@ -20,6 +20,7 @@ from pmfed.errors import UsageError
 
 REPEATS = 5
 GROUPS = ("simulation", "engine", "secagg", "noise", "readers_imaging", "readers_ehr", "readers_genomics")
+ALONE = {"deployed": "rows", "crowd": "crowd", "soak": "soak"}  # take minutes to hours; only when asked for by name
 
 
 @dataclass(frozen=True)
@@ -77,14 +78,16 @@ def run_bench(only: str | None, json_file: Path | None) -> None:
     Parameters
     ----------
     only
-        One group, or None for all.
+        One group, or None for all but those of real processes.
     json_file
         Where to write {"machine", "rows"}, or None.
     """
-    if only is not None and only not in GROUPS:
-        raise UsageError(f"--only {only} is not one of {', '.join(GROUPS)}.")
+    if only is not None and only not in (*GROUPS, *ALONE):
+        raise UsageError(f"--only {only} is not one of {', '.join((*GROUPS, *ALONE))}.")
     rows: list[Row] = []
-    for group in [only] if only else GROUPS:
+    if only in ALONE:
+        rows = getattr(import_module("pmfed_simulations.bench.deployed"), ALONE[only])()
+    for group in () if only in ALONE else (only,) if only else GROUPS:
         rows += import_module(f"pmfed_simulations.bench.{group}").rows()
     _show(rows)
     if json_file:
