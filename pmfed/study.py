@@ -21,6 +21,7 @@ from pmfed.modality import SCANS, Genotypes, Modality, Name, Table, numbers_of, 
 from pmfed.modality.weights import told
 from pmfed.sections.model import ModelSpec
 from pmfed.sections.outcome import METRICS, Outcome
+from pmfed.sections.segmentation import misfit
 from pmfed.sections.training import Training
 from pmfed.validate import Fraction, Frozen, parse_toml, read_toml
 
@@ -92,7 +93,7 @@ class Evaluation(Frozen):
     the plain mean of the sites' own figures instead of that of all patients together.
     """
 
-    metric: Literal["auroc", "accuracy", "balanced_accuracy", "mae", "rmse", "within_20"] | None = None
+    metric: Literal["auroc", "accuracy", "balanced_accuracy", "mae", "rmse", "within_20", "dice", "iou"] | None = None
     average: Literal["patients", "sites"] = "patients"
 
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
@@ -137,13 +138,15 @@ class Study(Frozen):
         if self.evaluation.metric is not None and self.evaluation.metric not in known:
             raise ValueError(f"evaluation.metric: a {self.outcome.task} outcome has {', '.join(known)}")
         if altered := self.training.augmentation:
-            images = [shape_of(modality) for modality in self.modalities.values() if isinstance(modality, SCANS)]
-            if why := altered.misfit(images):
+            shapes = [shape_of(modality) for modality in self.modalities.values() if isinstance(modality, SCANS)]
+            if why := altered.misfit([shape for shape in shapes if len(shape) > 2]):
                 raise ValueError(f"training.augmentation: {why}")
-        if self.model.kind == "linear" and self.model.encoders:
-            raise ValueError("model.encoders: a linear model has none; use kind 'fusion'")
-        if self.model.kind == "linear" and self.model.fusion != "late":
-            raise ValueError("model.fusion: a linear model adds its inputs up; use kind 'fusion'")
+        if why := misfit(self.outcome, self.model, self.modalities, self.cohort.table, self.cohort.record):
+            raise ValueError(why)
+        if self.model.kind != "fusion" and self.model.encoders:
+            raise ValueError(f"model.encoders: a {self.model.kind} model has none; use kind 'fusion'")
+        if self.model.kind != "fusion" and self.model.fusion != "late":
+            raise ValueError(f"model.fusion: a {self.model.kind} model has no encoders to fuse; use kind 'fusion'")
         if self.training.modality_dropout > 0 and len(self.modalities) == 1:
             raise ValueError("training.modality_dropout: without its only modality a patient teaches nothing")
         for name in self.model.encoders:

@@ -74,6 +74,7 @@ def terms(site: Site, study: Study) -> Iterator[str]:
         yield study.study.description
     yield ""
     kind = "a number" if outcome.task == "regression" else " or ".join(outcome.classes)
+    kind += " in every pixel" if outcome.task == "segmentation" else ""
     yield f"What is learned   a model that predicts '{outcome.column}' ({kind}) of a patient"
     yield f"Who               every patient in {_place(site, study.cohort.table)}; some are held out for testing"
     yield "From what"

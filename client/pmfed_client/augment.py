@@ -21,7 +21,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pmfed.modality import SCANS
+from pmfed.modality import SCANS, shape_of
 from pmfed.privacy.noise import Source
 from pmfed.sections.augmentation import Augmentation
 from pmfed.study import Study
@@ -43,7 +43,12 @@ class Augment:
 
     def __init__(self, study: Study) -> None:
         self.rules = study.training.augmentation
-        self.images = [name for name, modality in sorted(study.modalities.items()) if isinstance(modality, SCANS)]
+        self.masks = study.outcome.task == "segmentation"
+        self.images = [
+            name
+            for name, modality in sorted(study.modalities.items())
+            if isinstance(modality, SCANS) and len(shape_of(modality)) > 2
+        ]
 
     def seeds(self, units: int, source: Source) -> Floats:
         """Return a seed in [0, 1) for every unit of the site, drawn or not: nobody's depends on who else is drawn."""
@@ -62,13 +67,16 @@ class Augment:
         if self.rules is None or len(batch.owner) == 0:
             return batch
         copies = batch.copies(self.rules.multiplicity)
-        inputs = dict(copies.inputs)
+        inputs, targets = dict(copies.inputs), copies.targets
         for place, name in enumerate(self.images):
             if name in inputs:
-                made = altered(self.rules, inputs[name], numbers(seeds, copies.count, place))
+                chance = numbers(seeds, copies.count, place)
+                if self.masks:  # of its only modality
+                    targets = altered(self.rules, targets[:, None].float(), chance, nearest=True)[:, 0].to(torch.uint8)
+                made = altered(self.rules, inputs[name], chance)
                 seen = copies.present[name].view(-1, *[1] * (made.ndim - 1))
                 inputs[name] = torch.where(seen, made, inputs[name])
-        return Batch(inputs, copies.present, copies.targets, copies.owner, copies.first, copies.count)
+        return Batch(inputs, copies.present, targets, copies.owner, copies.first, copies.count)
 
 
 def numbers(seeds: Floats, count: npt.NDArray[np.int64], place: int) -> Floats:

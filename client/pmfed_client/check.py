@@ -110,6 +110,9 @@ def check(site: Site, study: Study, places: Places | None = None) -> Checked:
 def _balance(study: Study, cohort: Cohort) -> list[tuple[str, int]]:
     """Return patients per class, or per quarter of the possible values, by their first record."""
     first = np.searchsorted(cohort.owner, np.arange(cohort.patients))
+    if study.outcome.task == "segmentation":
+        seen = [(name, cohort.targets[first] == place) for place, name in enumerate(study.outcome.classes)]
+        return [(f"any {name}", int(there.reshape(len(first), -1).any(axis=1).sum())) for name, there in seen]
     values = cohort.targets[first]
     outcome = study.outcome
     if outcome.task != "regression":

@@ -5,6 +5,7 @@ What these methods return is ready to leave: noised where the plan says so, roun
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 import numpy as np
@@ -32,7 +33,10 @@ Sum = Words
 Parameters = npt.NDArray[np.float32]
 Draw = Callable[[str, int, int], Source]
 
-EVALUATED = 4096  # records scored at a time
+EVALUATED = 4096  # most records scored at a time,
+NUMBERS = 1 << 20  # and most numbers of one of their inputs: a network keeps many times as much
+
+log = logging.getLogger("pmfed.site")
 
 
 class Trainer:
@@ -157,7 +161,10 @@ class Trainer:
 
     def _noisy_sum(self, batch: Batch, sites: int, source: Source) -> npt.NDArray[np.float64]:
         drawn = self.sampled(batch, source)
-        return self.private.release(drawn.inputs, drawn.present, drawn.targets, drawn.owner, source, sites).vector
+        found = self.private.release(drawn.inputs, drawn.present, drawn.targets, drawn.owner, source, sites)
+        if found.dropped:
+            log.warning("%d %s(s) left out of a step: their gradients are not finite.", found.dropped, self.plan.unit)
+        return found.vector
 
     def _local_steps(
         self, start: Parameters, batch: Batch, sites: int, source: Source, reach: float
@@ -205,13 +212,19 @@ class Trainer:
         if held_out.patients == 0:
             return total
         weight = 1 / np.bincount(held_out.owner, minlength=held_out.patients)[held_out.owner]
+        size = max(1, min(EVALUATED, NUMBERS // max(values[0].size for values in held_out.inputs.values())))
+        unscored = 0
         with torch.no_grad():
-            for start in range(0, len(held_out.owner), EVALUATED):
-                part = slice(start, start + EVALUATED)
+            for start in range(0, len(held_out.owner), size):
+                part = slice(start, start + size)
                 outputs = self.model(
                     {name: torch.from_numpy(values[part]) for name, values in held_out.inputs.items()},
                     {name: torch.from_numpy(seen[part]) for name, seen in held_out.present.items()},
                 )
-                rows = self.task.rows(outputs.double().numpy(), held_out.targets[part])
-                total += weight[part] @ rows
+                finite = outputs.flatten(1).isfinite().all(dim=1).numpy()
+                unscored += int((~finite).sum())
+                rows = self.task.rows(outputs.double().nan_to_num(0.0, 0.0, 0.0).numpy(), held_out.targets[part])
+                total += (weight[part] * finite) @ rows
+        if unscored:
+            log.warning("%d record(s) left out of the evaluation: their scores are not finite.", unscored)
         return total

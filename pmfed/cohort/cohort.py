@@ -16,13 +16,14 @@ from pmfed.cohort.ehr.moments import NEVER, Moments, first_second, last_second
 from pmfed.cohort.encode import Encoded, chance_equal, encode
 from pmfed.cohort.files import read_block
 from pmfed.cohort.images import read_images
+from pmfed.cohort.imaging.masks import read_masks
 from pmfed.cohort.imaging.places import Places
 from pmfed.cohort.imaging.zipped import read_zipped_images
 from pmfed.cohort.pretrained.pictures import read_features
 from pmfed.cohort.records import Records, Sheet, modalities_at, read_records, read_sheets
 from pmfed.cohort.tables import MISSING, Problems, count, first_row, labels
 from pmfed.errors import DataError
-from pmfed.modality import SCANS, Genotypes, Images, Modality, Numeric, Signals, Table, shape_of
+from pmfed.modality import SCANS, Genotypes, Images, Modality, Nifti, Numeric, Signals, Table, shape_of
 from pmfed.study import Study
 
 if TYPE_CHECKING:
@@ -71,8 +72,9 @@ class Cohort:
         missing and `scaled` was not called yet.
     present : dict of (R,) bool
         Whether the record has the modality; where not, its inputs are 0.
-    targets : (R,) float32 or int64
-        0 or 1 (binary), natural units (regression), or the class (multiclass, int64).
+    targets : (R,) float32 or int64, or (R, ...)
+        0 or 1 (binary), natural units (regression), the class (multiclass, int64), or the class of every pixel
+        (segmentation, uint8).
     findings : Findings
     """
 
@@ -245,14 +247,18 @@ def read_cohort(study: Study, sources: Mapping[str, Path | str], site: str, plac
     for split, size in (("training", records.training.sum()), ("held-out", (~records.training).sum())):
         if not size:
             warnings.append(f"there are no {split} patients.")
-    kind = np.int64 if study.outcome.task == "multiclass" else np.float32
+    if study.outcome.task == "segmentation":
+        targets: NDArray[Any] = _masks(study, sources, sheets, records, problems)
+        problems.raise_any()
+    else:
+        targets = records.targets.astype(np.int64 if study.outcome.task == "multiclass" else np.float32)
     return Cohort(
         ids=records.ids,
         owner=records.owner,
         training=records.training,
         inputs=inputs,
         present=present,
-        targets=records.targets.astype(kind),
+        targets=targets,
         findings=Findings(
             dropped_no_outcome=records.dropped_no_outcome,
             dropped_over_cap=records.dropped_over_cap,
@@ -286,7 +292,7 @@ def _block(
         patients = [records.ids[owner] for owner in records.owner]
         return read_block(modality, sources, patients, when, problems, patient=study.cohort.patient, places=places)
     sheet, rows = sheets[modality.table], records.rows[modality.table]
-    files = _files(modality, sheet, rows)
+    files = _files(modality.file, sheet, rows)
     folder = Path(sources[modality.folder])
     if isinstance(modality, Images) and places.backbone is not None:
         return read_features(modality, files, folder, sheet.path, problems, places)
@@ -327,9 +333,26 @@ def _moments(sheet: Sheet, column: str, rows: Ints, problems: Problems, *, first
     return np.where(rows >= 0, seconds[codes[np.maximum(rows, 0)]], NEVER)
 
 
-def _files(spec: Images | Signals, sheet: Sheet, rows: Ints) -> list[str]:
+def _masks(
+    study: Study, sources: Mapping[str, Path | str], sheets: Mapping[str, Sheet], records: Records, problems: Problems
+) -> NDArray[np.uint8]:
+    """Read the masks of a segmentation; the study saw to it that images and masks stand in one row."""
+    (modality,) = study.modalities.values()
+    assert isinstance(modality, Images | Nifti)
+    source, table = study.outcome.folder or "", study.cohort.table
+    if source not in sources:
+        problems.add(f"there is no source '{source}', the folder of the masks.", "Add it to [data] in site.toml.")
+        return np.zeros((len(records.owner), *modality.size), dtype=np.uint8)
+    files, scans = (
+        _files(column, sheets[table], records.rows[table]) for column in (study.outcome.column, modality.file)
+    )
+    folder, images = Path(sources[source]), Path(sources[modality.folder])
+    return read_masks(study.outcome, modality, files, scans, folder, images, sheets[table].path, problems)
+
+
+def _files(column: str, sheet: Sheet, rows: Ints) -> list[str]:
     """Return the file of every record, "" where there is none."""
-    codes, texts = labels(sheet.frame[spec.file])
+    codes, texts = labels(sheet.frame[column])
     named = ["" if text in MISSING else text for text in texts]
     return [named[codes[row]] if row >= 0 else "" for row in rows]
 

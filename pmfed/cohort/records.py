@@ -17,7 +17,7 @@ from pmfed.cohort.joins import left_join, under_cap
 from pmfed.cohort.split import held_out
 from pmfed.cohort.tables import MISSING, Problems, count, first_row, labels, number, read_table
 from pmfed.errors import DataError
-from pmfed.modality import LISTED, Genotypes, Modality, Signals, Table, sources_of
+from pmfed.modality import LISTED, Genotypes, Modality, Nifti, Signals, Table, sources_of
 from pmfed.study import Study
 
 Ints = NDArray[np.int64]
@@ -45,7 +45,7 @@ class Records:
     rows : dict of (R,) int64
         Per table the row of each record, -1 where the patient has none.
     targets : (R,) float64
-        Class, or outcome in natural units.
+        Class, outcome in natural units, or 0 where there is a mask.
     training : (P,) bool
     dropped_no_outcome, dropped_over_cap : int
         Patients, and records.
@@ -89,6 +89,8 @@ def read_sheets(
     own = [cohort.patient, cohort.record, study.outcome.column, study.evaluation.split_column]
     own += [cohort.index, cohort.consent]
     columns: dict[str, list[str]] = {cohort.table: [name for name in own if name is not None]}
+    if study.outcome.task == "segmentation":
+        columns[cohort.table] += [m.file for m in here.values() if isinstance(m, Nifti)]  # beside their masks
     for modality in here.values():
         if not isinstance(modality, LISTED):
             continue
@@ -223,6 +225,9 @@ def _targets(study: Study, base: Sheet, problems: Problems) -> NDArray[np.float6
     """Return the outcome of every row, NaN where it is missing."""
     outcome = study.outcome
     cells = base.frame[outcome.column]
+    if outcome.task == "segmentation":
+        codes, texts = labels(cells)
+        return np.array([np.nan if text in MISSING else 0.0 for text in texts])[codes]
     if outcome.task == "regression":
         values, text = number(cells)
         assert outcome.minimum is not None

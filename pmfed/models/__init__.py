@@ -13,6 +13,7 @@ from torch import nn
 
 from pmfed.models.fusion import Fusion
 from pmfed.models.linear import Linear
+from pmfed.models.unet import unet
 from pmfed.study import Study
 from pmfed.tasks import task_for
 
@@ -24,7 +25,7 @@ def build(study: Study) -> nn.Module:
 
     The initial weights follow ``model.seed``; they hold no patient's data, so they need no secrecy.
     """
-    kind = Linear if study.model.kind == "linear" else Fusion
+    kind = {"linear": Linear, "fusion": Fusion, "unet": unet}[study.model.kind]
     with torch.random.fork_rng(devices=[]):
         torch.random.manual_seed(study.model.seed)
         return kind(study, task_for(study).bias())

@@ -12,12 +12,12 @@ from pmfed.validate import Frozen
 
 
 class ModelSpec(Frozen):
-    """``[model]``: a linear model, or encoders per modality with late or intermediate fusion.
+    """``[model]``: a linear model; encoders per modality with late or intermediate fusion; a UNet, for masks.
 
     ``encoders`` chooses a modality's encoder; the others get one by their kind, of ``hidden`` or ``channels``.
     """
 
-    kind: Literal["linear", "fusion"] = "linear"
+    kind: Literal["linear", "fusion", "unet"] = "linear"
     hidden: tuple[PositiveInt, ...] = (32,)
     embedding: PositiveInt = 16
     channels: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (8, 16)

@@ -12,6 +12,7 @@ METRICS = {
     "binary": ("auroc", "accuracy", "balanced_accuracy"),
     "multiclass": ("accuracy", "balanced_accuracy", "auroc"),
     "regression": ("mae", "within_20", "rmse"),
+    "segmentation": ("dice", "iou"),
 }
 
 
@@ -19,11 +20,12 @@ class Outcome(Frozen):
     """``[outcome]``: the column that is predicted.
 
     ``baseline`` is a public constant: prevalence (binary), mean in natural units (regression) or the
-    shares of the classes (multiclass). The model's bias starts there.
+    shares of the classes (multiclass, segmentation). The model's bias starts there. Of a segmentation ``column`` lists
+    mask files in ``folder``, whose pixels hold ``values``, one per class; the first class is the background.
     """
 
     column: str
-    task: Literal["binary", "multiclass", "regression"]
+    task: Literal["binary", "multiclass", "regression", "segmentation"]
     classes: tuple[str, ...] = ()
     transform: Literal["none", "sqrt", "log"] = "none"
     baseline: float | tuple[float, ...] | None = None
@@ -31,6 +33,8 @@ class Outcome(Frozen):
     minimum: float | None = None
     maximum: float | None = None
     unit: str = ""
+    folder: str | None = None
+    values: tuple[int, ...] = ()
 
     @model_validator(mode="after")
     def _fits_task(self) -> Outcome:
@@ -53,17 +57,30 @@ class Outcome(Frozen):
                 raise ValueError("'classes' holds a value twice")
             if self.transform != "none" or self.scale != 1.0 or self.minimum is not None or self.maximum is not None:
                 raise ValueError("only a regression outcome has 'transform', 'scale', 'minimum' and 'maximum'")
+        self._fits_masks()
         base = self.baseline
-        if self.task == "multiclass":
+        if self.task in ("multiclass", "segmentation"):
             if base is not None and not (isinstance(base, tuple) and len(base) == len(self.classes) and min(base) > 0):
-                raise ValueError("'baseline' of a multiclass outcome is one share above 0 per class")
+                raise ValueError(f"'baseline' of a {self.task} outcome is one share above 0 per class")
         elif isinstance(base, tuple):
             raise ValueError(f"'baseline' of a {self.task} outcome is one number")
         elif self.task == "binary" and base is not None and not 0 < base < 1:
             raise ValueError("'baseline' of a binary outcome is the prevalence, between 0 and 1")
         return self
 
+    def _fits_masks(self) -> None:
+        if self.task != "segmentation":
+            if self.folder is not None or self.values:
+                raise ValueError("only a segmentation has 'folder' and 'values'")
+            return
+        if self.folder is None:
+            raise ValueError("a segmentation needs 'folder', the source that the mask files lie in")
+        if len(self.classes) > 256:
+            raise ValueError("a segmentation has at most 256 'classes'")
+        if self.values and (len(self.values) != len(self.classes) or len(set(self.values)) != len(self.values)):
+            raise ValueError("'values' holds one number per class, each another")
+
     @property
     def outputs(self) -> int:
-        """How many numbers the model gives per patient."""
-        return len(self.classes) if self.task == "multiclass" else 1
+        """How many numbers the model gives per patient, or per pixel."""
+        return len(self.classes) if self.task in ("multiclass", "segmentation") else 1

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from pmfed.sections.outcome import Outcome
-from pmfed.tasks.task import Floats, Metric, area_under_roc, one_hot, ratio, redraw
+from pmfed.tasks.task import Floats, Metric, area_under_roc, mean_of_known, one_hot, ratio, redraw
 
 BINS = 200  # of the probability of each class, on the logit scale
 COARSE = 10
@@ -64,8 +64,8 @@ class Multiclass:
         areas = area_under_roc(histograms[..., 0, :], histograms[..., 1, :])
         found = {
             "accuracy": ratio(right.sum(axis=-1), sizes.sum(axis=-1)),
-            "balanced_accuracy": _mean_of_known(ratio(right, sizes)),
-            "auroc": _mean_of_known(areas),
+            "balanced_accuracy": mean_of_known(ratio(right, sizes)),
+            "auroc": mean_of_known(areas),
         }
         # Noise can carry a share past its ends.
         return {name: np.clip(value, 0.0, 1.0) for name, value in found.items()}
@@ -79,9 +79,3 @@ class Multiclass:
         count = len(self.classes)
         confusion = np.clip(total[: self.confusion], 0, None).reshape(count, count)
         return {"confusion": {"classes": list(self.classes), "counts": confusion.round(1).tolist()}}
-
-
-def _mean_of_known(values: Floats) -> Floats:
-    """Return the mean over the last axis of what is not NaN: classes nobody had say nothing."""
-    known = np.isfinite(values)
-    return ratio(np.where(known, values, 0.0).sum(axis=-1), known.sum(axis=-1))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -29,32 +29,34 @@ class Task(Protocol):
 
     Attributes
     ----------
-    metrics
-        The metrics it knows, the headline first.
     cells
         Length of the row that one held-out patient adds to the sum.
     sensitivity
         L2 norm that no patient's row exceeds.
     """
 
-    metrics: ClassVar[tuple[Metric, ...]]
     cells: int
     sensitivity: float
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """The metrics it knows, the headline first."""
+        ...
 
     def __init__(self, outcome: Outcome, coarse: bool = False) -> None:
         """Make the task of an outcome; ``coarse`` for sums that carry noise: few cells, each well filled."""
         ...
 
     def bias(self) -> torch.Tensor:
-        """Return the outputs (out,) of a model that knows only the public baseline."""
+        """Return the outputs (out,), of each pixel in a segmentation, of a model that knows only the public baseline."""
         ...
 
     def targets(self, values: npt.NDArray[Any]) -> torch.Tensor:
-        """Turn outcomes in natural units, shape (B,), into what `loss` compares with."""
+        """Turn outcomes in natural units, shape (B,) or (B, ...), into what `loss` compares with."""
         ...
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Return the loss of each record, shape (B,), from outputs (B, out). No record depends on another."""
+        """Return the loss of each record, shape (B,), from outputs (B, out) or (B, out, ...). No record depends on another."""
         ...
 
     def rows(self, outputs: Floats, values: npt.NDArray[Any]) -> Floats:
@@ -170,3 +172,9 @@ def ratio(part: Any, whole: Any) -> Floats:
     """Return part / whole, NaN where whole is not above zero."""
     whole = np.asarray(whole, dtype=np.float64)
     return np.where(whole > 0, np.asarray(part) / np.where(whole > 0, whole, 1.0), np.nan)
+
+
+def mean_of_known(values: Floats) -> Floats:
+    """Return the mean over the last axis of what is not NaN: classes nobody had say nothing."""
+    known = np.isfinite(values)
+    return ratio(np.where(known, values, 0.0).sum(axis=-1), known.sum(axis=-1))

@@ -44,7 +44,7 @@ from pmfed.privacy.noise import Source
 from pmfed.privacy.plan import PrivacyPlan
 from pmfed.secagg.grid import Grid, evaluation_grid, gradient_grid, statistics_grid
 from pmfed.study import Study
-from pmfed.tasks import task_for
+from pmfed.tasks import extremes, task_for
 from pmfed_simulations.canaries import (
     Again,
     Planted,
@@ -150,6 +150,8 @@ class Auditor:
         whole = witness.records(self.sent)
         few = whole.take(np.arange(min(BASE, len(whole.count))))
         elsewhere = self.start + self.chance.normal(0, 1, len(self.start)).astype(np.float32)
+        with torch.no_grad():
+            shape = tuple(witness.model(few.inputs, few.present).shape[1:])
         changes, mixing = [], []
 
         def meet(private: PrivateStep, few: Batch, adversaries: list[Batch]) -> None:
@@ -168,7 +170,8 @@ class Auditor:
             length = max(float(np.linalg.norm(others)), 1e-12)
             pull = torch.from_numpy((-1000 * self.plan.clip / length * others).astype(np.float32))[None]
             model = Planted(witness.model, pull, torch.arange(len(self.start)), alone=False)
-            private = type(witness.private)(model, planted_loss(witness.task.loss, alone=False), self.plan)
+            loss = planted_loss(witness.task.loss, alone=False, shape=shape)
+            private = type(witness.private)(model, loss, self.plan)
             crowd = [marked(adversary(few, 0.0, few.targets[0], count), 0) for count in self._crowds()]
             meet(private, marked(few, -1), crowd)
         return sensitivity_check(np.array(changes), np.array(mixing), self.plan.clip)
@@ -237,10 +240,7 @@ class Auditor:
 
     def _adversaries(self, base: Batch) -> list[Batch]:
         """Return patients at their worst: huge inputs, unlikely outcomes, many records."""
-        outcome = self.study.outcome
-        regression = outcome.task == "regression"
-        worst = (outcome.minimum, outcome.maximum) if regression else (0, len(outcome.classes) - 1)
-        targets = task_for(self.study).targets(np.array(worst))
+        targets = task_for(self.study).targets(extremes(self.study))
         return [
             adversary(base, scale, target, count) for count in self._crowds() for target in targets for scale in SCALES
         ]

@@ -70,14 +70,16 @@ class Planted(nn.Module):
         if self.alone:
             return chosen[:, None]
         real = self.inner({name: values for name, values in inputs.items() if name != WHICH}, present)
-        return torch.cat([chosen[:, None], (which >= 0).to(real.dtype)[:, None], real], dim=1)
+        return torch.cat([chosen[:, None], (which >= 0).to(real.dtype)[:, None], real.flatten(1)], dim=1)
 
 
-def planted_loss(real: Loss, alone: bool) -> Loss:
+def planted_loss(real: Loss, alone: bool, shape: tuple[int, ...] = ()) -> Loss:
+    """Return the loss of a `Planted` model; ``shape`` is that of the study's outputs for one record."""
+
     def loss(outputs: Tensor, targets: Tensor) -> Tensor:
         if alone:
             return outputs[:, 0]
-        return torch.where(outputs[:, 1] > 0, outputs[:, 0], real(outputs[:, 2:], targets))
+        return torch.where(outputs[:, 1] > 0, outputs[:, 0], real(outputs[:, 2:].reshape(-1, *shape), targets))
 
     return loss
 

@@ -19,7 +19,7 @@ from pmfed.privacy.plan import PrivacyPlan
 from pmfed.secagg.grid import gradient_grid
 from pmfed.secagg.protocol import AHEAD, threshold_of
 from pmfed.study import Study
-from pmfed.tasks import task_for
+from pmfed.tasks import extremes, task_for
 
 BYTES_PER_SITE = 950  # of packages, parcels, votes and shares, per site and round of dropout recovery; measured
 TIMED = 3  # steps timed after one to warm up
@@ -35,7 +35,7 @@ def step_seconds(study: Study, plan: PrivacyPlan, patients: int) -> float:
         inputs[name] = torch.zeros((len(owner), *shape_of(modality)))
     present = {name: torch.ones(len(owner), dtype=torch.bool) for name in inputs}
     task = task_for(study)
-    targets = task.targets(np.full(len(owner), study.outcome.maximum or 1))
+    targets = task.targets(np.repeat(extremes(study)[1:], len(owner), axis=0))
     private = PrivateStep(model, task.loss, plan)
     taken = []
     for _ in range(TIMED + 1):

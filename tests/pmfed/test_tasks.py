@@ -9,12 +9,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from monai.losses import DiceLoss
 from sklearn import metrics
 
 from pmfed.sections.outcome import Outcome
 from pmfed.tasks.binary import Binary
 from pmfed.tasks.multiclass import Multiclass
 from pmfed.tasks.regression import Regression
+from pmfed.tasks.segmentation import Segmentation
 from pmfed.tasks.task import Task, intervals, measured
 
 OUTCOMES = {
@@ -22,9 +24,10 @@ OUTCOMES = {
     "multiclass": Outcome(column="y", task="multiclass", classes=("a", "b", "c"), baseline=(0.5, 0.3, 0.2)),
     "regression": Outcome(column="y", task="regression", minimum=0, maximum=100, baseline=30.0, scale=12.0),
     "sqrt": Outcome(column="y", task="regression", minimum=0, maximum=100, baseline=30.0, scale=1.5, transform="sqrt"),
+    "segmentation": Outcome(column="y", task="segmentation", folder="masks", classes=("none", "lesion", "rim")),
     "log": Outcome(column="y", task="regression", minimum=1, maximum=100, baseline=30.0, scale=0.5, transform="log"),
 }
-MADE: dict[str, Any] = {"binary": Binary, "multiclass": Multiclass}
+MADE: dict[str, Any] = {"binary": Binary, "multiclass": Multiclass, "segmentation": Segmentation}
 
 
 def task_of(name: str) -> Task:
@@ -41,6 +44,10 @@ def drawn(name: str, records: int, seed: int) -> tuple[np.ndarray[Any, Any], np.
     if name == "multiclass":
         classes = random.integers(0, 3, records)
         return random.normal(0, 1, (records, 3)) + 1.2 * np.eye(3)[classes], classes
+    if name == "segmentation":
+        masks = random.integers(0, 3, (records, 5, 4)) * (random.random((records, 1, 1)) > 0.1)  # some have nothing
+        outputs = random.normal(0, 1, (records, 3, 5, 4)) + 1.5 * np.moveaxis(np.eye(3)[masks], -1, 1)
+        return outputs, masks.astype(np.uint8)
     outcome = OUTCOMES[name]
     numbers = random.uniform(outcome.minimum or 0.0, 100, records).astype(np.float32)
     task = task_of(name)
@@ -68,6 +75,45 @@ def test_multiclass_figures_are_those_of_scikit_learn() -> None:
     assert found["balanced_accuracy"] == pytest.approx(metrics.balanced_accuracy_score(truth, outputs.argmax(1)))
     expected = metrics.roc_auc_score(truth, probability, multi_class="ovr", average="macro")
     assert found["auroc"] == pytest.approx(expected, abs=2e-3)
+
+
+def test_segmentation_figures_are_those_of_scikit_learn() -> None:
+    outputs, truth = drawn("segmentation", 60, 3)
+    task, predicted = task_of("segmentation"), outputs.argmax(1)
+    found = task.measure(task.rows(outputs, truth).sum(axis=0))
+    dice: list[list[float]] = [[], []]
+    overlap: list[list[float]] = [[], []]
+    for mask, said in zip(truth, predicted, strict=True):
+        for place in (1, 2):
+            if ((mask == place) | (said == place)).any():
+                pair = (mask.ravel() == place, said.ravel() == place)
+                dice[place - 1].append(metrics.f1_score(*pair))
+                overlap[place - 1].append(metrics.jaccard_score(*pair))
+    assert found["dice_lesion"] == pytest.approx(np.mean(dice[0]))
+    assert found["dice_rim"] == pytest.approx(np.mean(dice[1]))
+    assert found["dice"] == pytest.approx((np.mean(dice[0]) + np.mean(dice[1])) / 2)
+    assert found["iou"] == pytest.approx((np.mean(overlap[0]) + np.mean(overlap[1])) / 2)
+
+
+def test_a_class_that_a_record_neither_has_nor_is_said_to_have_does_not_count() -> None:
+    task = Segmentation(Outcome(column="y", task="segmentation", folder="m", classes=("none", "lesion")))
+    nothing = np.zeros((1, 2, 2, 2))
+    nothing[:, 0] = 5.0
+    row = task.rows(nothing, np.zeros((1, 2, 2), np.uint8))
+    assert not row.any()
+    missed = task.rows(nothing, np.ones((1, 2, 2), np.uint8))
+    assert task.measure((row + missed).sum(axis=0)) == {"dice": 0.0, "iou": 0.0}
+
+
+def test_the_loss_of_a_mask_is_cross_entropy_and_dice_of_its_own_pixels() -> None:
+    outputs, truth = drawn("segmentation", 9, 6)
+    task = task_of("segmentation")
+    losses = task.loss(torch.tensor(outputs), task.targets(truth))
+    entropy = torch.nn.functional.cross_entropy(torch.tensor(outputs), torch.tensor(truth).long(), reduction="none")
+    dice = DiceLoss(include_background=False, softmax=True, to_onehot_y=True, reduction="none",
+                    smooth_nr=1.0, smooth_dr=1.0)  # fmt: skip
+    soft = dice(torch.tensor(outputs), torch.tensor(truth).long()[:, None]).flatten(1).mean(1)
+    torch.testing.assert_close(losses, entropy.mean((1, 2)) + soft)
 
 
 @pytest.mark.parametrize("name", ["regression", "sqrt", "log"])
@@ -145,6 +191,7 @@ def test_losses_are_those_of_scikit_learn() -> None:
 
 def test_the_bias_is_the_public_baseline() -> None:
     assert torch.sigmoid(task_of("binary").bias()).item() == pytest.approx(0.3)
+    assert torch.softmax(task_of("segmentation").bias(), 0).tolist() == pytest.approx([1 / 3] * 3)
     assert torch.softmax(task_of("multiclass").bias(), 0).tolist() == pytest.approx([0.5, 0.3, 0.2])
     for name in ("regression", "sqrt", "log"):
         task = Regression(OUTCOMES[name])

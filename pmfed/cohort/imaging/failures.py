@@ -35,6 +35,9 @@ NOT_NIFTI = "are not NIfTI files in one piece (.nii, .nii.gz)"
 NOT_SCALAR = "hold something else than plain numbers"
 ABSENT = "do not exist"
 BOMB = "unpack to far more than their size"
+OTHER_VALUES = "hold a number that stands for no class"
+OTHER_GRID = "lie on another grid than their scan"
+COLOUR_MASK = "are in colour, where each number stands for a class"
 
 REMEDIES: Mapping[str, str] = {
     OUTSIDE: "Copy them into the folder, or name the real folder in [data]; links out of it are not followed.",
@@ -64,6 +67,9 @@ REMEDIES: Mapping[str, str] = {
     NOT_NIFTI: "Convert them: header and image in one file.",
     NOT_SCALAR: "Convert them to grey values.",
     ABSENT: "Check the folder in [data] of site.toml and the file names.",
+    OTHER_VALUES: "Name the number of each class in 'values' of [outcome], or correct the masks.",
+    OTHER_GRID: "Draw or resample them on the scan they belong to: same voxels, same place.",
+    COLOUR_MASK: "Save them as grey values or with a palette.",
     BOMB: "Pack the files again; see docs/imaging.md for the bounds.",
 }
 

@@ -87,6 +87,14 @@ def decode_nifti(content: bytes, volume: int | None) -> tuple[Floats, NDArray[np
     return values, affine
 
 
+def grid_of(content: bytes) -> tuple[tuple[int, ...], NDArray[np.float64]]:
+    """Return shape (X, Y, Z) and affine of a file, from its header alone."""
+    with as_scan_error(DAMAGED):
+        file: Any = gzip.GzipFile(fileobj=io.BytesIO(content)) if content[:2] == b"\x1f\x8b" else io.BytesIO(content)
+        header = _header(file.read(540))
+        return (*header.get_data_shape(), 1)[:3], _affine(header)
+
+
 def _header(start: bytes) -> Any:
     nibabel = require("nibabel")
     for kind, length, marks in ((nibabel.Nifti1Header, 348, {b"n+1\0"}), (nibabel.Nifti2Header, 540, {b"n+2\0"})):

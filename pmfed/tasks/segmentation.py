@@ -1,0 +1,88 @@
+"""A class per pixel: Dice and cross-entropy of each record's own pixels; Dice and IoU per patient."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pmfed.sections.outcome import Outcome
+from pmfed.tasks.task import Floats, Metric, mean_of_known, one_hot, ratio, redraw
+
+BINS = 100  # of a record's Dice
+COARSE = 8
+SMOOTH = 1.0  # pixels added to both sides of the soft Dice, so that an empty mask has one
+
+
+class Segmentation:
+    """One output per class and pixel; the first class is the background.
+
+    A record without any pixel of a class, true or predicted, says nothing about that class.
+    """
+
+    def __init__(self, outcome: Outcome, coarse: bool = False) -> None:
+        self.bins = COARSE if coarse else BINS
+        self.classes = outcome.classes
+        count = len(outcome.classes)
+        self.shares = outcome.baseline if isinstance(outcome.baseline, tuple) else (1 / count,) * count
+        self.found = count - 1
+        self.width = 2 + self.bins  # Dice, IoU, and Dice as a histogram, of each class but the background
+        self.cells = self.found * self.width
+        self.sensitivity = float(np.sqrt(3 * self.found))  # three parts of each class, each at most 1
+        own = [Metric(f"dice_{name}", f"Dice of {name}", True) for name in self.classes[1:]] if count > 2 else []
+        self.metrics = (Metric("dice", "Dice", True), Metric("iou", "IoU", True), *own)
+
+    def bias(self) -> torch.Tensor:
+        return torch.log(torch.tensor(self.shares, dtype=torch.float32))
+
+    def targets(self, values: npt.NDArray[Any]) -> torch.Tensor:
+        return torch.from_numpy(np.asarray(values, dtype=np.uint8))
+
+    def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Return cross-entropy plus 1 - soft Dice (Milletari et al. 2016) over each record's own pixels."""
+        classes = torch.arange(outputs.shape[1], device=outputs.device).view(1, -1, *[1] * (outputs.ndim - 2))
+        truth = (targets[:, None] == classes).to(outputs.dtype).flatten(2)
+        logs = torch.log_softmax(outputs.flatten(2), dim=1)
+        entropy = -(truth * logs).sum(1).mean(1)
+        shares = logs.exp()
+        both, either = (truth * shares).sum(2), truth.sum(2) + shares.sum(2)
+        dice = (2 * both + SMOOTH) / (either + SMOOTH)
+        return entropy + 1 - dice[:, 1:].mean(1)
+
+    def rows(self, outputs: Floats, values: npt.NDArray[Any]) -> Floats:
+        predicted = outputs.argmax(axis=1).reshape(len(outputs), -1)
+        truth = np.asarray(values).reshape(len(outputs), -1)
+        parts = []
+        for place in range(1, len(self.classes)):
+            there, said = truth == place, predicted == place
+            both, either = (there & said).sum(axis=1), there.sum(axis=1) + said.sum(axis=1)
+            known = either > 0
+            dice = np.where(known, 2 * both / np.maximum(either, 1), 0.0)
+            overlap = np.where(known, both / np.maximum(either - both, 1), 0.0)
+            bins = np.minimum((dice * self.bins).astype(np.int64), self.bins - 1)
+            parts.append(np.column_stack([dice, overlap, known[:, None] * one_hot(bins, self.bins)]))
+        return np.concatenate(parts, axis=1)
+
+    def measure(self, total: Floats) -> dict[str, Floats]:
+        parts = total.reshape(*total.shape[:-1], self.found, self.width)
+        count = parts[..., 2:].sum(axis=-1)
+        dice, overlap = (np.clip(ratio(parts[..., k], count), 0.0, 1.0) for k in (0, 1))  # noise can pass the ends
+        own = {f"dice_{name}": dice[..., k] for k, name in enumerate(self.classes[1:])} if self.found > 1 else {}
+        return {"dice": mean_of_known(dice), "iou": mean_of_known(overlap), **own}
+
+    def resample(self, total: Floats, draws: int, random: np.random.Generator) -> Floats:
+        drawn = np.zeros((draws, self.found, self.width))
+        middle = (np.arange(self.bins) + 0.5) / self.bins
+        for place, part in enumerate(total.reshape(self.found, self.width)):
+            cells = part[2:]
+            drawn[:, place, 2:] = picked = redraw(cells, draws, random)
+            # Within a bin figures are taken for its middle; the offset makes the mean over all draws the exact one.
+            for column, figures in ((0, middle), (1, middle / (2 - middle))):
+                offset = (part[column] - cells @ figures) / max(cells.sum(), 1e-9)
+                drawn[:, place, column] = picked @ figures + picked.sum(axis=1) * offset
+        return drawn.reshape(draws, self.cells)
+
+    def curves(self, total: Floats) -> dict[str, Any]:
+        return {}
