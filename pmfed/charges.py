@@ -20,7 +20,7 @@ class Charge:
     Parameters
     ----------
     what
-        'step', 'statistics' or 'evaluation'; the ledger and the receipt know it by this word.
+        'step', 'personal', 'statistics', 'evaluation' or 'personal-evaluation'; the ledger and the receipt know it by this word.
     role
         Whose patients it is charged to.
     release
@@ -38,9 +38,14 @@ class Charge:
 def charges(study: Study, plan: PrivacyPlan) -> tuple[Charge, ...]:
     """Return what a run charges at each site, from the very plan that adds the noise."""
     found = [Charge("step", "train", Release(plan.sampling_rate, plan.noise_multiplier, plan.steps), plan.clip)]
+    if plan.personal_noise is not None:
+        steps = Release(plan.sampling_rate, plan.personal_noise, plan.personal_steps)
+        found.append(Charge("personal", "train", steps, plan.clip))
     if plan.statistics_noise is not None:
         found.append(Charge("statistics", "train", Release(1.0, plan.statistics_noise), 1.0))
     if study.evaluation.release == "private":
         scores = Release(1.0, study.evaluation.release_noise)
         found.append(Charge("evaluation", "held-out", scores, task_for(study).sensitivity))
+        if study.tuned:
+            found.append(Charge("personal-evaluation", "held-out", scores, task_for(study).sensitivity))
     return tuple(found)

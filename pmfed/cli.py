@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 PROTOCOL_HELP = "Who is held out: holdout (the study's split), cv (5-fold over patients), leave-one-site-out."
 ENGINE_HELP = "local, or ray: Flower's own runtime, for the federation's holdout training only; needs pmfed[ray]."
-COMPARE_HELP = "What to train beside it: local, local-private, fedavg, no-privacy, pooled, pooled-private, none."
+COMPARE_HELP = (
+    "What to train beside it: local, local-private, global, fedavg, no-privacy, pooled, pooled-private, none."
+)
 
 app = typer.Typer(
     help="Federated, privacy-preserving learning for precision medicine.\n\nStart with 'pmfed simulate'.",
@@ -88,6 +90,10 @@ def simulate(
     delta: Annotated[float | None, typer.Option(help="Delta, instead of the study's.")] = None,
     rounds: Annotated[int | None, typer.Option(help="Rounds, instead of the study's.")] = None,
     protocol: Annotated[str, typer.Option(help=PROTOCOL_HELP)] = "holdout",
+    changes: Annotated[
+        Path | None,
+        typer.Option("--with", help="A TOML file whose keys replace the study's, such as a [personal] section."),
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Repeat so often; reports mean and sd.")] = 1,
     compare: Annotated[
         str | None, typer.Option(help=COMPARE_HELP + " Without --sites the first choice is local,no-privacy,pooled.")
@@ -129,7 +135,7 @@ def simulate(
                 sites=str(sites.resolve()) if sites else None, data=str(data.resolve()) if data else None,
                 epsilon=epsilon, delta=delta, rounds=rounds, protocol=protocol, seeds=seeds,  # type: ignore[arg-type]
                 compare=tuple(name for name in names.split(",") if name not in ("", "none")),
-                workers=workers, reproducible=insecure_reproducible, engine=engine,  # type: ignore[arg-type]
+                changes=str(changes.resolve()) if changes else None, workers=workers, reproducible=insecure_reproducible, engine=engine,  # type: ignore[arg-type]
             )
         )  # fmt: skip
     _simulate(ready, quiet)
@@ -183,6 +189,10 @@ def study_check(study: Annotated[str, typer.Argument(help="A built-in study or a
     from pmfed_simulations.simulate import find_study
 
     found = find_study(study)
+    if found.personal:
+        from pmfed.models import shared_start
+
+        shared_start(found)  # the network must have the parts that shall stay, and others
     inputs = sum(len(names) for names in found.inputs.values())
     print(
         f"{found.study.name}: valid. Modalities: {', '.join(sorted(found.modalities))}; {inputs} inputs beside images."

@@ -21,6 +21,7 @@ from pmfed.modality import SCANS, Genotypes, Modality, Name, Table, numbers_of, 
 from pmfed.modality.weights import told
 from pmfed.sections.model import ModelSpec
 from pmfed.sections.outcome import METRICS, Outcome
+from pmfed.sections.personal import Ditto, FineTune, LocalParts, Personal
 from pmfed.sections.segmentation import misfit
 from pmfed.sections.training import Training
 from pmfed.validate import Fraction, Frozen, parse_toml, read_toml
@@ -125,6 +126,7 @@ class Study(Frozen):
     privacy: Privacy
     aggregation: Aggregation = Aggregation()
     evaluation: Evaluation = Evaluation()
+    personal: Personal | None = None
 
     @model_validator(mode="after")
     def _holds_together(self) -> Study:
@@ -174,7 +176,32 @@ class Study(Frozen):
                         f"modalities.{name}: '{value.column or key}' is the outcome, an identifier, a date or the split; "
                         "it cannot be an input"
                     )
+        if self.personal is not None and (why := self._personal_misfit()):
+            raise ValueError(f"personal.{why}")
         return self
+
+    def _personal_misfit(self) -> str:
+        """Return why ``[personal]`` does not go with the rest, key first; empty when it does."""
+        if not isinstance(self.personal, LocalParts):
+            return ""
+        method = self.personal.method
+        if self.training.algorithm == "fedavg":
+            return f"method: '{method}' needs training.algorithm 'fedsgd'; with 'fedavg' use 'fine-tune' or 'ditto'"
+        if self.model.kind == "linear" and method == "head":
+            return "method: a linear model is a head and nothing else, so nothing would be shared; use 'intercept'"
+        if self.model.kind == "linear" and method == "norms":
+            return "method: a linear model has no normalisation layers; use 'intercept'"
+        return ""
+
+    @property
+    def tuned(self) -> FineTune | Ditto | None:
+        """How each site trains a whole model of its own, beside the common one or after it."""
+        return None if isinstance(self.personal, LocalParts) else self.personal
+
+    @property
+    def parts(self) -> LocalParts | None:
+        """Which part of the model stays at each site."""
+        return self.personal if isinstance(self.personal, LocalParts) else None
 
     @property
     def inputs(self) -> dict[str, tuple[str, ...]]:
@@ -236,8 +263,8 @@ class Study(Frozen):
         """Return this study as TOML that reads back to the same fingerprint."""
         return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
 
-    def replace(self, **sections: dict[str, Any]) -> Study:
-        """Return a copy with some keys of some sections changed, validated anew.
+    def replace(self, **sections: dict[str, Any] | None) -> Study:
+        """Return a copy with some keys of some sections changed, validated anew; None leaves an optional section out.
 
         Examples
         --------
@@ -245,5 +272,5 @@ class Study(Frozen):
         """
         data = self.model_dump(mode="json")
         for section, changes in sections.items():
-            data[section] = {**data[section], **changes}
+            data[section] = None if changes is None else {**(data[section] or {}), **changes}
         return Study.model_validate(data)

@@ -21,7 +21,7 @@ from pmfed.validate import Frozen
 VERSION: Literal[1] = 1
 MAX_RECORD = 1 << 20  # bytes of JSON; studies with thousands of features still fit
 
-Kind = Literal["enroll", "keys", "shares", "statistics", "step", "evaluate", "sign", "unmask", "finish"]
+Kind = Literal["enroll", "keys", "shares", "statistics", "step", "evaluate", "personal", "sign", "unmask", "finish"]
 Arrays = Mapping[str, npt.NDArray[Any]]
 RunId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 Fingerprint = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -74,6 +74,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "statistics": ("sum",),
     "step": ("sum",),
     "evaluate": ("sum", "site"),
+    "personal": ("sum", "site"),
     "sign": (),
     "unmask": (),
     "finish": (),

@@ -149,7 +149,7 @@ class Together:
             text=study.canonical() if kind == "enroll" and not text else text,
         )  # fmt: skip
         if arrays is None:
-            arrays = {"parameters": self.start} if kind in ("step", "evaluate") else {}
+            arrays = {"parameters": self.start} if kind in ("step", "evaluate", "personal") else {}
         answer, sums = self.agents[name].handle(dump(request), arrays)
         return parse_reply(answer), dict(sums)
 

@@ -46,6 +46,7 @@ from pmfed_client.ledger import Ledger
 from pmfed_client.masking import Masking
 from pmfed_client.order import Order, check_arrays
 from pmfed_client.pause import check_open
+from pmfed_client.personal import Shelf
 from pmfed_client.site import Site
 from pmfed_client.trainer import Trainer
 
@@ -229,12 +230,25 @@ class Agent:
         if vector is None:
             self._charge(request, "statistics", session.plan.statistics_noise or 0.0)
             return {"sum": session.trainer.statistics(request.sites)}
+        trainer, rules = session.trainer, session.study.evaluation
         if request.kind == "step":
             self._charge(request, "step", session.plan.noise_multiplier, session.study.training.local_steps)
-            return {"sum": session.trainer.step(vector, request.sites, request.round, request.attempt)}
-        if session.study.evaluation.release == "private":
-            self._charge(request, "evaluation", session.study.evaluation.release_noise)
-        return session.trainer.evaluate(vector, request.sites)
+            answer = trainer.step(vector, request.sites, request.round, request.attempt)
+            self._learn_own(session, request, vector)
+            return {"sum": answer}
+        if request.kind == "personal":
+            self._learn_own(session, request, vector)
+        if rules.release == "private":
+            what = "evaluation" if request.kind == "evaluate" else "personal-evaluation"
+            self._charge(request, what, rules.release_noise)
+        return (trainer.evaluate if request.kind == "evaluate" else trainer.evaluate_own)(vector, request.sites)
+
+    def _learn_own(self, session: Session, request: Request, vector: npt.NDArray[np.float32]) -> None:
+        """Charge and take the steps for the site's own model, where a message asks for any."""
+        own = session.trainer.own
+        if own is not None and (steps := own.due(request.kind, request.round)):
+            self._charge(request, "personal", session.plan.personal_noise or 0.0, steps)
+            session.trainer.learn_own(vector, request.round, request.attempt)
 
     def _enroll(self, request: Request) -> str:
         try:
@@ -274,7 +288,9 @@ class Agent:
         order = Order(study)
         if self._audit is not None and self._audit.path.exists():
             order.recall(self._audit.lines(), run)
-        return Session(study, plan, Trainer(study, plan, cohort, self._source(run)), masking, order)
+        shelf = Shelf(self.site.personal, run) if study.personal else None
+        trainer = Trainer(study, plan, cohort, self._source(run), shelf)
+        return Session(study, plan, trainer, masking, order)
 
     def _masking(self, run: str, study: Study, sites: int) -> Masking | None:
         return Masking(self.site, study, run, sites) if self.charges else None
@@ -289,6 +305,7 @@ class Agent:
             raise ProtocolError("the message names another study than the run's. Nothing was released.")
         self._sessions.pop(request.run, None)
         self.ledger.finish(request.run)
+        Shelf(self.site.personal, request.run).clear()
         receipt = {"site": self.site.name, **self.ledger.receipt(request.run)}
         return Identity.at(self.site.identity).signed(receipt)
 

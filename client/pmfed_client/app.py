@@ -23,6 +23,7 @@ app = ClientApp()
 @app.query("statistics")
 @app.train("step")
 @app.evaluate()
+@app.train("personal")
 @app.query("finish")
 def carry(message: Message, context: Context) -> Message:
     """Hand one message to the site's agent and return its answer."""

@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator
 
 from pmfed.errors import ApprovalError, PolicyError, StudyError
 from pmfed.modality import sources_of
-from pmfed.models import build
+from pmfed.models import shared_start
 from pmfed.secagg.roster import grouped
 from pmfed.study import Study
 from pmfed_client.auditlog import AuditLog
 from pmfed_client.home import write_private
-from pmfed_client.site import Site
+from pmfed_client.site import PERSONAL, Site
 
 
 def approve(site: Site, study: Study, agreed: Callable[[list[str]], bool]) -> None:
@@ -85,7 +85,7 @@ def terms(site: Site, study: Study) -> Iterator[str]:
         if name in study.public_weights:
             yield f"    through {study.public_weights[name]}: public, and nothing of it is trained"
     yield ""
-    parameters = sum(one.numel() for one in build(study).parameters() if one.requires_grad)
+    parameters = len(shared_start(study))
     yield "What leaves this hospital"
     yield f"  {study.training.rounds} times a sum over patients of {parameters} numbers, clipped, with noise, under a mask:"
     yield "  the coordinator can read only the sum over all sites"
@@ -96,6 +96,10 @@ def terms(site: Site, study: Study) -> Iterator[str]:
         yield "  this site's own scores, readable by themselves"
     yield "  a signed receipt of what was charged; version and name of this site; times and sizes of its messages"
     yield "What never leaves  patient ids, values, images, counts of patients, anything of one patient alone"
+    if study.parts:
+        yield f"                  and the model's {study.parts.method}, which this site keeps in {PERSONAL}/"
+    if study.tuned:
+        yield f"                  and a model of this site's own ({study.tuned.method}), kept in {PERSONAL}/; its steps are in the price"
     yield ""
     yield f"Protected         {_protected(study)}"
     yield f"Price             epsilon {privacy.epsilon:g} at delta {privacy.delta:g}, with {privacy.colluders} other sites"

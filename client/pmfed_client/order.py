@@ -15,6 +15,7 @@ from pmfed.wire import Arrays, Request
 
 TRIES = 3  # answers per evaluation that an honest run needs, because some other site failed
 BEGUN = (0, -1)
+WITH_MODEL = ("step", "evaluate", "personal")
 
 
 class Order:
@@ -29,13 +30,14 @@ class Order:
     ---------
     Of the requests that ``take`` lets through, no step is of an earlier round than an evaluation, and no evaluation of an
     earlier round than a step; means and scales come first; after an evaluation out of turn, or of the last round, no further
-    round is begun; each (round, attempt) of an evaluation is answered once, and evaluations at most ``most`` times.
+    round is begun; each (round, attempt) of an evaluation is answered once, and evaluations at most ``most`` times. The
+    site's own model is asked about last: no step comes after it.
     """
 
     def __init__(self, study: Study) -> None:
         self.study = study
-        self.step = self.evaluated = BEGUN
-        self.answers = 0
+        self.step = self.evaluated = self.own = BEGUN
+        self.answers = self.owns = 0
         self.over = False
 
     @property
@@ -46,7 +48,7 @@ class Order:
     def recall(self, lines: Iterable[Mapping[str, Any]], run: str) -> Order:
         """Take in what the audit log says of a run, for an agent that was started again."""
         for line in lines:
-            if line.get("run") == run and line.get("code") == "" and line["what"] in ("step", "evaluate"):
+            if line.get("run") == run and line.get("code") == "" and line["what"] in WITH_MODEL:
                 self._note(line["what"], (int(line["round"]), int(line["attempt"])))
         return self
 
@@ -59,10 +61,19 @@ class Order:
             return
         if not (request.kind == "step") <= request.round <= rounds:
             raise _out_of_order(f"the study has {rounds} rounds, and this is said to be round {request.round}")
-        if request.kind == "step":
+        if request.kind == "personal":
+            if self.study.tuned is None:
+                raise ProtocolError("this study gives no site a model of its own. Nothing was released.")
+            if request.round < max(self.step[0], self.evaluated[0]) or place <= self.own:
+                raise _out_of_order("a model of an earlier round, or this very one, is asked about again")
+            if self.owns >= TRIES:
+                raise _out_of_order(f"the site's own model was asked about {self.owns} times, and that is enough")
+        elif request.kind == "step":
+            if self.own > BEGUN:
+                raise _out_of_order("the site's own model is finished already")
             if request.round < self.evaluated[0] or (self.over and request.round > self.evaluated[0]):
                 raise _out_of_order(f"the model of round {self.evaluated[0]} was evaluated already")
-        elif request.round < self.step[0] or place <= self.evaluated:
+        elif request.round < max(self.step[0], self.own[0]) or place <= self.evaluated:
             raise _out_of_order("a model of an earlier round, or this very one, is asked about again")
         elif self.answers >= self.most:
             raise _out_of_order(f"{self.answers} evaluations were answered in this run, and it needs no more")
@@ -72,6 +83,9 @@ class Order:
         if kind == "step":
             self.step = max(self.step, place)
             return
+        if kind == "personal":
+            self.own, self.owns = max(self.own, place), self.owns + 1
+            return
         self.evaluated, self.answers = max(self.evaluated, place), self.answers + 1
         in_turn = place[0] == 1 or place[0] % self.study.evaluation.every == 0
         self.over = self.over or not in_turn or place[0] == self.study.training.rounds
@@ -79,7 +93,7 @@ class Order:
 
 def check_arrays(request: Request, arrays: Arrays) -> None:
     """Refuse arrays where a kind of message has none, and any but the model where it has one."""
-    allowed = {"parameters"} if request.kind in ("step", "evaluate") else set()
+    allowed = {"parameters"} if request.kind in WITH_MODEL else set()
     if set(arrays) - allowed:
         may = "the model" if allowed else "no array"
         raise ProtocolError(f"a '{request.kind}' message may bring {may} and nothing else. Nothing was released.")

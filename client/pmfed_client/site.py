@@ -15,6 +15,7 @@ from pmfed.validate import Frozen, read_toml
 from pmfed_client.policy import Policy
 
 FILE = "site.toml"
+PERSONAL = "personal"
 
 
 def _inside(source: str) -> str:
@@ -113,6 +114,11 @@ class Site(Frozen):
     def paused(self) -> Path:
         """There while the site is paused."""
         return self.folder / "paused"
+
+    @property
+    def personal(self) -> Path:
+        """The folder of models of the site's own; they never leave it."""
+        return self.folder / PERSONAL
 
     @property
     def audit_log(self) -> Path:

@@ -17,7 +17,7 @@ from pmfed.cohort.statistics import rows as statistics_rows
 from pmfed.cohort.statistics import solve as solve_statistics
 from pmfed.cohort.statistics import statistics_size
 from pmfed.errors import PolicyError
-from pmfed.models import build, flatten, load
+from pmfed.models import build, load
 from pmfed.privacy.gradients import PrivateStep
 from pmfed.privacy.noise import LARGEST, Source
 from pmfed.privacy.plan import PrivacyPlan
@@ -28,6 +28,7 @@ from pmfed.tasks import task_for
 from pmfed.wire import Shapes
 from pmfed_client.augment import Augment
 from pmfed_client.batch import Batch
+from pmfed_client.personal import Own, Parts, Shelf
 
 Sum = Words
 Parameters = npt.NDArray[np.float32]
@@ -52,17 +53,26 @@ class Trainer:
         The site's patients.
     draw
         ``draw(what, round, attempt)`` gives the randomness of one release.
+    shelf
+        Where the site keeps what is its own; a study with ``[personal]`` needs it.
+
+    Attributes
+    ----------
+    own
+        The site's own model, where the study trains a whole one.
     """
 
-    def __init__(self, study: Study, plan: PrivacyPlan, cohort: Cohort, draw: Draw) -> None:
+    def __init__(self, study: Study, plan: PrivacyPlan, cohort: Cohort, draw: Draw, shelf: Shelf | None = None) -> None:
         self.study, self.plan, self.cohort, self.draw = study, plan, cohort, draw
         self.task = task_for(study)
         self.model = build(study)
-        self.size = len(flatten(self.model))
+        self.parts = Parts(study, self.model, plan, shelf)
+        self.size = int((~self.parts.mask).sum())
         self.scales = statistics_size(study) if study.needs_statistics else 0
         self._statistics: bytes | None = None
         self.augment = Augment(study)
-        self.private = PrivateStep(self.model, self.task.loss, plan)
+        self.private = PrivateStep(self.model, self.task.loss, plan, stays=self.parts.mask)
+        self.own = Own(study, plan, shelf) if study.tuned and shelf else None
         self._ready: tuple[Batch, Cohort] | None = None
 
     @property
@@ -111,16 +121,27 @@ class Trainer:
         Guarantee
         ---------
         Patients are sampled afresh; each one's gradient (the mean over its records) is clipped to the plan's clip;
-        noise of the plan's share is added before rounding. An empty sample releases pure noise.
+        noise of the plan's share is added before rounding. An empty sample releases pure noise. What the same sum says
+        of parameters that stay here gets the whole noise, and is not in what is returned.
         """
         batch, _ = self._prepare(sent)
         self._must_fit(len(batch.count), sites)
-        load(self.model, sent[: self.size])
+        load(self.model, self.parts.join(sent[: self.size]))
         source = self.draw("step", round, attempt)
         grid = gradient_grid(self.study, sites)
         if self.plan.algorithm == "fedavg":
             return grid.encode(self._local_steps(sent[: self.size], batch, sites, source, grid.reach))
-        return grid.encode(self._noisy_sum(batch, sites, source))
+        noisy = self._noisy_sum(batch, sites, source)
+        answer = grid.encode(noisy[~self.parts.mask])  # may refuse
+        self.parts.learn(noisy[self.parts.mask], round)
+        return answer
+
+    def learn_own(self, sent: Parameters, round: int, attempt: int) -> None:
+        """Take the steps for the site's own model that ``own.due`` told, and that were charged; nothing is returned."""
+        assert self.own is not None
+        batch, _ = self._prepare(sent)
+        source = self.draw("personal", round, attempt)
+        self.own.learn(sent[: self.size], lambda: self.sampled(batch, source), source, round)
 
     def evaluate(self, sent: Parameters, sites: int) -> dict[str, Sum]:
         """Return the sum of rows over held-out patients, and this site's own where the study asks for it.
@@ -129,11 +150,19 @@ class Trainer:
         ---------
         With release "private" the sum carries its noise share and nothing else leaves.
         """
-        total = self.score(sent)
+        return self._released(self.score(sent), sites, "evaluation")
+
+    def evaluate_own(self, sent: Parameters, sites: int) -> dict[str, Sum]:
+        """Return the same of the site's own model, as a release of its own."""
+        assert self.own is not None
+        own = self.own.result(sent[: self.size], sent[self.size :])
+        return self._released(self._rows(own, sent), sites, "personal-evaluation")
+
+    def _released(self, total: npt.NDArray[np.float64], sites: int, what: str) -> dict[str, Sum]:
         rules = self.study.evaluation
         if rules.release == "private":
             std = self.plan.share(rules.release_noise, self.task.sensitivity, sites)
-            total = total + self.draw("evaluation", 0, 0).gaussian(len(total), std)
+            total = total + self.draw(what, 0, 0).gaussian(len(total), std)
             return {"sum": evaluation_grid(self.study, sites).encode(total)}
         exact = evaluation_grid(self.study, sites).encode(total)
         return {"sum": exact, "site": exact.copy()} if rules.per_site else {"sum": exact}  # one of the two is masked
@@ -206,8 +235,13 @@ class Trainer:
 
     def score(self, sent: Parameters) -> npt.NDArray[np.float64]:
         """Return the exact sum of rows over held-out patients; it stays here."""
+        whole = self.parts.join(sent[: self.size], mean=True)
+        self.parts.keep(whole, sent[self.size :])
+        return self._rows(whole, sent)
+
+    def _rows(self, whole: Parameters, sent: Parameters) -> npt.NDArray[np.float64]:
         _, held_out = self._prepare(sent)
-        load(self.model, sent[: self.size])
+        load(self.model, whole)
         total = np.zeros(self.task.cells)
         if held_out.patients == 0:
             return total

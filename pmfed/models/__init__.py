@@ -13,11 +13,12 @@ from torch import nn
 
 from pmfed.models.fusion import Fusion
 from pmfed.models.linear import Linear
+from pmfed.models.parts import stay_mask
 from pmfed.models.unet import unet
 from pmfed.study import Study
 from pmfed.tasks import task_for
 
-__all__ = ["build", "flatten", "load"]
+__all__ = ["build", "flatten", "load", "named", "shared_start"]
 
 
 def build(study: Study) -> nn.Module:
@@ -47,3 +48,23 @@ def load(model: nn.Module, vector: npt.NDArray[np.float32]) -> None:
                 parameter.copy_(flat[position : position + parameter.numel()].view_as(parameter))
                 position += parameter.numel()
     assert position == len(flat), "the vector must hold exactly the trainable parameters"
+
+
+def shared_start(study: Study) -> npt.NDArray[np.float32]:
+    """Return the initial values of what travels: all trainable parameters but those that stay at the sites."""
+    model = build(study)
+    return flatten(model)[~stay_mask(study, model)]
+
+
+def named(
+    model: nn.Module, vector: npt.NDArray[np.float32], without: frozenset[str] = frozenset()
+) -> dict[str, npt.NDArray[np.float32]]:
+    """Return a flat vector as a tensor per trainable parameter, for a model file; ``without`` those it does not hold."""
+    tensors, position = {}, 0
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and name not in without:
+            part = vector[position : position + parameter.numel()]
+            tensors[name] = part.reshape(tuple(parameter.shape)).copy()
+            position += parameter.numel()
+    assert position == len(vector), "the vector must hold exactly these parameters"
+    return tensors

@@ -64,7 +64,7 @@ class _Clipper(DPOptimizer):  # type: ignore[misc]
         )
         self.parameters = parameters
         self.source: Source | None = None
-        self.std = 0.0
+        self.std: float | NDArray[np.float64] = 0.0
         self.released: NDArray[np.float64] | None = None
 
     def total(self) -> NDArray[np.float64]:
@@ -75,7 +75,10 @@ class _Clipper(DPOptimizer):  # type: ignore[misc]
     def add_noise(self) -> None:
         """Add fresh noise to what was accumulated, once; the result is ``released``."""
         total = self.total()
-        if self.std > 0:
+        if isinstance(self.std, np.ndarray):
+            assert self.source is not None
+            total = total + self.source.gaussian(len(total), 1.0) * self.std
+        elif self.std > 0:
             assert self.source is not None
             total = total + self.source.gaussian(len(total), self.std)
         self.released = total
@@ -101,13 +104,16 @@ class PrivateStep:
         Gives clip, unit and noise.
     strategy
         "auto" keeps books where the model can be run so, which is known after the first batch; else vmap.
+    stays
+        Which numbers of the sum never leave the site, (parameters,) bool: they get the plan's ``local_std``.
 
     Guarantee
     ---------
     Adding or removing one patient (record, if that is the unit) changes ``clipped_sum`` by at most the plan's
     clip in L2 norm, up to the rounding of a float32 sum, whatever the patient's records hold: their gradients
     are averaged and the average is clipped (Abadi et al. 2016). A gradient that is not finite counts as zero.
-    An empty batch gives zeros, so ``release`` then gives pure noise. ``release`` adds the plan's ``noise_std``.
+    An empty batch gives zeros, so ``release`` then gives pure noise. ``release`` adds the plan's ``noise_std``, and
+    to what stays at the site its ``local_std``. There is one clip, over all parameters together.
 
     Raises
     ------
@@ -116,7 +122,10 @@ class PrivateStep:
         trainable, the loss is not one number per record, or book-keeping was asked for and cannot run the model.
     """
 
-    def __init__(self, model: nn.Module, loss: Loss, plan: PrivacyPlan, strategy: Strategy = "auto") -> None:
+    def __init__(
+        self, model: nn.Module, loss: Loss, plan: PrivacyPlan, strategy: Strategy = "auto",
+        stays: NDArray[np.bool_] | None = None,
+    ) -> None:  # fmt: skip
         self.model, self.loss, self.plan = model, loss, plan
         named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         if not named:
@@ -135,6 +144,9 @@ class PrivateStep:
         if strategy != "vmap" and not shortcut:
             self._keeper = BookKeeper(model, self._shell, dict(named), self._of_one)
         self._strategy = strategy
+        self._stays = stays if stays is not None and stays.any() else None
+        if self._stays is not None and (not plan.local or self._stays.shape != (self.size,)):
+            raise StudyError("the plan does not account for parameters that stay at the site, or they are not these.")
         self._passes = 0
         self._chunk: int | None = None  # records per pass
         self._most: int | None = None  # records whose gradients fit into memory
@@ -171,7 +183,10 @@ class PrivateStep:
         sites: int | None = None,
     ) -> GradientSum:
         """Return ``clipped_sum`` plus this site's noise when ``sites`` sites take part (all when not given)."""
-        self._clipper.std = self.plan.noise_std(sites)  # first: a refusal computes nothing
+        share = self.plan.noise_std(sites)  # first: a refusal computes nothing
+        self._clipper.std = share
+        if self._stays is not None and self.plan.private:
+            self._clipper.std = np.where(self._stays, self.plan.local_std, share)
         self._clipper.source = source
         found = self._accumulate(inputs, present, targets, owner)
         self._clipper.add_noise()

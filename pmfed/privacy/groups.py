@@ -52,8 +52,10 @@ def _epsilon(plan: PrivacyPlan, records: int, grid: float) -> float:
     chances = [float(binom.pmf(count, records, plan.sampling_rate)) for count in range(records + 1)]
     chances[0] += 1 - math.fsum(chances)  # they must add up to 1, not nearly
     weights = [float(count) for count in range(records + 1) if chances[count] > 0]
-    step = dp_event.MixtureOfGaussiansDpEvent(plan.noise_multiplier, weights, [one for one in chances if one > 0])
-    accountant.compose(dp_event.SelfComposedDpEvent(step, plan.steps))
+    for noise, steps in ((plan.noise_multiplier, plan.steps), (plan.personal_noise, plan.personal_steps)):
+        if noise is not None:
+            step = dp_event.MixtureOfGaussiansDpEvent(noise, weights, [one for one in chances if one > 0])
+            accountant.compose(dp_event.SelfComposedDpEvent(step, steps))
     if plan.statistics_noise is not None:
         accountant.compose(dp_event.GaussianDpEvent(plan.statistics_noise))
     return float(accountant.get_epsilon(plan.delta))

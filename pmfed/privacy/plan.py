@@ -49,6 +49,12 @@ class PrivacyPlan:
         Probability mass the promise may miss.
     statistics_noise
         Noise multiplier against ``colluders`` of the release of means and scales; None when there is none.
+    local
+        Whether some parameters stay at the site and are trained by the same steps (see `local_std`).
+    personal_noise
+        Noise multiplier of each step a site takes for a model of its own; None when it takes none.
+    personal_steps
+        How many such steps each site takes over the run.
 
     Guarantee
     ---------
@@ -56,6 +62,13 @@ class PrivacyPlan:
     most ``clip`` and takes part with probability ``sampling_rate``, is (``epsilon()``, ``delta``)-differentially
     private for add/remove of one patient: the noise of the K' - t other sites adds up to sigma * C
     (Dwork et al. 2006; Kairouz, Liu, Steinke 2021). Against others see ``epsilon(against=...)``.
+
+    The promise covers what stays at a site as if it were published. A personal step is a Poisson-sampled Gaussian
+    mechanism on this site's patients alone, with the whole noise (see `alone`), whoever looks; it is composed with
+    the rest, in full from the beginning. A step with ``local`` parts releases one vector (g, h) in which a
+    patient weighs at most C altogether: g gets noise of a in all, h of b, each coordinate for itself. Divided by a and by b,
+    the vector has noise of 1, and a patient moves it by (|g|^2/a^2 + |h|^2/b^2)^(1/2) <= C / min(a, b): it is a
+    Gaussian mechanism whose noise is the smaller of the two.
     """
 
     unit: Literal["patient", "record"]
@@ -68,6 +81,9 @@ class PrivacyPlan:
     colluders: int
     delta: float
     statistics_noise: float | None = None
+    local: bool = False
+    personal_noise: float | None = None
+    personal_steps: int = 0
 
     def __post_init__(self) -> None:
         if self.unit not in ("patient", "record"):
@@ -78,8 +94,12 @@ class PrivacyPlan:
             raise StudyError(f"a clip of {self.clip:g} is not above 0.")
         if self.noise_multiplier > 0 and not math.isfinite(self.clip):
             raise StudyError("noise without a finite clip promises nothing.")
-        if self.steps < 0:
-            raise StudyError(f"{self.steps} steps: the number is below 0.")
+        if min(self.steps, self.personal_steps) < 0:
+            raise StudyError(f"{min(self.steps, self.personal_steps)} steps: the number is below 0.")
+        if self.local and self.algorithm == "fedavg":
+            raise StudyError("parts that stay at the site are trained by fedsgd only.")
+        if (self.personal_noise is None) != (self.personal_steps == 0):
+            raise StudyError("personal steps need a noise multiplier, and it needs steps.")
         if not 0 < self.delta < 1:
             raise StudyError(f"a delta of {self.delta:g} is not between 0 and 1.")
         if self.sites < 1 or self.colluders < 0:
@@ -124,9 +144,16 @@ class PrivacyPlan:
             colluders=privacy.colluders + study.aggregation.dropouts,
             delta=privacy.delta,
             statistics_noise=privacy.statistics_noise if study.needs_statistics else None,
+            local=study.parts is not None,
+            **_personal(study),
         )
         alone = blank.epsilon(0)
         if alone >= privacy.epsilon:
+            if blank.personal_noise is not None:
+                raise StudyError(
+                    f"personal.share: all but the common model's steps spend epsilon {alone:.3g} of {privacy.epsilon:g}.",
+                    "Lower personal.share, or raise privacy.statistics_noise.",
+                )
             raise StudyError(
                 f"privacy.statistics_noise: means and scales alone spend epsilon {alone:.3g} of {privacy.epsilon:g}.",
                 "Raise privacy.statistics_noise, or give every numeric feature a public 'mean' and 'scale'.",
@@ -170,6 +197,20 @@ class PrivacyPlan:
         """
         return self.share(self.noise_multiplier, self.clip, sites) if self.private else 0.0
 
+    @property
+    def local_std(self) -> float:
+        """Standard deviation of the noise in what stays at a site of the same step: sigma C, for nobody else adds any."""
+        return self.noise_multiplier * self.clip if self.private else 0.0
+
+    def alone(self) -> PrivacyPlan:
+        """Return the plan of the steps a site takes for a model of its own: nobody else's noise counts there."""
+        if self.personal_noise is None:
+            raise StudyError("this plan holds no personal steps.")
+        return replace(
+            self, algorithm="fedsgd", noise_multiplier=self.personal_noise if self.private else 0.0,
+            steps=self.personal_steps, sites=1, colluders=0, statistics_noise=None, personal_noise=None, personal_steps=0,
+        )  # fmt: skip
+
     def statistics_std(self, sites: int | None = None) -> float:
         """Return the standard deviation of the noise one site adds to its sum of statistics rows (norm <= 1).
 
@@ -182,14 +223,17 @@ class PrivacyPlan:
     def releases(self, steps: int | None = None, against: Against = "colluders") -> tuple[Release, ...]:
         """Return what is released after ``steps`` steps (all when not given), as seen by ``against``.
 
-        Against the public the noise of all K sites counts, sigma sqrt(K/(K-t)); against all others only a
-        site's own share, sigma/sqrt(K-t). With fedavg every site's noise is whole, whoever looks.
+        Against the public the noise of all K sites counts, sigma sqrt(K/(K-t)), unless parts that stay at a site
+        have sigma only; against all others only a site's own share, sigma/sqrt(K-t). With fedavg every site's noise
+        is whole, whoever looks. Personal steps count in full from the beginning.
         """
         steps = self.steps if steps is None else steps
         if not 0 <= steps <= self.steps:
             raise StudyError(f"{steps} steps are not within the {self.steps} of the plan.")
         scale = self._scale(against)
         found = [Release(self.sampling_rate, self.noise_multiplier * scale, steps)]
+        if self.personal_noise is not None:
+            found.insert(0, Release(self.sampling_rate, self.personal_noise * self.private, self.personal_steps))
         if self.statistics_noise is not None:
             noise = self.statistics_noise if self.private else 0.0
             found.insert(0, Release(1.0, noise * scale, 1))
@@ -222,15 +266,17 @@ class PrivacyPlan:
             wrong = ", ".join(sorted(set(data) ^ names))
             raise StudyError(f"not a privacy plan: unknown or missing {wrong}.")
         values = {**data, "clip": math.inf if data["clip"] is None else data["clip"]}
-        for name in ("steps", "sites", "colluders"):
+        for name in ("steps", "sites", "colluders", "personal_steps"):
             if type(values[name]) is not int:
                 raise StudyError(f"not a privacy plan: '{name}' is not a whole number.")
-        for name in ("sampling_rate", "noise_multiplier", "clip", "delta", "statistics_noise"):
+        if type(values["local"]) is not bool:
+            raise StudyError("not a privacy plan: 'local' is neither true nor false.")
+        for name in ("sampling_rate", "noise_multiplier", "clip", "delta", "statistics_noise", "personal_noise"):
             if values[name] is not None:
                 if type(values[name]) not in (int, float):
                     raise StudyError(f"not a privacy plan: '{name}' is not a number.")
                 values[name] = float(values[name])
-        if any(values[name] is None for name in names - {"statistics_noise"}):
+        if any(values[name] is None for name in names - {"statistics_noise", "personal_noise"}):
             raise StudyError("not a privacy plan: a value is missing.")
         return cls(**values)
 
@@ -242,7 +288,7 @@ class PrivacyPlan:
             case "colluders":
                 return 1.0
             case "public":
-                return math.sqrt(self.sites / left)
+                return 1.0 if self.local else math.sqrt(self.sites / left)
             case "others":
                 return 1 / math.sqrt(left)
         raise ValueError(f"against '{against}' is not one of colluders, public, others")
@@ -274,3 +320,16 @@ class PrivacyPlan:
                 "Lower privacy.epsilon.",
             )
         return std
+
+
+def _personal(study: Study) -> dict[str, Any]:
+    """Return noise and number of the steps a site takes for a model of its own: the least noise within their share."""
+    if study.tuned is None:
+        return {}
+    rate, steps = study.privacy.sampling_rate, study.tuned.over(study.training.rounds)
+    noise = accounting.noise_for(
+        lambda multiplier: (Release(rate, multiplier, steps),),
+        study.tuned.share * study.privacy.epsilon,
+        study.privacy.delta,
+    )
+    return {"personal_noise": noise, "personal_steps": steps}

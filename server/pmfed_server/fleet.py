@@ -24,6 +24,7 @@ MESSAGE_TYPES = {
     "statistics": "query.statistics",
     "step": "train.step",
     "evaluate": "evaluate",
+    "personal": "train.personal",
     "finish": "query.finish",
 }
 

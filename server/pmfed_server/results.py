@@ -16,7 +16,8 @@ import numpy.typing as npt
 from safetensors.numpy import save
 
 from pmfed import __version__
-from pmfed.models import build
+from pmfed.models import build, named
+from pmfed.models.parts import stays
 from pmfed.privacy.groups import patient_epsilon
 from pmfed.privacy.plan import AGAINST, Against, PrivacyPlan
 from pmfed.study import Study
@@ -84,6 +85,7 @@ def summarise(study: Study, plan: PrivacyPlan, outcome: Outcome, wall_s: float) 
                 for site, total in sorted(outcome.evaluated.per_site.items())
             },
         },
+        **personal_of(study, plan, outcome.evaluated, outcome.personal),
         "privacy": {**privacy_of(study, plan, outcome.steps, receipts), "insecure": outcome.insecure},
         "secure_aggregation": outcome.masked,
         "timing": {
@@ -94,6 +96,25 @@ def summarise(study: Study, plan: PrivacyPlan, outcome: Outcome, wall_s: float) 
         "traffic": {"bytes_up_per_site": round(outcome.bytes_up), "bytes_down_per_site": round(outcome.bytes_down)},
         "versions": versions(),
     }
+
+
+def personal_of(study: Study, plan: PrivacyPlan, evaluated: Evaluated, own: Evaluated | None) -> dict[str, Any]:
+    """Return the part of result.json on the sites' own models; empty for a study that has none.
+
+    Where parts of the model stay at the sites there is no other model: the run's figures are those of the sites' own.
+    """
+    if study.personal is None:
+        return {}
+    found = own if study.tuned else evaluated
+    told: dict[str, Any] = {"method": study.personal.method, "epsilon": None, "test": {}, "per_site": {}}
+    if plan.personal_noise is not None and plan.private:
+        told["epsilon"] = round(plan.alone().epsilon(), 4)
+    if found is not None and found.total.any():
+        told["test"] = metrics_of(study, found, evaluation_noise(study, plan))
+        told["per_site"] = {
+            site: metrics_of(study, Evaluated.of_site(site, total)) for site, total in sorted(found.per_site.items())
+        }
+    return {"personal": told}
 
 
 def evaluation_noise(study: Study, plan: PrivacyPlan) -> float:
@@ -157,16 +178,12 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 def write_model(
     path: Path, study: Study, parameters: npt.NDArray[np.float32], statistics: npt.NDArray[np.float32] | None
 ) -> None:
-    """Write the model as safetensors, a tensor per parameter, with the study in the header.
+    """Write the model as safetensors, a tensor per parameter that left the sites, with the study in the header.
 
     One key only: safetensors writes several in any order, and equal runs shall give equal files.
     """
-    tensors: dict[str, npt.NDArray[Any]] = {}
-    position = 0
-    for name, parameter in build(study).named_parameters():
-        size = parameter.numel()
-        tensors[name] = parameters[position : position + size].reshape(tuple(parameter.shape)).copy()
-        position += size
+    model = build(study)
+    tensors: dict[str, npt.NDArray[Any]] = named(model, parameters, stays(study, model))
     if statistics is not None:
         tensors["statistics"] = statistics
     write_atomically(path, save(tensors, {"study": study.canonical()}))
@@ -177,6 +194,9 @@ def write_results(folder: Path, study: Study, outcome: Outcome, result: Mapping[
     write_model(folder / "model.safetensors", study, outcome.parameters, outcome.statistics)
     sums = {"total": outcome.evaluated.total}
     sums |= {f"site:{name}": total for name, total in outcome.evaluated.per_site.items()}
+    if outcome.personal is not None:
+        sums["personal"] = outcome.personal.total
+        sums |= {f"personal:{name}": total for name, total in outcome.personal.per_site.items()}
     write_atomically(folder / "evaluation.safetensors", save(sums))
     if any(outcome.receipts.values()):
         (folder / "receipts").mkdir(exist_ok=True)

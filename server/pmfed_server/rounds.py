@@ -21,7 +21,7 @@ from flwr.serverapp import Grid
 
 from pmfed.cohort.statistics import statistics_size
 from pmfed.errors import BudgetError, RunError
-from pmfed.models import build, flatten
+from pmfed.models import shared_start
 from pmfed.privacy.plan import PrivacyPlan
 from pmfed.secagg.grid import evaluation_grid, gradient_grid, statistics_grid
 from pmfed.study import Study
@@ -74,6 +74,8 @@ class Outcome:
     bytes_up: float
     bytes_down: float
     insecure: bool = False
+    personal: Evaluated | None = None
+    """What the sites' own models scored, where each trains a whole one."""
 
 
 class Rounds:
@@ -107,7 +109,7 @@ class Rounds:
         self.run_id, self.expected = run, sites
         self.fleet = Fleet(grid, patience)
         self.task = task_for(study)
-        self.optimizer = ServerOptimizer(study.training, flatten(build(study)))
+        self.optimizer = ServerOptimizer(study.training, shared_start(study))
         self.unit = gradient_grid(study, sites)
         self.enrolment = Enrolment(self.fleet, study, self._request, registered)
         self.sites = self.enrolment.sites
@@ -115,6 +117,7 @@ class Rounds:
         self.statistics: npt.NDArray[np.float32] | None = None
         self.names: tuple[str, ...] = ()
         self.evaluated: Evaluated | None = None
+        self.personal: Evaluated | None = None
         self._evaluations: dict[int, Evaluated] = {}
         self.round = self.charged = self.resumes = 0
         self.train_seconds = 0.0
@@ -129,19 +132,23 @@ class Rounds:
             Too few sites enrolled, or too few were left in a round.
         """
         self._resume()
-        if self.evaluated is None:
+        if self.evaluated is None or (self.study.tuned and self.personal is None):
             self._enroll()
             if self.study.needs_statistics and self.statistics is None:
                 self._learn_statistics()
-            self._train()
-            self.evaluated = self._evaluate(self.round)
+            if self.evaluated is None:
+                self._train()
+                self.evaluated = self._evaluate(self.round)
+                self._checkpoint()
+            if self.study.tuned:
+                self.personal = self._personalise()
             self._checkpoint()  # sites forget a run once it is finished; nothing may be needed from them after that
         receipts = self._finish()
         count = max(1, len(self.names))
         return Outcome(
             self.names, self.plan, self.enrolment.masked, self.enrolment.refused, self.evaluated, receipts, self.optimizer.result, self.statistics,
             self.charged, self.round, self.train_seconds, self.fleet.bytes_up / count, self.fleet.bytes_down / count,
-            self.enrolment.insecure,
+            self.enrolment.insecure, self.personal,
         )  # fmt: skip
 
     # -- the legs -------------------------------------------------------------------------------------------------
@@ -159,6 +166,9 @@ class Rounds:
         if "evaluation" in state:
             per_site = {name: state[f"evaluation:{name}"] for name in self.names if f"evaluation:{name}" in state}
             self.evaluated = Evaluated(state["evaluation"], per_site)
+            if "personal" in state:
+                own = {name: state[f"personal:{name}"] for name in self.names if f"personal:{name}" in state}
+                self.personal = Evaluated(state["personal"], own)
             self.charged = int(progress["charged"])
         else:
             # The round under way when the coordinator died may have been charged: count it as if it had.
@@ -257,26 +267,39 @@ class Rounds:
             # The divisor is public. The true batch size would tell how many patients took part.
             self.optimizer.step(total / (self.plan.sampling_rate * self.study.cohort.expected_patients))
 
-    def _evaluate(self, number: int) -> Evaluated:
+    def _personalise(self) -> Evaluated:
+        """Have the sites finish the models of their own, and ask for the sums over held-out patients.
+
+        The common model is whole by now: when too few sites answer, the result has no figures of their own models.
+        """
+        try:
+            return self._evaluate(self.round, "personal")
+        except RunError as error:
+            log.warning("the sites' own models were not measured: %s", error)
+            return Evaluated(np.zeros(self.task.cells))
+
+    def _evaluate(self, number: int, kind: Kind = "evaluate") -> Evaluated:
         """Ask for the sums over held-out patients.
 
         A private release is charged once in a run and cannot be asked for again: when a site is missing, the noise of
         the others is less than was promised, so the sum is thrown away and the result has no held-out figures.
         """
-        if self._evaluations.get(number):
+        if kind == "evaluate" and self._evaluations.get(number):
             return self._evaluations[number]
         roster = self.enrolment.roster()
         grid = evaluation_grid(self.study, len(roster))
         attempt = 100 * self.resumes
         while True:
             self._check_quorum(roster, {}, number)
-            request = self._request("evaluate", round=number, attempt=attempt)
+            request = self._request(kind, round=number, attempt=attempt)
             sent = self._sent(self.optimizer.result)
             summed = self.sums.collect(request, roster, self.task.cells, grid.word, sent)
             if summed.total is not None and (self.sums.recovers or not summed.failed):
                 break
             if self.study.evaluation.release == "private":
-                log.warning("the evaluation is lost: %d of %d sites answered", len(summed.nodes), len(roster))
+                log.warning(
+                    "the evaluation (%s) is lost: %d of %d sites answered", kind, len(summed.nodes), len(roster)
+                )
                 return Evaluated(np.zeros(self.task.cells))
             attempt += 1
             if summed.lost_keys:
@@ -289,7 +312,8 @@ class Rounds:
         for node in summed.nodes:
             if node in summed.own:
                 evaluated.per_site[self.sites[node]] = grid.decode(summed.own[node])
-        self._evaluations = {number: evaluated}  # the last round's is the result's, too
+        if kind == "evaluate":
+            self._evaluations = {number: evaluated}  # the last round's is the result's, too
         return evaluated
 
     def _finish(self) -> dict[str, str]:
@@ -339,6 +363,9 @@ class Rounds:
         if self.evaluated is not None:
             state["evaluation"] = self.evaluated.total
             state |= {f"evaluation:{name}": total for name, total in self.evaluated.per_site.items()}
+        if self.personal is not None:
+            state["personal"] = self.personal.total
+            state |= {f"personal:{name}": total for name, total in self.personal.per_site.items()}
         progress = {
             "round": self.round,
             "charged": self.charged,

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from pmfed.cohort import Cohort, pool
 from pmfed.cohort.statistics import rows as statistics_rows
-from pmfed.errors import AuditError, DataError
+from pmfed.errors import AuditError, DataError, UsageError
 from pmfed.models import build, flatten, load
 from pmfed.privacy.audit import (
     Audit,
@@ -304,6 +304,11 @@ def audit_study(name: str, sites: Path | None, data: Path | None) -> Audit:
                 data=str(data) if data else None,
             )
         )
+        if made.study.personal:
+            raise UsageError(
+                "pmfed audit attacks the steps of a common model; it knows nothing of [personal].",
+                "Audit the study without that section: clip, noise and sampling are the same code.",
+            )
         cohorts = [made.cohorts[site.name] for site in made.sites]
         return Auditor(made.study, cohorts, np.random.default_rng()).audit()
 

@@ -97,10 +97,16 @@ class Job:
     def totals(self) -> dict[str, Sum]:
         """Return the sums over held-out patients this job left behind, per site (or "total" for all together)."""
         if self.scored:
-            return load_file(self.folder / "scores.safetensors")
+            found = load_file(self.folder / "scores.safetensors")
+            return {name: total for name, total in found.items() if ":" not in name}
         found = load_file(self.folder / "evaluation.safetensors")
-        sites = {name.removeprefix("site:"): total for name, total in found.items() if name != "total"}
-        return sites or {"total": found["total"]}
+        return _named(found, "site:") or {"total": found["total"]}
+
+    def personal_totals(self) -> dict[str, Sum]:
+        """Return the same of the sites' own models; empty where there are none, or none may be told."""
+        found = load_file(self.folder / ("scores.safetensors" if self.scored else "evaluation.safetensors"))
+        sites = _named(found, "personal:")
+        return sites or {"total": found["personal"]} if "personal" in found or sites else {}
 
 
 def run_job(job: Job, cohorts: Mapping[str, Cohort], workers: int = 1) -> None:
@@ -119,7 +125,7 @@ def run_job(job: Job, cohorts: Mapping[str, Cohort], workers: int = 1) -> None:
     else:
         _run_here(job, run, cohorts, workers)
     if job.scored:
-        totals = score(job, cohorts, load_file(job.folder / "model.safetensors"))
+        totals = score(job, cohorts, run)
         write_atomically(job.folder / "scores.safetensors", save(totals))
 
 
@@ -146,17 +152,35 @@ def plan_of(study: Study, sites: int, books: Books) -> PrivacyPlan:
     return replace(bare, steps=study.steps).without_noise()
 
 
-def score(job: Job, cohorts: Mapping[str, Cohort], tensors: Mapping[str, npt.NDArray[Any]]) -> dict[str, Sum]:
-    """Return the sum of rows over the held-out patients of each site the job is scored on."""
-    statistics = tensors.get("statistics", np.zeros(0, np.float32))
-    rest = [tensors[name].reshape(-1) for name, _ in build(job.study).named_parameters()]
-    sent = np.concatenate([*rest, statistics]).astype(np.float32)
+def score(job: Job, cohorts: Mapping[str, Cohort], run: str) -> dict[str, Sum]:
+    """Return the sum of rows over the held-out patients of each site the job is scored on.
+
+    ``NAME`` is that of the common model, ``personal:NAME`` that of the site's own, which this machine may read. Where
+    parts of the model stay at the sites, theirs is both.
+    """
+    study = job.scoring.replace(personal=None)  # a whole model is scored as any other
+    plan = plan_of(study.replace(privacy={"colluders": 0}, aggregation={"dropouts": 0}), 1, "noiseless")
+    own = {site.name: site.personal / f"{run}.safetensors" for site in job.sites if job.study.personal}
     totals = {}
-    plan = plan_of(job.study.replace(privacy={"colluders": 0}, aggregation={"dropouts": 0}), 1, "noiseless")
     for name in job.scored:
-        trainer = Trainer(job.scoring, plan, _cut(job, name, cohorts[name]), lambda *_: SecretSource())
-        totals[name] = trainer.score(sent)
+        trainer = Trainer(study, plan, _cut(job, name, cohorts[name]), lambda *_: SecretSource())
+        if not job.study.parts:
+            totals[name] = trainer.score(_whole(study, job.folder / "model.safetensors"))
+        if name in own and own[name].exists():
+            totals[f"personal:{name}"] = trainer.score(_whole(study, own[name]))
+            totals.setdefault(name, totals[f"personal:{name}"])
     return totals
+
+
+def _whole(study: Study, path: Path) -> npt.NDArray[np.float32]:
+    """Return a model's parameters and the statistics it needs, flat."""
+    tensors = load_file(path)
+    rest = [tensors[name].reshape(-1) for name, p in build(study).named_parameters() if p.requires_grad]
+    return np.concatenate([*rest, tensors.get("statistics", np.zeros(0, np.float32))]).astype(np.float32)
+
+
+def _named(found: Mapping[str, Sum], prefix: str) -> dict[str, Sum]:
+    return {name.removeprefix(prefix): total for name, total in found.items() if name.startswith(prefix)}
 
 
 def run_jobs(

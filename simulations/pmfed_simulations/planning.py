@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pmfed.modality import shape_of
-from pmfed.models import build, flatten
+from pmfed.models import build, shared_start
 from pmfed.privacy.gradients import PrivateStep
 from pmfed.privacy.groups import patient_epsilon
 from pmfed.privacy.plan import PrivacyPlan
@@ -58,7 +58,7 @@ def show_plan(study: Study, sites: int) -> None:
     torch.set_num_threads(1)
     console = Console()
     plan = PrivacyPlan.solve(study, sites)
-    training, parameters = study.training, len(flatten(build(study)))
+    training, parameters = study.training, len(shared_start(study))
     size = max(1, round(plan.sampling_rate * study.cohort.expected_patients / sites))
     seconds = step_seconds(study, plan, size) * training.local_steps
     facts = Table(box=None, show_header=False, pad_edge=False)
@@ -74,6 +74,7 @@ def show_plan(study: Study, sites: int) -> None:
         ),
         ("noise multiplier", f"{plan.noise_multiplier:.4g} against {plan.colluders} colluding site(s)"),
         ("statistics", _statistics(plan)),
+        ("personal", _personal(study, plan)),
         ("epsilon, model's receivers", f"{plan.epsilon(against='public'):.3f}"),
         ("epsilon, all other sites", f"{plan.epsilon(against='others'):.3f}"),
         ("signal to noise", _signal(study, plan, parameters)),
@@ -127,6 +128,18 @@ def _statistics(plan: PrivacyPlan) -> str:
     if plan.statistics_noise is None:
         return ""
     return f"means and scales, noise multiplier {plan.statistics_noise:g}: epsilon {plan.epsilon(0):.3f} of the total"
+
+
+def _personal(study: Study, plan: PrivacyPlan) -> str:
+    if study.parts:
+        return f"{study.parts.method} stays at each site, trained by the same steps with the whole noise"
+    if study.tuned is None or plan.personal_noise is None:
+        return ""
+    own = plan.alone()
+    return (
+        f"{study.tuned.method}, {own.steps} steps at each site, noise multiplier {own.noise_multiplier:.4g}: epsilon "
+        f"{own.epsilon():.3f} of the total"
+    )
 
 
 def _signal(study: Study, plan: PrivacyPlan, parameters: int) -> str:

@@ -20,6 +20,7 @@ PROTOCOLS: tuple[Protocol, ...] = ("holdout", "cv", "leave-one-site-out")
 FOLDS = 5
 
 COMPARISONS = {
+    "global": "the common model alone, same epsilon",
     "local": "each hospital alone, no noise",
     "local-private": "each hospital alone, same epsilon",
     "fedavg": "FedAvg with local DP, same epsilon",
@@ -71,6 +72,11 @@ def cuts(
             Cut(f"fold-{fold + 1}", {name: np.not_equal(which, fold) for name, which in dealt.items()}, everyone, names)
             for fold in range(FOLDS)
         ]
+    if study.parts:
+        raise UsageError(
+            f"--protocol leave-one-site-out: the site left out has no '{study.parts.method}' of its own to be scored with.",
+            "Use --protocol cv.",
+        )
     if len(sites) < 3:
         raise UsageError(f"leave-one-site-out needs at least three sites, not {len(sites)}.")
     return [
@@ -143,7 +149,14 @@ def check_comparisons(names: Sequence[str]) -> None:
 def comparison(
     name: str, main: Series, sites: Sequence[Site], cohorts: Mapping[str, Cohort], out: Path
 ) -> list[Series]:
-    """Return the lines of the table that one ``--compare`` name stands for, cut exactly as the federation is."""
+    """Return the lines of the table that one ``--compare`` name stands for, cut exactly as the federation is.
+
+    None but the federation without noise has anything personal: they are what stands beside it.
+    """
+    if name == "global" and main.jobs[0][0].study.personal is None:
+        raise UsageError(
+            "--compare global: the study has no [personal], so it is the federation itself.", "Leave it out."
+        )
     if name in ("local", "local-private"):
         return [_alone(name, site, main, sites, cohorts[site.name], out) for site in sites]
     books: Books = "noiseless" if name in ("no-privacy", "pooled") else "private"
@@ -159,7 +172,7 @@ def _over(main: Series, change: Callable[[Job], Job | None]) -> tuple[tuple[Job,
 
 
 def _beside(job: Job, name: str, books: Books, sites: Sequence[Site], out: Path) -> Job:
-    study = job.study
+    study = job.study if name == "no-privacy" else job.study.replace(personal=None)
     pooled = name.startswith("pooled")
     if pooled:
         study = study.replace(privacy={"colluders": 0})
@@ -179,6 +192,7 @@ def _alone(name: str, site: Site, main: Series, sites: Sequence[Site], cohort: C
         training = cohort.training if job.training is None else job.training[site.name]
         expected = max(2, int(training.sum()))
         study = job.study.replace(
+            personal=None,
             cohort={"expected_patients": expected},
             privacy={"colluders": 0, "delta": min(job.study.privacy.delta, 0.9 / expected)},
         )

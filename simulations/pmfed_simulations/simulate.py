@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
@@ -20,6 +21,7 @@ from pydantic import ValidationError
 from pmfed.cohort import Cohort, read_cohort
 from pmfed.errors import StudyError, UsageError
 from pmfed.study import Study
+from pmfed.validate import explain
 from pmfed_simulations.datasets import write_sites
 from pmfed_simulations.hospitals import write_hospitals
 from pmfed_simulations.jobs import Engine, Job, rounds_done, run_jobs
@@ -50,6 +52,7 @@ class Options:
     workers: int = 0
     reproducible: bool = False
     engine: Engine = "local"
+    changes: str | None = None
 
 
 @dataclass(frozen=True)
@@ -205,6 +208,8 @@ def _check_engine(options: Options) -> None:
 
 def _chosen(options: Options) -> Study:
     study = find_study(options.study)
+    if options.changes:
+        study = _changed(study, Path(options.changes))
     privacy = {key: value for key in ("epsilon", "delta") if (value := getattr(options, key)) is not None}
     training = {"rounds": options.rounds} if options.rounds is not None else {}
     try:
@@ -214,6 +219,20 @@ def _chosen(options: Options) -> Study:
         what = said["msg"].removeprefix("Value error, ")
         option = f"--{said['loc'][-1]}" if said["loc"] else "--epsilon, --delta or --rounds"
         raise StudyError(f"{option} does not fit the study: {what}.") from None
+
+
+def _changed(study: Study, path: Path) -> Study:
+    """Return a study with the sections of a TOML file laid over its own."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        sections = tomllib.loads(text)
+        return study.replace(**sections)
+    except ValidationError as error:
+        raise StudyError(explain(error, Study, text, str(path))) from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"--with {path}: not a TOML file of sections of a study ({error}).", "It looks like a part of a study.toml."
+        ) from None
 
 
 def _sites(options: Options, out: Path) -> tuple[Site, ...]:

@@ -55,6 +55,30 @@ def per_site(series: Series) -> dict[str, Metrics]:
     }
 
 
+def personal(series: Series) -> dict[str, Any]:
+    """Return the metrics of the sites' own models, all together and at each site, averaged over seeds."""
+    study = series.jobs[0][0].scoring
+    told = []
+    for row in series.jobs:
+        found: dict[str, Sum] = {}
+        for job in row:
+            for name, total in job.personal_totals().items() if study.tuned else job.totals().items():
+                found[name] = found.get(name, np.zeros_like(total)) + total
+        if found:
+            told.append(Evaluated(np.sum(list(found.values()), axis=0), found))
+    if not told:
+        return {"test": {}, "per_site": {}}
+    noise = _noise(series.jobs[0][0])
+    return {
+        "test": _mean([metrics_of(study, one, noise) for one in told]),
+        "per_site": {
+            name: _mean([metrics_of(study, Evaluated.of_site(name, one.per_site[name])) for one in told])
+            for name in sorted(told[0].per_site)
+            if name != "total"
+        },
+    }
+
+
 def _mean(found: Sequence[Metrics]) -> Metrics:
     mean: dict[str, float] = {}
     for name in found[0]:
@@ -93,6 +117,8 @@ def summarise_series(
     metrics = over_seeds(main)
     sites = per_site(main)
     result["metrics"] = {"test": metrics, "per_site": sites}
+    if study.personal is not None:
+        result["personal"] = {**results[0]["personal"], **personal(main)}
     privacy = dict(result["privacy"])
     privacy["epsilon"] = max(one["privacy"]["epsilon"] for one in results)
     spent: dict[str, dict[str, float]] = {}

@@ -14,7 +14,8 @@ from pmfed.errors import ProtocolError
 from pmfed.study import Study
 from pmfed.wire import Request
 
-STUDY = Study.from_text(federation.STUDY, "study.toml")  # 6 rounds, evaluated in rounds 1, 3 and 6
+BARE = Study.from_text(federation.STUDY, "study.toml")  # 6 rounds, evaluated in rounds 1, 3 and 6
+STUDY = BARE.replace(personal={"method": "fine-tune", "steps": 2, "learning_rate": 0.1, "share": 0.5})
 Asked = tuple[Any, int, int]
 
 
@@ -46,6 +47,7 @@ HONEST: dict[str, tuple[Asked, ...]] = {
     "resumed from the checkpoint before": (("step", 3, 0), ("evaluate", 3, 0), ("step", 3, 100), ("evaluate", 3, 100)),
     "ended early, for want of budget": (("step", 4, 1), ("evaluate", 4, 0), ("evaluate", 4, 100)),
     "nothing trained at all": (("evaluate", 0, 0),),
+    "models of the sites' own": (("step", 6, 0), ("evaluate", 6, 0), ("personal", 6, 0), ("personal", 6, 1), ("personal", 6, 100)),
 }  # fmt: skip
 
 
@@ -65,6 +67,10 @@ def test_an_honest_run_is_let_through(asked: tuple[Asked, ...]) -> None:
         ((("step", 3, 0), ("evaluate", 3, 0)), ("step", 2, 9)),
         ((("step", 2, 0), ("evaluate", 2, 0)), ("step", 3, 0)),  # out of turn: that was the end
         ((("step", 6, 0), ("evaluate", 6, 0)), ("step", 7, 0)),
+        ((("step", 3, 0),), ("personal", 2, 0)), ((("evaluate", 3, 0),), ("personal", 2, 0)), ((), ("personal", 7, 0)),
+        ((("personal", 3, 1),), ("personal", 3, 1)), ((("personal", 3, 1),), ("personal", 3, 0)),
+        ((("personal", 3, 0),), ("step", 3, 1)), ((("personal", 3, 0),), ("step", 4, 0)), ((("personal", 3, 0),), ("evaluate", 2, 0)),
+        (tuple(("personal", 6, attempt) for attempt in range(TRIES)), ("personal", 6, TRIES)),
     ],
 )  # fmt: skip
 def test_what_goes_back_or_too_far_is_refused(before: tuple[Asked, ...], asked: Asked) -> None:
@@ -78,7 +84,15 @@ def test_a_model_cannot_be_evaluated_for_ever() -> None:
     assert told == [True] * order.most + [False] * (100 - order.most)
 
 
-PLACES = st.tuples(st.sampled_from(["step", "evaluate"]), st.integers(0, 8), st.integers(0, 3))
+def test_a_study_without_models_of_the_sites_own_has_none_to_ask_about() -> None:
+    order = Order(BARE)
+    request = Request(kind="personal", run="ab" * 16, study=BARE.fingerprint(), round=6, sites=3)
+    with pytest.raises(ProtocolError, match="no site a model of its own"):
+        order.take(request)
+    assert takes(order, "step", 1)  # and nothing was noted
+
+
+PLACES = st.tuples(st.sampled_from(["step", "evaluate", "personal"]), st.integers(0, 8), st.integers(0, 3))
 
 
 @given(st.lists(PLACES, max_size=30), st.integers(0, 30))

@@ -24,7 +24,7 @@ from pmfed import study as studies
 from pmfed.cli import app
 from pmfed.errors import ERRORS
 from pmfed.modality import ehr, genomics, scans
-from pmfed.sections import augmentation, encoders, model, outcome, training
+from pmfed.sections import augmentation, encoders, model, outcome, personal, training
 from pmfed.study import Study
 
 ROOT = Path(__file__).parents[2]
@@ -55,6 +55,9 @@ STUDY = {
     "`[privacy]`": studies.Privacy,
     "`[aggregation]`": studies.Aggregation,
     "`[evaluation]`": studies.Evaluation,
+    '`method = "fine-tune"`': personal.FineTune,
+    '`method = "ditto"`': personal.Ditto,
+    '`method = "head"`, `"norms"` or `"intercept"`': personal.LocalParts,
 }
 SOURCES = {
     "ehr.md": {
