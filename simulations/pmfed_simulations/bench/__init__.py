@@ -25,7 +25,10 @@ ALONE = {"deployed": "rows", "crowd": "crowd", "soak": "soak"}  # take minutes t
 
 @dataclass(frozen=True)
 class Row:
-    """One comparison. ``ratio`` is ours / other: lower is better; ``target`` is None where there is none."""
+    """One comparison. ``ratio`` is ours / other: lower is better; ``target`` is None where there is none.
+
+    ``work`` is what both sides get through, such as (400, "images"), where that makes sense.
+    """
 
     name: str
     ours_s: float
@@ -35,12 +38,20 @@ class Row:
     ours_mb: float | None = None
     other_mb: float | None = None
     note: str = ""
+    work: tuple[int, str] | None = None
 
 
 Timed = Callable[[], tuple[float, float | None]]
 
 
-def compare(name: str, ours: Timed, other: Timed, target: float | None, repeats: int = REPEATS) -> Row:
+def compare(
+    name: str,
+    ours: Timed,
+    other: Timed,
+    target: float | None,
+    repeats: int = REPEATS,
+    work: tuple[int, str] | None = None,
+) -> Row:
     """Measure two things in turn, ``repeats`` times each after one round to warm up, and compare medians.
 
     Parameters
@@ -51,6 +62,10 @@ def compare(name: str, ours: Timed, other: Timed, target: float | None, repeats:
         Each runs once and returns seconds and peak megabytes (or None).
     target
         The ratio to reach.
+    repeats
+        How often.
+    work
+        How many of what each goes through, for rates.
     """
     ours()
     other()
@@ -58,7 +73,8 @@ def compare(name: str, ours: Timed, other: Timed, target: float | None, repeats:
     mine, theirs = (statistics.median(pair[side][0] for pair in told) for side in (0, 1))
     memory = [[peak for pair in told if (peak := pair[side][1]) is not None] for side in (0, 1)]
     ours_mb, other_mb = (round(max(peaks), 1) if peaks else None for peaks in memory)
-    return Row(name, round(mine, 4), round(theirs, 4), round(mine / theirs, 3), target, ours_mb, other_mb)
+    ratio = round(mine / theirs, 3)
+    return Row(name, round(mine, 4), round(theirs, 4), ratio, target, ours_mb, other_mb, work=work)
 
 
 def timed(work: Callable[[], object]) -> Timed:
@@ -107,17 +123,26 @@ def machine() -> dict[str, str | int]:
 
 def _show(rows: Sequence[Row]) -> None:
     table = Table(box=None, pad_edge=False)
-    for column in ("what", "ours", "other", "ratio", "target", "peak MB"):
+    for column in ("what", "ours", "other", "ratio", "target", "peak MB", "a second: ours / other"):
         table.add_column(column, justify="left" if column == "what" else "right")
     for row in rows:
         peak = f"{row.ours_mb:.0f} / {row.other_mb:.0f}" if row.ours_mb and row.other_mb else ""
         target = "" if row.target is None else f"<= {row.target:g}"
         if row.note:
-            table.add_row(row.name, "", "", row.note, target, "")
+            table.add_row(row.name, "", "", row.note, target, "", "")
             continue
         style = "" if row.target is None or row.ratio <= row.target else "yellow"
         times = [f"{seconds:.3g} s" if seconds else "" for seconds in (row.ours_s, row.other_s)]
-        table.add_row(row.name, *times, f"{row.ratio:.2f}", target, peak, style=style)
+        table.add_row(row.name, *times, f"{row.ratio:.2f}", target, peak, rates(row), style=style)
     console = Console()
-    console.width = max(console.width, 130)  # a file or a pipe has no width of its own
+    console.width = max(console.width, 170)  # a file or a pipe has no width of its own
     console.print(table)
+
+
+def rates(row: Row) -> str:
+    """Return how much of its work a row gets through in a second, ours / other; empty where it does not say."""
+    if row.work is None:
+        return ""
+    amount, what = row.work
+    told = [f"{float(f'{amount / seconds:.2g}'):,.0f}" for seconds in (row.ours_s, row.other_s) if seconds]
+    return f"{' / '.join(told)} {what}"

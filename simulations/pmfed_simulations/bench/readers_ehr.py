@@ -1,24 +1,33 @@
-"""How fast health records become features: beside a bare database query, a bare JSON loop and a bare table read."""
+"""How fast health records become features, beside bare library loops, and how much memory 100,000 patients take."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
+import resource
+import subprocess
+import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from pmfed.cohort import read_cohort
 from pmfed.cohort.ehr import read_events
 from pmfed.cohort.tables import Problems
 from pmfed.modality.ehr import Events
+from pmfed.study import Study
 from pmfed_simulations.bench import Row, compare, timed
 
 PATIENTS = 10_000
+MANY = 100_000
+MOST_MB = 2000.0
 EACH = 10
 LABS = 8
+COLUMNS = 40
 WHEN = np.datetime64("2020-01-01", "s")
 
 SPEC = Events.model_validate(
@@ -47,27 +56,89 @@ def rows() -> list[Row]:
         database, export, table = _omop(folder, events), _fhir(folder, events), folder / "events.csv"
         events.assign(code="LOINC:" + events["code"]).to_csv(table, index=False)
         what = f"{PATIENTS:,} patients, {len(events):,} events, {len(SPEC.features)} features"
+        work = (PATIENTS, "patients")
         return [
             compare(
-                f"{what}: OMOP in DuckDB / bare query", timed(lambda: _read(database)), timed(lambda: _query(database)), None
+                f"{what}: OMOP in DuckDB / bare query", timed(lambda: _read(database)), timed(lambda: _query(database)), None,
+                work=work,
             ),
-            compare(f"{what}: FHIR NDJSON / bare json loop", timed(lambda: _read(export)), timed(lambda: _json(export)), None),
             compare(
-                f"{what}: table of events / pandas", timed(lambda: _read(table)), timed(lambda: pd.read_csv(table)), None
+                f"{what}: FHIR NDJSON / bare json loop", timed(lambda: _read(export)), timed(lambda: _json(export)), None,
+                work=work,
             ),
+            compare(
+                f"{what}: table of events / pandas", timed(lambda: _read(table)), timed(lambda: pd.read_csv(table)), None,
+                work=work,
+            ),
+            *_large(folder),
         ]  # fmt: skip
 
 
-def _events() -> pd.DataFrame:
+def _large(folder: Path) -> list[Row]:
+    """Return the memory of a process that reads many patients, beside the most it may take."""
+    (folder / "large").mkdir()
+    events = _events(MANY)
+    sources = {
+        f"{MANY:,} patients, {len(events):,} events in DuckDB": _omop(folder / "large", events, MANY),
+        f"{MANY:,} patients, a CSV table of {COLUMNS} columns": _table(folder / "large"),
+    }
+    found = []
+    for name, source in sources.items():
+        command = [sys.executable, "-m", "pmfed_simulations.bench.readers_ehr", str(source)]
+        said = subprocess.run(command, check=True, capture_output=True, text=True)
+        seconds, peak = map(float, said.stdout.split())
+        whole, ratio = f"{name}: memory of the process / 2 GB", round(peak / MOST_MB, 3)
+        found.append(Row(whole, seconds, 0.0, ratio, 1.0, peak, MOST_MB, work=(MANY, "patients")))
+    return found
+
+
+def _measure(source: Path) -> None:
+    """Read one large source in a process of its own; print its seconds and the most memory it held, in MB."""
+    started = time.perf_counter()
+    if source.suffix == ".csv":
+        study = Study.read(source.with_name("study.toml"))
+        assert read_cohort(study, {"patients": source}, "bench").patients == MANY
+    else:
+        _read(source, MANY)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+    print(round(time.perf_counter() - started, 3), round(peak, 1))
+
+
+def _table(folder: Path) -> Path:
+    """Write a row per patient, and a study of all its columns beside it."""
+    values = np.random.default_rng(1).normal(0, 1, (MANY, COLUMNS)).round(3)
+    table = pd.DataFrame(values, columns=[f"x{place}" for place in range(COLUMNS)])
+    table.insert(0, "patient_id", np.arange(MANY))
+    table["outcome"] = np.where(values[:, 0] > 0, "yes", "no")
+    table.to_csv(folder / "patients.csv", index=False)
+    number = {"type": "numeric", "minimum": -10, "maximum": 10, "mean": 0, "scale": 1}
+    study = {
+        "study": {"name": "large", "title": "Many patients"},
+        "cohort": {"table": "patients", "expected_patients": MANY},
+        "outcome": {"column": "outcome", "task": "binary", "classes": ["no", "yes"]},
+        "modalities": {
+            "values": {
+                "kind": "table", "table": "patients", "features": {f"x{place}": number for place in range(COLUMNS)}
+            }
+        },
+        "training": {"rounds": 1, "optimizer": {"name": "sgd", "learning_rate": 0.1}},
+        "privacy": {"epsilon": 1.0, "delta": 1e-6, "sampling_rate": 0.1},
+        "evaluation": {"split_key": "large"},
+    }  # fmt: skip
+    (folder / "study.toml").write_text(Study.model_validate(study).to_toml(), encoding="utf-8")
+    return folder / "patients.csv"
+
+
+def _events(patients: int = PATIENTS) -> pd.DataFrame:
     rng = np.random.default_rng(0)
-    number = PATIENTS * EACH
+    number = patients * EACH
     days = rng.integers(0, 3000, number).astype("timedelta64[D]") + rng.integers(1, 86_400, number).astype(
         "timedelta64[s]"
     )
     when = np.datetime64("2011-01-01", "s") + days
     return pd.DataFrame(
         {
-            "patient_id": np.repeat(np.arange(PATIENTS), EACH),
+            "patient_id": np.repeat(np.arange(patients), EACH),
             "when": np.datetime_as_string(when),
             "code": [f"{place}-0" for place in rng.integers(0, LABS, number)],
             "value": rng.uniform(50, 200, number).round(1),
@@ -76,7 +147,7 @@ def _events() -> pd.DataFrame:
     )
 
 
-def _omop(folder: Path, events: pd.DataFrame) -> Path:
+def _omop(folder: Path, events: pd.DataFrame, patients: int = PATIENTS) -> Path:
     import duckdb
 
     path = folder / "omop.duckdb"
@@ -85,7 +156,7 @@ def _omop(folder: Path, events: pd.DataFrame) -> Path:
         connection.execute(
             f"""
             CREATE TABLE person AS SELECT i AS person_id, 8507 + 25 * (i % 2) AS gender_concept_id, 1950 AS year_of_birth
-            FROM range({PATIENTS}) AS t(i);
+            FROM range({patients}) AS t(i);
             CREATE TABLE concept AS SELECT i AS concept_id, 'LOINC' AS vocabulary_id, (i - 1) || '-0' AS concept_code
             FROM range(1, {LABS + 1}) AS t(i);
             CREATE TABLE measurement AS SELECT patient_id AS person_id, split_part(code, '-', 1)::INTEGER + 1
@@ -120,11 +191,11 @@ def _observation(row: Any) -> dict[str, Any]:
     }
 
 
-def _read(source: Path) -> None:
+def _read(source: Path, number: int = PATIENTS) -> None:
     problems = Problems("bench")
-    patients = [str(one) for one in range(PATIENTS)]
+    patients = [str(one) for one in range(number)]
     spec = SPEC if source.suffix != ".csv" else SPEC.model_copy(update={"age": None, "sex": False})
-    read_events(spec, source, patients, np.full(PATIENTS, WHEN), problems)
+    read_events(spec, source, patients, np.full(number, WHEN), problems)
     problems.raise_any()
 
 
@@ -144,3 +215,7 @@ def _json(folder: Path) -> None:
         with path.open("rb") as file:
             for line in file:
                 json.loads(line)
+
+
+if __name__ == "__main__":
+    _measure(Path(sys.argv[1]))

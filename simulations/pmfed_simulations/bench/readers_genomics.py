@@ -104,4 +104,4 @@ def _row(
         read_panel(spec, path, people, None, problems)
         problems.raise_any()
 
-    return compare(name, timed(ours), timed(bare), TARGET)
+    return compare(name, timed(ours), timed(bare), TARGET, work=(len(variants) * len(people), "genotypes"))

@@ -44,24 +44,28 @@ def rows() -> list[Row]:
                 timed(lambda: read_index(plain)),
                 timed(lambda: _bare_headers(plain)),
                 None,
+                work=(PICTURES, "headers"),
             ),
             compare(
                 f"{PICTURES} CT slices, {what}: whole reader / bare pydicom loop",
                 timed(lambda: _read(plain, PICTURES, None)),
                 timed(lambda: _bare(plain)),
                 None,
+                work=(PICTURES, "images"),
             ),
             compare(
                 f"{PACKED} CT slices in JPEG 2000, {what}: whole reader / bare pydicom loop",
                 timed(lambda: _read(packed, PACKED, None)),
                 timed(lambda: _bare(packed)),
                 None,
+                work=(PACKED, "images"),
             ),
             compare(
                 f"{PICTURES} CT slices, {what}: second start from the cache / first start",
                 timed(lambda: _read(plain, PICTURES, kept)),
                 timed(lambda: _first(plain)),
                 0.1,
+                work=(PICTURES, "images"),
             ),
         ]
 
