@@ -43,6 +43,10 @@ def site_check(
     from pmfed_simulations.simulate import find_study
 
     here = Site.read(site)
+    if page is not None and not page.parent.is_dir():
+        raise UsageError(
+            f"{page.parent}: there is no such folder for the page.", "Make it, or name another with --page."
+        )
     with progress(here) as places:
         found = check(here, find_study(study), places)
     show(found)

@@ -6,6 +6,7 @@ patient.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -23,6 +24,11 @@ from pmfed.modality import shape_of
 from pmfed.privacy.plan import PrivacyPlan
 from pmfed.study import Study
 from pmfed_client.site import Site
+
+_COUNTED = re.compile(
+    r"(?<![\w.,-])(?P<number>\d[\d,]*) (?P<noun>(?:structural )?"
+    r"(?:patient|person|people|record|row|cell|value|event|note|sample|call|series|scan|picture|slice|file|pair|date)s?)\b"
+)
 
 
 @dataclass(frozen=True)
@@ -90,21 +96,39 @@ def check(site: Site, study: Study, places: Places | None = None) -> Checked:
         line("patients", total),
         line("records", found.records),
         *parts([("training patients", found.training), ("held-out patients", found.held_out)]),
-        line("rows without an outcome, left out", found.dropped_no_outcome),
+        line("patients without an outcome, left out", found.dropped_no_outcome),
+        line("patients without consent, left out", found.dropped_no_consent),
         line("records over the study's cap, left out", found.dropped_over_cap),
     )
     return Checked(
         study=study.study.title,
         site=site.title or site.name,
         facts=facts,
-        coverage=tuple(line(name, number, total) for name, number in sorted(found.coverage.items())),
+        coverage=tuple(
+            Line(name, f"all but <{least}") if 0 < total - number < least else line(name, number, total)
+            for name, number in sorted(found.coverage.items())
+        ),
         outcome=tuple(parts(_balance(study, cohort))),
         missing=tuple(line(name, number, found.records) for name, number in sorted(found.missing.items()) if number),
-        seen=tuple(line(name, number) for name, number in sorted(found.counts.items())),
-        warnings=found.warnings,
+        seen=tuple(
+            # Variants are the study's, not patients'.
+            Line(name, f"{number:,}") if name.partition(": ")[2].startswith("variants") else line(name, number)
+            for name, number in sorted(found.counts.items())
+        ),
+        warnings=tuple(_veiled(warning, least) for warning in found.warnings),
         policy=_policy(site, study, cohort),
         inputs={name: " x ".join(map(str, shape_of(m))) for name, m in sorted(study.modalities.items())},
     )
+
+
+def _veiled(warning: str, least: int) -> str:
+    """Return a sentence in which a small number of patients, or of what patients have, is told as "<n"."""
+
+    def veil(found: re.Match[str]) -> str:
+        small = 0 < int(found["number"].replace(",", "")) < least
+        return f"<{least} {found['noun']}" if small else found[0]
+
+    return _COUNTED.sub(veil, warning)
 
 
 def _balance(study: Study, cohort: Cohort) -> list[tuple[str, int]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from jinja2 import Environment
 
+from pmfed.errors import UsageError
 from pmfed_client.check import Checked, sections
 
 _PAGE = """\
@@ -19,7 +20,7 @@ body { font: 16px/1.5 system-ui, sans-serif; color: #1d2733; max-width: 46rem; m
 h1 { font-size: 1.5rem; margin-bottom: 0 } h2 { font-size: 1.05rem; margin: 2rem 0 .4rem } p.about { color: #5b6b7b; margin-top: .2rem }
 table { border-collapse: collapse; width: 100% } td { padding: .18rem .4rem; border-bottom: 1px solid #e6ebf0; vertical-align: middle }
 td.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; width: 6rem }
-td.b { width: 38% } .bar { background: #e6ebf0; height: .7rem; border-radius: .35rem; overflow: hidden }
+td.b { width: 30% } .bar { background: #e6ebf0; height: .7rem; border-radius: .35rem; overflow: hidden }
 .bar i { display: block; height: 100%; background: #2f6f9f } .note { background: #fff6df; border-left: 4px solid #e0a100; padding: .4rem .8rem; margin: .4rem 0 }
 .stop { background: #fdeaea; border-left-color: #b3261e }
 @media (prefers-color-scheme: dark) { body { background: #14191f; color: #e4e9ee } td { border-color: #2b343d } .bar { background: #2b343d } .bar i { background: #6aaedd } .note { background: #33290f } .stop { background: #3a1a1a } }
@@ -30,10 +31,10 @@ td.b { width: 38% } .bar { background: #e6ebf0; height: .7rem; border-radius: .3
 {% for warning in checked.warnings %}<p class="note">{{ warning }}</p>{% endfor %}
 {% for title, lines in sections %}
 <h2>{{ title[0]|upper }}{{ title[1:] }}</h2>
-<table>
+{% set bars = lines|map(attribute="share")|reject("none")|list %}<table>
 {% for line in lines %}<tr><td>{{ line.name }}</td>
-<td class="b">{% if line.share is not none %}<div class="bar" role="img" aria-label="{{ '%.0f' % (100 * line.share) }} %"><i style="width:{{ '%.1f' % (100 * line.share) }}%"></i></div>{% endif %}</td>
-<td class="n">{{ line.count }}</td><td class="n">{% if line.share is not none %}{{ '%.0f' % (100 * line.share) }} %{% endif %}</td></tr>
+{% if bars %}<td class="b">{% if line.share is not none %}<div class="bar" role="img" aria-label="{{ '%.0f' % (100 * line.share) }} %"><i style="width:{{ '%.1f' % (100 * line.share) }}%"></i></div>{% endif %}</td>{% endif %}
+<td class="n">{{ line.count }}</td>{% if bars %}<td class="n">{% if line.share is not none %}{{ '%.0f' % (100 * line.share) }} %{% endif %}</td>{% endif %}</tr>
 {% endfor %}</table>
 {% endfor %}
 <h2>Inputs the model would see of a record</h2>
@@ -43,7 +44,19 @@ td.b { width: 38% } .bar { background: #e6ebf0; height: .7rem; border-radius: .3
 
 
 def write_page(checked: Checked, path: Path) -> None:
-    """Write the page; only its owner may read it."""
+    """Write the page; only its owner may read it.
+
+    Raises
+    ------
+    UsageError
+        It cannot be written there.
+    """
     page = Environment(autoescape=True).from_string(_PAGE).render(checked=checked, sections=sections(checked))
-    path.touch(mode=0o600)
-    path.write_text(page, encoding="utf-8")
+    try:
+        path.touch(mode=0o600)
+        path.chmod(0o600)
+        path.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(
+            f"{path}: the page cannot be written ({error.strerror}).", "Name another with --page."
+        ) from None

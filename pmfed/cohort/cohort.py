@@ -48,6 +48,7 @@ class Findings:
     training: int = 0
     held_out: int = 0
     dropped_no_outcome: int = 0
+    dropped_no_consent: int = 0
     dropped_over_cap: int = 0
     missing: Mapping[str, int] = field(default_factory=dict)
     coverage: Mapping[str, int] = field(default_factory=dict)
@@ -164,6 +165,7 @@ def pool(cohorts: Sequence[Cohort]) -> Cohort:
         targets=np.concatenate([cohort.targets for cohort in cohorts]),
         findings=Findings(
             dropped_no_outcome=sum(findings.dropped_no_outcome for findings in found),
+            dropped_no_consent=sum(findings.dropped_no_consent for findings in found),
             dropped_over_cap=sum(findings.dropped_over_cap for findings in found),
             missing=missing,
             warnings=tuple(dict.fromkeys(line for findings in found for line in findings.warnings)),
@@ -261,6 +263,7 @@ def read_cohort(study: Study, sources: Mapping[str, Path | str], site: str, plac
         targets=targets,
         findings=Findings(
             dropped_no_outcome=records.dropped_no_outcome,
+            dropped_no_consent=records.dropped_no_consent,
             dropped_over_cap=records.dropped_over_cap,
             missing=missing,
             counts=counts,

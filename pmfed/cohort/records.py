@@ -47,8 +47,8 @@ class Records:
     targets : (R,) float64
         Class, outcome in natural units, or 0 where there is a mask.
     training : (P,) bool
-    dropped_no_outcome, dropped_over_cap : int
-        Patients, and records.
+    dropped_no_outcome, dropped_no_consent, dropped_over_cap : int
+        Patients who agreed and have no outcome, patients who did not agree, and records.
     """
 
     ids: tuple[str, ...]
@@ -57,6 +57,7 @@ class Records:
     targets: NDArray[np.float64]
     training: Bools
     dropped_no_outcome: int
+    dropped_no_consent: int
     dropped_over_cap: int
 
 
@@ -130,11 +131,10 @@ def read_records(
         for source, sheet in sheets.items()
         if source != cohort.table
     }
-    agreed = _agreed(study, base)
+    agreed, refused = _agreed(study, base), 0
     if agreed is not None and not agreed.all():
-        left_out = len(np.unique(codes[~agreed]))
-        warnings.append(f"{base.path}: {count(left_out, 'patient')} without consent left out.")
         # One "no" of a patient counts for all of the patient's records.
+        refused = len(np.unique(codes[~agreed]))
         agreed = ~np.isin(codes, codes[~agreed])
     used = np.flatnonzero(~np.isnan(targets) & (agreed if agreed is not None else True))
     if not len(used):
@@ -146,8 +146,6 @@ def read_records(
     if problems:
         return None
 
-    if missing := int(np.isnan(targets).sum()):
-        warnings.append(f"{base.path}: {count(missing, 'row')} without an outcome left out.")
     ids = sorted({texts[code] for code in np.unique(codes[used])})
     place = {text: rank for rank, text in enumerate(ids)}
     owner = np.array([place.get(text, -1) for text in texts], dtype=np.int64)[codes[used]]
@@ -174,7 +172,16 @@ def read_records(
         training = ~held_out(ids, split, study.evaluation.test_fraction)
     else:
         training = ~held[codes[rows[cohort.table][np.searchsorted(owner, np.arange(len(ids)))]]]
-    return Records(tuple(ids), owner, rows, targets[rows[cohort.table]], training, len(texts) - len(ids), over_cap)
+    return Records(
+        tuple(ids),
+        owner,
+        rows,
+        targets[rows[cohort.table]],
+        training,
+        len(texts) - len(ids) - refused,
+        refused,
+        over_cap,
+    )
 
 
 def _check_identity(study: Study, base: Sheet, codes: Ints, texts: list[str], problems: Problems) -> None:

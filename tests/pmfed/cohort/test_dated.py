@@ -81,7 +81,7 @@ def test_who_did_not_agree_is_left_out_and_counted(tmp_path: Path) -> None:
     rows = "p1,2024-05-03,yes,no\np2,2024-05-03,no,yes\np3,2024-05-03,,yes\np4,2024-05-03,JA,yes\n"
     found = cohort(tmp_path, rows)
     assert found.patients == 2
-    assert any("2 patients without consent left out" in warning for warning in found.findings.warnings)
+    assert (found.findings.dropped_no_consent, found.findings.dropped_no_outcome) == (2, 0)
 
 
 @pytest.mark.parametrize("date", ["3 May 2024", "2024-13-01"])
