@@ -51,6 +51,15 @@ class Batch:
             counts,
         )
 
+    def to(self, device: torch.device) -> Batch:
+        """Return the same records on a device."""
+        return replace(
+            self,
+            inputs={name: values.to(device) for name, values in self.inputs.items()},
+            present={name: seen.to(device) for name, seen in self.present.items()},
+            targets=self.targets.to(device),
+        )
+
     def without_some(self, chance: float, source: Source) -> Batch:
         """Return the same records; each modality of each unit is taken for missing with this chance."""
         if chance == 0:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from torch import nn
@@ -151,6 +152,8 @@ class Own:
         The run's; these steps follow ``plan.alone()``, which the ledger was charged by.
     shelf
         Where the model and its state are kept.
+    device
+        Where it trains.
 
     Guarantee
     ---------
@@ -159,10 +162,16 @@ class Own:
     before it calls `learn`. What was learned is on the disk before `learn` returns, and is not learned again.
     """
 
-    def __init__(self, study: Study, plan: PrivacyPlan, shelf: Shelf) -> None:
+    def __init__(
+        self,
+        study: Study,
+        plan: PrivacyPlan,
+        shelf: Shelf,
+        device: torch.device = torch.device("cpu"),  # noqa: B008
+    ) -> None:
         assert study.tuned is not None
         self.study, self.how, self._shelf = study, study.tuned, shelf
-        self.model = build(study)
+        self.model = build(study).to(device)
         self._private = PrivateStep(self.model, task_for(study).loss, plan.alone())
         self._expected = expected(study, plan)
         self._values, self._total = np.zeros(self._private.size), np.zeros(self._private.size)

@@ -29,6 +29,7 @@ def _inside(source: str) -> str:
 class _About(Frozen):
     name: Name
     title: str = ""
+    device: Annotated[str, Field(pattern=r"^(cpu|cuda(:[0-9]{1,2})?)$")] = "cpu"
 
 
 class Coordinator(Frozen):
@@ -62,6 +63,8 @@ class Site(Frozen):
     ----------
     name, title
         How it is called in files, and by people.
+    device
+        Where it trains: "cpu", "cuda", "cuda:1".
     folder
         Where site.toml lies, with the ledger and the identity key beside it.
     sources
@@ -78,6 +81,7 @@ class Site(Frozen):
 
     name: Name
     title: str = ""
+    device: str = "cpu"
     folder: Path
     sources: dict[str, Path | str] = Field(default_factory=dict)
     policy: Policy
@@ -161,6 +165,7 @@ class Site(Frozen):
         return cls(
             name=file.site.name,
             title=file.site.title,
+            device=file.site.device,
             folder=folder,
             sources={
                 name: source if "://" in source else folder / source for name, source in sorted(file.data.items())

@@ -28,6 +28,7 @@ from pmfed.tasks import task_for
 from pmfed.wire import Shapes
 from pmfed_client.augment import Augment
 from pmfed_client.batch import Batch
+from pmfed_client.device import found
 from pmfed_client.personal import Own, Parts, Shelf
 
 Sum = Words
@@ -55,6 +56,8 @@ class Trainer:
         ``draw(what, round, attempt)`` gives the randomness of one release.
     shelf
         Where the site keeps what is its own; a study with ``[personal]`` needs it.
+    device
+        Where the model trains: of `[site]` in site.toml.
 
     Attributes
     ----------
@@ -62,17 +65,21 @@ class Trainer:
         The site's own model, where the study trains a whole one.
     """
 
-    def __init__(self, study: Study, plan: PrivacyPlan, cohort: Cohort, draw: Draw, shelf: Shelf | None = None) -> None:
+    def __init__(
+        self, study: Study, plan: PrivacyPlan, cohort: Cohort, draw: Draw, shelf: Shelf | None = None,
+        device: str = "cpu",
+    ) -> None:  # fmt: skip
         self.study, self.plan, self.cohort, self.draw = study, plan, cohort, draw
         self.task = task_for(study)
-        self.model = build(study)
+        self.device = found(device)
+        self.model = build(study).to(self.device)
         self.parts = Parts(study, self.model, plan, shelf)
         self.size = int((~self.parts.mask).sum())
         self.scales = statistics_size(study) if study.needs_statistics else 0
         self._statistics: bytes | None = None
         self.augment = Augment(study)
         self.private = PrivateStep(self.model, self.task.loss, plan, stays=self.parts.mask)
-        self.own = Own(study, plan, shelf) if study.tuned and shelf else None
+        self.own = Own(study, plan, shelf, self.device) if study.tuned and shelf else None
         self._ready: tuple[Batch, Cohort] | None = None
 
     @property
@@ -186,14 +193,14 @@ class Trainer:
         seeds = self.augment.seeds(len(batch.count), source)
         units = poisson(len(batch.count), self.plan.sampling_rate, source)
         whole = batch.take(units).without_some(self.study.training.modality_dropout, source)
-        return self.augment(whole, seeds[units])
+        return self.augment(whole, seeds[units]).to(self.device)  # cohorts stay in main memory
 
     def _noisy_sum(self, batch: Batch, sites: int, source: Source) -> npt.NDArray[np.float64]:
         drawn = self.sampled(batch, source)
-        found = self.private.release(drawn.inputs, drawn.present, drawn.targets, drawn.owner, source, sites)
-        if found.dropped:
-            log.warning("%d %s(s) left out of a step: their gradients are not finite.", found.dropped, self.plan.unit)
-        return found.vector
+        noisy = self.private.release(drawn.inputs, drawn.present, drawn.targets, drawn.owner, source, sites)
+        if noisy.dropped:
+            log.warning("%d %s(s) left out of a step: their gradients are not finite.", noisy.dropped, self.plan.unit)
+        return noisy.vector
 
     def _local_steps(
         self, start: Parameters, batch: Batch, sites: int, source: Source, reach: float
@@ -252,9 +259,10 @@ class Trainer:
             for start in range(0, len(held_out.owner), size):
                 part = slice(start, start + size)
                 outputs = self.model(
-                    {name: torch.from_numpy(values[part]) for name, values in held_out.inputs.items()},
-                    {name: torch.from_numpy(seen[part]) for name, seen in held_out.present.items()},
+                    {name: torch.from_numpy(values[part]).to(self.device) for name, values in held_out.inputs.items()},
+                    {name: torch.from_numpy(seen[part]).to(self.device) for name, seen in held_out.present.items()},
                 )
+                outputs = outputs.cpu()
                 finite = outputs.flatten(1).isfinite().all(dim=1).numpy()
                 unscored += int((~finite).sum())
                 rows = self.task.rows(outputs.double().nan_to_num(0.0, 0.0, 0.0).numpy(), held_out.targets[part])

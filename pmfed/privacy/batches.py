@@ -87,3 +87,8 @@ def whole(starts: NDArray[np.int64], records: int, size: int) -> Iterator[tuple[
 def spread(values: Tensor, ndim: int) -> Tensor:
     """View (n,) as (n, 1, 1, ...)."""
     return values.view(-1, *[1] * (ndim - 1))
+
+
+def room(cache: int, device: torch.device) -> int:
+    """Return how many bytes a pass may take: on a CPU what stays in its cache, on a GPU an eighth of what is free."""
+    return max(cache, torch.cuda.mem_get_info(device)[0] // 8) if device.type == "cuda" else cache

@@ -25,7 +25,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from pmfed.privacy import layers, recurrent
-from pmfed.privacy.batches import Batch, Patients, rows, spread
+from pmfed.privacy.batches import Batch, Patients, room, rows, spread
 from pmfed.privacy.pages import Page, Shared
 
 MEMORY = 32 << 20
@@ -140,7 +140,8 @@ class BookKeeper:
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
             page = self.page(record, np.array([0]), np.array([1]))
         size = sum(kept.values()) + sum(entry.bytes() for entry in page.entries)
-        self.chunk = max(1, MEMORY // max(1, size), min(FEW, 24 * MEMORY // max(1, size)))
+        memory = room(MEMORY, record[2].device)
+        self.chunk = max(1, memory // max(1, size), min(FEW, 24 * memory // max(1, size)))
         return page
 
     def clipped(
@@ -166,10 +167,10 @@ class BookKeeper:
             page = self.page(batch, starts, ends)
         return page.total((clip / (norms + 1e-6)).clamp(max=1.0)), dropped
 
-    def check(self, batch: Batch, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> None:
+    def check(self, batch: Batch, starts: NDArray[np.int64], ends: NDArray[np.int64], most: int = 2) -> None:
         """Compare with plain autograd, record by record, on two records: code that hides from Python shows here."""
-        last = max(1, int(np.searchsorted(ends, 2, side="right")))
-        high = min(int(ends[last - 1]), 2)
+        last = max(1, int(np.searchsorted(ends, most, side="right")))
+        high = min(int(ends[last - 1]), most)
         some, starts, ends = rows(batch, 0, high), starts[:last], np.minimum(ends[:last], high)
         device = batch[2].device
         state = _random_state(device)

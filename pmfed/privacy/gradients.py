@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from pmfed.errors import DataError, StudyError
-from pmfed.privacy.batches import Batch, Patients, Tensors, rows, spread, whole
+from pmfed.privacy.batches import Batch, Patients, Tensors, room, rows, spread, whole
 from pmfed.privacy.bookkeeping import BookKeeper, Unsupported
 from pmfed.privacy.noise import Source
 from pmfed.privacy.plan import PrivacyPlan
@@ -222,10 +222,10 @@ class PrivateStep:
         else:
             starts = np.append(0, np.flatnonzero(owner[1:] != owner[:-1]) + 1)
         batch = (inputs, present, targets)
-        dropped = self._add_up(batch, starts, records, screen=False)
+        dropped = self._fitted(batch, starts, records, screen=False)
         vector = self._clipper.total()
         if not np.isfinite(vector).all():
-            dropped = self._add_up(batch, starts, records, screen=True)
+            dropped = self._fitted(batch, starts, records, screen=True)
             vector = self._clipper.total()
             if not np.isfinite(vector).all():
                 raise StudyError("the sum of gradients overflows.", "Set a finite privacy.clip.")
@@ -239,6 +239,27 @@ class PrivateStep:
                 "Use layers without running statistics (GroupNorm, LayerNorm).",
             )
         return GradientSum(vector, len(starts) - dropped, dropped)
+
+    def _fitted(self, batch: Batch, starts: NDArray[np.int64], records: int, *, screen: bool) -> int:
+        """Add up; where the device's memory does not do, begin anew with half as many records at a time.
+
+        Anew, because a pass that failed may have added some parameters' gradients already: going on would count
+        patients twice. The sum is the same whatever the chunk.
+        """
+        while True:
+            try:
+                return self._add_up(batch, starts, records, screen=screen)
+            except torch.OutOfMemoryError:
+                if self._chunk == 1:
+                    self._clipper.clear()
+                    raise StudyError(
+                        f"the memory of {self._parameters[0].device} does not do for a single record.",
+                        "Use a smaller network or smaller inputs, or another device in site.toml.",
+                    ) from None
+            # Out here the traceback is gone, and with it the tensors of the failed pass.
+            self._clipper.clear()
+            self._chunk = max(1, min(self._chunk or records, records) // 2)
+            torch.cuda.empty_cache()
 
     def _add_up(self, batch: Batch, starts: NDArray[np.int64], records: int, *, screen: bool) -> int:
         """Fill ``summed_grad``; with ``screen`` leave out patients whose gradient is not finite, and count them."""
@@ -282,7 +303,9 @@ class PrivateStep:
                 if self._keeper.chunk is None:
                     self._keeper.probe(rows(batch, 0, 1))
                 if self._passes & (self._passes - 1) == 0:
-                    self._keeper.check(batch, starts, ends)
+                    self._keeper.check(batch, starts, ends, min(2, self._chunk or 2))
+            except torch.OutOfMemoryError:
+                raise
             except (Unsupported, RuntimeError) as error:
                 if self._strategy == "bookkeeping" or self._passes > 1:
                     raise StudyError(
@@ -295,7 +318,7 @@ class PrivateStep:
     def _slice(self, batch: Batch) -> int:
         """Return how many records' gradients fit into memory."""
         if self._most is None:
-            self._most = max(1, MEMORY // self._bytes_per_record(rows(batch, 0, 1)))
+            self._most = max(1, room(MEMORY, batch[2].device) // self._bytes_per_record(rows(batch, 0, 1)))
         return self._most if self._chunk is None else min(self._most, self._chunk)
 
     def _units(self, batch: Batch, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> list[Tensor]:

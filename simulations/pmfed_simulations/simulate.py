@@ -122,6 +122,12 @@ def prepare(options: Options) -> Simulation:
     check_comparisons(options.compare)
     sites = _sites(options, out)
     cohorts = {site.name: read_cohort(study, site.sources, site.name, site.places) for site in sites}
+    for name in study.modalities:
+        if not any(cohort.present[name].any() for cohort in cohorts.values()):
+            raise StudyError(
+                f"modality '{name}': none of the {len(sites)} sites has it.",
+                "Name its sources in [data] of a site.toml, or take it out of the study.",
+            )
     main = federation(
         study, sites, cohorts, out, protocol=options.protocol, seeds=options.seeds, reproducible=options.reproducible
     )

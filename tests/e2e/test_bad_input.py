@@ -245,6 +245,25 @@ def test_more_colluders_than_sites(pmfed: Command, fed: Path) -> None:
     assert not list(fed.glob("sites/*/ledger.*"))
 
 
+def test_a_modality_that_no_site_has(pmfed: Command, fed: Path) -> None:
+    scan = '[modalities.scan]\nkind = "nifti"\ntable = "scans"\nfolder = "files"\nsize = [8, 8]\nwindow = "own"\n'
+    change(fed / "study.toml", r"^\[training\]$", scan + "\n[training]")
+    refused(simulate(pmfed, fed), 2, "error PM110", "modality 'scan': none of the 3 sites has it")
+    nothing_begun(fed)
+
+
+def test_a_site_with_one_class_only_trains_along_and_has_no_auroc_of_its_own(pmfed: Command, fed: Path) -> None:
+    path = fed / "sites/south/patients.csv"
+    path.write_text(path.read_text().replace(",yes\n", ",no\n"))
+    said = simulate(pmfed, fed)
+    assert said.code == 0, said.err
+    found = json.loads((fed / "run/result.json").read_text())["metrics"]
+    assert found["per_site"]["south"]["auroc"] is None
+    assert found["per_site"]["south"]["accuracy"] is not None
+    assert 0 < found["test"]["auroc"] < 1
+    assert (fed / "run/report.html").exists()
+
+
 def test_leaving_one_of_two_sites_out(pmfed: Command, fed: Path) -> None:
     (fed / "sites/south/site.toml").unlink()
     refused(simulate(pmfed, fed, "--protocol", "leave-one-site-out"), 2, "at least three sites")
