@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 PROTOCOL_HELP = "Who is held out: holdout (the study's split), cv (5-fold over patients), leave-one-site-out."
 ENGINE_HELP = "local, or ray: Flower's own runtime, for the federation's holdout training only; needs pmfed[ray]."
 COMPARE_HELP = (
-    "What to train beside it: local, local-private, global, fedavg, no-privacy, pooled, pooled-private, none."
+    "What to train beside it: local, local-private, global, fedavg, no-privacy, pooled, pooled-private, ablation, "
+    "ablation-no-privacy, none."
 )
 
 app = typer.Typer(
@@ -79,7 +80,8 @@ def _root(
 def simulate(
     context: typer.Context,
     study: Annotated[
-        str, typer.Argument(help="hospitals, warfarin, heart-disease, eicu, digits, or your own STUDY.toml.")
+        str,
+        typer.Argument(help="hospitals, warfarin, heart-disease, eicu, eicu-events, digits, or your own STUDY.toml."),
     ] = "hospitals",
     data: Annotated[Path | None, typer.Option(help="Folder of public data (or PMFED_DATA).")] = None,
     sites: Annotated[

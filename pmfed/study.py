@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Collection
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -273,4 +274,14 @@ class Study(Frozen):
         data = self.model_dump(mode="json")
         for section, changes in sections.items():
             data[section] = None if changes is None else {**(data[section] or {}), **changes}
+        return Study.model_validate(data)
+
+    def only(self, names: Collection[str]) -> Study:
+        """Return a copy with some of its modalities; of a single one nothing can be dropped."""
+        data = self.model_dump(mode="json")
+        for section in (data["modalities"], data["model"]["encoders"]):
+            for name in set(section) - set(names):
+                del section[name]
+        if len(names) == 1:
+            data["training"]["modality_dropout"] = 0.0
         return Study.model_validate(data)

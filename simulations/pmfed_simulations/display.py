@@ -131,7 +131,7 @@ def show_catalogue() -> None:
 
     console = Console()
     for entry in CATALOGUE.values():
-        use = f"  for: pmfed simulate {entry.study}" if entry.study else ""
+        use = f"  for: pmfed simulate {' or '.join(entry.studies)}" if entry.studies else ""
         console.print(f"[bold]{entry.name}[/bold]{use}", highlight=False)
         console.print(f"    {entry.title}", highlight=False)
         console.print(f"    licence  {entry.licence}", highlight=False)

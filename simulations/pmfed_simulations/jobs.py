@@ -301,6 +301,13 @@ def _agents(job: Job, cohorts: Mapping[str, Cohort]) -> dict[str, Agent]:
 
 
 def _cut(job: Job, name: str, cohort: Cohort) -> Cohort:
+    wanted = job.study.modalities
+    if len(wanted) < len(cohort.inputs):  # an ablation
+        cohort = replace(
+            cohort,
+            inputs={key: cohort.inputs[key] for key in wanted},
+            present={key: cohort.present[key] for key in wanted},
+        )
     return cohort if job.training is None else cohort.with_training(job.training[name])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Literal
 
@@ -27,6 +28,8 @@ COMPARISONS = {
     "no-privacy": "federation without noise",
     "pooled": "all data in one place, no noise",
     "pooled-private": "all data in one place, same epsilon",
+    "ablation": "the federation on each modality alone and on each pair, same epsilon",
+    "ablation-no-privacy": "the same without noise",
 }
 
 
@@ -159,6 +162,8 @@ def comparison(
         )
     if name in ("local", "local-private"):
         return [_alone(name, site, main, sites, cohorts[site.name], out) for site in sites]
+    if name in ("ablation", "ablation-no-privacy"):
+        return _ablation(name, main, sites, out)
     books: Books = "noiseless" if name in ("no-privacy", "pooled") else "private"
     label = {"no-privacy": "federation, no noise", "pooled": "all data in one place, no noise"}.get(
         name, COMPARISONS[name]
@@ -203,6 +208,31 @@ def _alone(name: str, site: Site, main: Series, sites: Sequence[Site], cohort: C
 
     suffix = ", same epsilon" if name == "local-private" else ""
     return Series(f"{name}:{site.name}", f"{site.name} alone{suffix}", name == "local-private", _over(main, change))
+
+
+def _ablation(name: str, main: Series, sites: Sequence[Site], out: Path) -> list[Series]:
+    """The federation on each modality alone and on each pair, scored on the same patients: whoever has none is, too."""
+    every = sorted(main.jobs[0][0].study.modalities)
+    if len(every) < 2:
+        raise UsageError(f"--compare {name} leaves modalities out, and this study has only '{every[0]}'.")
+    books: Books = "noiseless" if name == "ablation-no-privacy" else "private"
+    suffix = ", no noise" if books == "noiseless" else ", private"
+
+    def line(chosen: tuple[str, ...]) -> Series:
+        def change(job: Job) -> Job:
+            return Job(
+                _folder(job, f"{name}-{'+'.join(chosen)}", out), job.study.replace(personal=None).only(chosen),
+                job.sites, job.training, books, False, _scored(job, sites), job.seed,
+            )  # fmt: skip
+
+        return Series(
+            f"{name}:{'+'.join(chosen)}",
+            f"only {' and '.join(chosen)}{suffix}",
+            books == "private",
+            _over(main, change),
+        )
+
+    return [line(chosen) for size in (1, 2) if size < len(every) for chosen in combinations(every, size)]
 
 
 def _scored(job: Job, sites: Sequence[Site]) -> tuple[str, ...]:

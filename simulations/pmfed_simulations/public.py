@@ -37,8 +37,8 @@ class PublicData:
         File name (with ``/`` for a folder inside) -> SHA-256 in hex.
     urls
         File name -> where its exact bytes are published; empty when they must be fetched by hand.
-    study
-        The built-in study that reads it, if any.
+    studies
+        The built-in studies that read it.
     note
         What else one needs to know to get it by hand.
     """
@@ -49,7 +49,7 @@ class PublicData:
     source: str
     files: Mapping[str, str] = field(repr=False)
     urls: Mapping[str, str] = field(default_factory=dict, repr=False)
-    study: str | None = None
+    studies: tuple[str, ...] = ()
     note: str = ""
 
 
@@ -70,7 +70,7 @@ def find(name: str) -> PublicData:
     UsageError
         There is none; the message names the nearest.
     """
-    by_study = {entry.study: entry for entry in CATALOGUE.values() if entry.study}
+    by_study = {study: entry for entry in CATALOGUE.values() for study in entry.studies}
     if entry := CATALOGUE.get(name) or by_study.get(name):
         return entry
     near = get_close_matches(name, [*CATALOGUE, *by_study], n=1, cutoff=0.5)

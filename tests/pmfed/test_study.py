@@ -8,7 +8,7 @@ from typing import Any
 
 import federation
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pmfed_simulations.simulate import BUILT_IN, find_study
 from pydantic import ValidationError
@@ -74,6 +74,7 @@ def test_any_other_choice_is_another_study() -> None:
     assert len({TINY.fingerprint(), *prints}) == len(CHOICES) + 1
 
 
+@settings(deadline=None)
 @given(st.floats(1e-3, 50), st.integers(1, 10_000), st.floats(0.01, 1))
 def test_a_changed_study_reads_back(epsilon: float, rounds: int, rate: float) -> None:
     study = TINY.replace(privacy={"epsilon": epsilon, "sampling_rate": rate}, training={"rounds": rounds})

@@ -23,7 +23,9 @@ def study(name: str) -> Study:
 
 
 def inputs(cohort: Cohort) -> np.ndarray:
-    return np.concatenate([cohort.inputs[name] for name in sorted(cohort.inputs)], axis=1)
+    """Return every record's inputs side by side; of a series, those of its last step."""
+    blocks = [cohort.inputs[name] for name in sorted(cohort.inputs)]
+    return np.concatenate([block if block.ndim == 2 else block[:, -1] for block in blocks], axis=1)
 
 
 @pytest.fixture(scope="module")
@@ -178,6 +180,40 @@ def test_eicu_minus_one_is_missing(written: Path) -> None:
     measured = stays.drop(columns=["patient_id", "stay_id", "sex", "source"])
     assert (measured.min() >= 0).all()
     assert stays["urine"].isna().mean() > 0.3
+
+
+def test_eicu_events_are_those_of_the_day_before_the_prediction(
+    written: Path, cohorts: Cohorts, public_data: Path
+) -> None:
+    """Counted anew from the published tables: stays that lasted a day, and what was charted in their first one."""
+    patient = pd.read_csv(public_data / "eicu_demo" / "patient.csv.gz")
+    lasted = patient[patient["unitdischargeoffset"] >= 1440]["patientunitstayid"]
+    stays = pd.concat([pd.read_csv(path) for path in (written / "eicu-events").glob("*/stays.csv")])
+    every = pd.concat([pd.read_csv(path) for path in (written / "eicu").glob("*/stays.csv")])
+    assert sorted(stays["stay_id"]) == sorted(set(every["stay_id"]) & set(lasted))
+    assert len(stays) == 1476
+    assert (stays["patient_id"].nunique(), stays["died"].sum()) == (1254, 135)
+
+    events = pd.concat([pd.read_csv(path) for path in (written / "eicu-events").glob("*/events.csv")])
+    dated = events.merge(stays[["patient_id", "stay_id", "index_date"]], on="patient_id")
+    ago = pd.to_datetime(dated["index_date"]) - pd.to_datetime(dated["when"])
+    day = pd.Timedelta(days=1)
+    own = dated[(ago > pd.Timedelta(0)) & (ago <= day)]
+    assert len(own) == len(events)  # every event is in the window of one stay, and of that one only
+
+    charted = pd.read_csv(public_data / "eicu_demo" / "vitalaperiodic.csv.gz")
+    early = charted[charted["observationoffset"].between(0, 1439) & charted["noninvasivesystolic"].notna()]
+    counted = early[early["patientunitstayid"].isin(stays["stay_id"])].groupby("patientunitstayid").size()
+    found = own[own["code"] == "LOINC:8480-6"].groupby("stay_id").size()
+    assert found.to_dict() == counted.to_dict()
+    infused = pd.read_csv(public_data / "eicu_demo" / "infusiondrug.csv.gz")
+    infused = infused[infused["infusionoffset"].between(0, 1439) & infused["patientunitstayid"].isin(stays["stay_id"])]
+    named = infused["drugname"].str.lower().str.contains("norepinephrine")
+    given = own[own["code"] == "EICU:vasopressor"]["stay_id"]
+    assert set(infused[named]["patientunitstayid"]) <= set(given)
+    assert 0.05 < given.nunique() / len(stays) < 0.3
+    for cohort in cohorts["eicu-events"].values():
+        assert cohort.present["events"].mean() > 0.99
 
 
 def test_digits_are_the_same_everywhere_and_spread_evenly(tmp_path: Path) -> None:

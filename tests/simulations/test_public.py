@@ -162,7 +162,7 @@ def test_names_of_data_and_of_studies_are_known_and_near_ones_suggested() -> Non
 
 def test_every_built_in_study_finds_its_data_in_the_catalogue() -> None:
     wanted = {name: built.folder for name, built in BUILT.items() if built.folder}
-    assert {entry.study: entry.name for entry in CATALOGUE.values() if entry.study} == wanted
+    assert {study: entry.name for entry in CATALOGUE.values() for study in entry.studies} == wanted
 
 
 def test_the_catalogue_is_complete_and_its_addresses_never_move() -> None:

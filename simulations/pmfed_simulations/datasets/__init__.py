@@ -15,7 +15,7 @@ from pathlib import Path
 import tomli_w
 
 from pmfed.errors import DataError, UsageError
-from pmfed_simulations.datasets import digits, eicu, heart, warfarin
+from pmfed_simulations.datasets import digits, eicu, eicu_events, heart, warfarin
 from pmfed_simulations.datasets.sources import Sites, remedy
 
 
@@ -34,6 +34,7 @@ class Built:
 BUILT: Mapping[str, Built] = {
     "digits": Built(digits.sites, None, delta=3e-4),
     "eicu": Built(eicu.sites, eicu.FOLDER, delta=1e-5),
+    "eicu-events": Built(eicu_events.sites, eicu.FOLDER, delta=1e-5),
     "heart-disease": Built(heart.sites, heart.FOLDER, delta=1e-3),
     "warfarin": Built(warfarin.sites, warfarin.FOLDER, delta=1e-5),
 }

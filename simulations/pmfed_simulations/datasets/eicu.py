@@ -42,14 +42,14 @@ _SOURCES = {
 _PATIENT = (
     _STAY, "uniquepid", "hospitalid", "age", "gender", "hospitaladmitoffset", "hospitaldischargestatus",
 )  # fmt: skip
-_REGIONS = ("Midwest", "Northeast", "South", "West")
+REGIONS = ("Midwest", "Northeast", "South", "West")
 
 
 def sites(folder: Path) -> Sites:
     """Yield the four regions and ``unknown``, each with a table of stays."""
     stays = first_day(folder)
-    for region in (*_REGIONS, "Unknown"):
-        title = f"Hospitals of the {region}" if region in _REGIONS else "Hospitals whose region is not given"
+    for region in (*REGIONS, "Unknown"):
+        title = f"Hospitals of the {region}" if region in REGIONS else "Hospitals whose region is not given"
         rows = stays[stays["region"] == region].drop(columns="region")
         yield SiteTables(name=region.lower(), title=title, tables={"stays": rows})
 
