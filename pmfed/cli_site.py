@@ -139,9 +139,7 @@ def site_start(
     from pmfed_client.site import Site
     from pmfed_client.supervise import start_site
 
-    place = Site.read(site)
-    print(f"{place.name} runs. Logs are in {place.folder}; stop with Ctrl-C or: pmfed site stop {site}", flush=True)
-    start_site(place, seed)
+    start_site(Site.read(site), seed)
 
 
 @site_app.command("split")
@@ -171,9 +169,7 @@ def site_agent(
     from pmfed_client.site import Site
     from pmfed_client.supervise import start_agent
 
-    place = Site.read(site)
-    print(f"the agent of {place.name} runs; its log is in {place.folder}; stop with Ctrl-C", flush=True)
-    start_agent(place, seed)
+    start_agent(Site.read(site), seed)
 
 
 @site_app.command("node")
@@ -183,7 +179,6 @@ def site_node(
     """Run the site's node alone until it is stopped: the connection to the coordinator, outward only."""
     from pmfed_client.supervise import start_node
 
-    print(f"the node runs; its logs are in {folder}; stop with Ctrl-C", flush=True)
     start_node(folder)
 
 

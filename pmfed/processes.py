@@ -142,8 +142,8 @@ def keep(folder: Path, programs: Sequence[Program], every: Callable[[], None] = 
             (folder / STATUS).unlink(missing_ok=True)
 
 
-def hand_over(folder: Path, programs: Sequence[Program]) -> NoReturn:
-    """Become the process that keeps programs, and nothing else: what was loaded up to here is let go of.
+def hand_over(folder: Path, programs: Sequence[Program], saying: str = "") -> NoReturn:
+    """Say that they run, and become the process that keeps programs, and nothing else: what was loaded is let go of.
 
     Raises
     ------
@@ -153,6 +153,8 @@ def hand_over(folder: Path, programs: Sequence[Program]) -> NoReturn:
     if running(folder) is not None:
         raise UsageError(f"{folder}: is running already.", "See how it is, or stop it first.")
     told = json.dumps([asdict(program) for program in programs])
+    if saying:
+        print(saying)
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, "-m", "pmfed.processes", str(folder), told])
 

@@ -31,18 +31,22 @@ def start_site(site: Site, seed: int | None = None) -> NoReturn:
     UsageError
         The site runs already, its node runs as another user, or the coordinator's certificate is not there.
     """
-    hand_over(site.folder, programs(site, seed))
+    saying = f"{site.name} runs. Logs are in {site.folder}; stop with Ctrl-C or: pmfed site stop {site.folder}"
+    hand_over(site.folder, programs(site, seed), saying)
 
 
 def start_agent(site: Site, seed: int | None = None) -> NoReturn:
     """Run a site's agent alone, until this process is asked to stop; `start_node` runs the rest, as another user."""
     node_user(site)  # complains when that user could not reach the socket
-    hand_over(site.folder, [agent_program(site, seed)])
+    saying = f"the agent of {site.name} runs. Its log is in {site.folder}; stop with Ctrl-C or: pmfed site stop {site.folder}"
+    hand_over(site.folder, [agent_program(site, seed)], saying)
 
 
 def start_node(folder: Path) -> NoReturn:
     """Run a site's node alone, from the folder that `node.split` made."""
-    hand_over(folder.absolute(), node_programs(Node.read(folder)))
+    folder = folder.absolute()
+    saying = f"the node runs. Its logs are in {folder}; stop with Ctrl-C or: pmfed site stop {folder}"
+    hand_over(folder, node_programs(Node.read(folder)), saying)
 
 
 def programs(site: Site, seed: int | None) -> list[Program]:

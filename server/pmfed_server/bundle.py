@@ -19,7 +19,7 @@ import tomli_w
 from pmfed import __version__
 from pmfed.errors import ERRORS, PmfedError, RunError
 
-ANSWERS = 60.0  # seconds Flower's command line may take
+ANSWERS = 120.0  # seconds Flower's command line may take
 
 
 def bundle(config: Mapping[str, str | int | float]) -> str:
@@ -85,12 +85,17 @@ class Flwr:
         Raises
         ------
         RunError
-            It failed; what it said is in the log.
+            It failed, and what it said is in the log; or it did not end in time.
         """
-        done = subprocess.run(
-            ["flwr", *words, "--format", "json"], env={**os.environ, **self.environment}, cwd=self.folder,
-            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=ANSWERS, check=False,
-        )  # fmt: skip
+        try:
+            done = subprocess.run(
+                ["flwr", *words, "--format", "json"], env={**os.environ, **self.environment}, cwd=self.folder,
+                stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=ANSWERS, check=False,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            raise RunError(
+                f"'flwr {words[0]}' did not answer within {ANSWERS:.0f} s.", "Is the machine overloaded? Try again."
+            ) from None
         try:
             answer: dict[str, Any] = json.loads(done.stdout)
         except ValueError:

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from pmfed import __version__
 from pmfed.errors import RunError
 from pmfed.study import Study
 from pmfed.wire import Request
@@ -37,6 +38,8 @@ class Enrolment:
         Name by node, of those who agreed.
     refused
         Reason by name, of those who did not.
+    versions
+        Version of pmfed by name, of those who agreed.
     insecure
         Whether a site's noise comes from a seed (a trial federation): then nothing protects anybody.
     masked
@@ -51,6 +54,7 @@ class Enrolment:
         self.refused: dict[str, str] = {}
         self.masked = False
         self.insecure = False
+        self.versions: dict[str, str] = {}
         self.strikes: dict[int, int] = {}
         self._cards: dict[int, Any] = {}
         self._asked = 0
@@ -118,11 +122,22 @@ class Enrolment:
             self.sites[answer.node] = answer.reply.site
             self.refused.pop(answer.reply.site, None)
             try:
-                told = json.loads(answer.reply.text) if answer.reply.text else {"card": None}
-                self._cards[answer.node] = told["card"]
-                self.insecure |= bool(told.get("insecure"))
+                told = json.loads(answer.reply.text) if answer.reply.text else {"card": None, "pmfed": __version__}
+                card, version, insecure = told["card"], str(told["pmfed"]), bool(told.get("insecure"))
             except (ValueError, TypeError, KeyError, AttributeError):
                 self.refused[answer.reply.site] = "sent no card"
+                continue
+            if not fit_together(version, __version__):
+                self._turn_away(answer.node, f"runs pmfed {version[:20]}, and this coordinator {__version__}")
+                continue
+            self.versions[answer.reply.site] = version
+            self._cards[answer.node] = card
+            self.insecure |= insecure
+
+    def _turn_away(self, node: int, why: str) -> None:
+        """Leave out a site that agreed; its ledger gives back what it reserved."""
+        self.refused[self.sites.pop(node)] = why
+        self.fleet.ask(self._request("finish", sites=1), [node])
 
     def _introduce(self) -> None:
         """Send every site the cards of all; without cards sums travel bare."""
@@ -138,6 +153,11 @@ class Enrolment:
                 "the sites could not be introduced to each other.\n" + listed(failed),
                 "Every site must have pinned the same roster: compare its fingerprint with them.",
             )
+
+
+def fit_together(one: str, other: str) -> bool:
+    """Whether two versions of pmfed may take part in one run: the first two numbers are the same (0.1.4 and 0.1.7)."""
+    return one.split(".")[:2] == other.split(".")[:2]
 
 
 def name(answer: Answer) -> str:

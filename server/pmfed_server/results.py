@@ -68,7 +68,7 @@ def summarise(study: Study, plan: PrivacyPlan, outcome: Outcome, wall_s: float) 
         "title": study.study.title,
         "fingerprint": study.fingerprint(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "sites": [{"name": name} for name in outcome.sites],
+        "sites": [{"name": name, "pmfed": outcome.versions.get(name)} for name in outcome.sites],
         "refused": outcome.refused,
         "rounds": outcome.rounds,
         "parameters": len(outcome.parameters),

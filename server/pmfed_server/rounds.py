@@ -74,6 +74,7 @@ class Outcome:
     bytes_up: float
     bytes_down: float
     insecure: bool = False
+    versions: dict[str, str] = field(default_factory=dict)
     personal: Evaluated | None = None
     """What the sites' own models scored, where each trains a whole one."""
 
@@ -148,7 +149,7 @@ class Rounds:
         return Outcome(
             self.names, self.plan, self.enrolment.masked, self.enrolment.refused, self.evaluated, receipts, self.optimizer.result, self.statistics,
             self.charged, self.round, self.train_seconds, self.fleet.bytes_up / count, self.fleet.bytes_down / count,
-            self.enrolment.insecure, self.personal,
+            self.enrolment.insecure, self.enrolment.versions, self.personal,
         )  # fmt: skip
 
     # -- the legs -------------------------------------------------------------------------------------------------

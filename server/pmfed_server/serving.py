@@ -11,6 +11,7 @@ import logging
 import os
 import pwd
 import shutil
+import time
 import urllib.request
 from ssl import create_default_context
 
@@ -20,6 +21,8 @@ from pmfed_server.checkpoint import write_atomically
 from pmfed_server.coordinator import Coordinator
 
 log = logging.getLogger("pmfed.server")
+
+AGAIN = 60.0  # seconds until a node that Flower did not let in is tried again
 
 NGINX = """\
 # Written by 'pmfed coordinator start'. Only what sites need is passed on; the SuperLink's other paths have no password.
@@ -151,7 +154,7 @@ class _Door:
     def __init__(self, coordinator: Coordinator) -> None:
         self.coordinator = coordinator
         self.file = coordinator.registered
-        self.tried: set[str] = set()
+        self.due: dict[str, float] = {}  # when a card whose node was not let in is tried again
         self.seen = -1.0
 
     def look(self) -> None:
@@ -160,16 +163,14 @@ class _Door:
         if changed == self.seen:
             return
         done = json.loads(self.file.read_text(encoding="utf-8")) if self.file.exists() else {}
-        waiting = [
-            card for card in self.coordinator.known().values() if card.node not in done and card.node not in self.tried
-        ]
+        waiting = [card for card in self.coordinator.known().values() if card.node not in done]
         if not waiting:
             self.seen = changed
             return
-        if not answers(self.coordinator):
+        card = min(waiting, key=lambda card: self.due.get(card.node, 0.0))
+        if time.monotonic() < self.due.get(card.node, 0.0) or not answers(self.coordinator):
             return
-        card = waiting[0]
-        self.tried.add(card.node)
+        self.due[card.node] = time.monotonic() + AGAIN
         key = self.coordinator.home / f"{card.site}.pub"
         key.write_text(card.node + "\n", encoding="utf-8")
         try:
