@@ -10,12 +10,15 @@ import ssl
 import stat
 import subprocess
 import threading
+import time
 import tomllib
 from pathlib import Path
 
 import pytest
 from pmfed_client.home import make_home
 from pmfed_client.trust import card_of
+from pmfed_server import bundle as bundles
+from pmfed_server import serving
 from pmfed_server.bundle import bundle, failure_of
 from pmfed_server.coordinator import Coordinator, add_card, make_coordinator
 from pmfed_server.deployed import begin, go, runs_of, words_of
@@ -179,3 +182,32 @@ def test_a_run_is_noted_and_needs_a_coordinator(hub: Coordinator, tmp_path: Path
     assert go(hub, out, print) == {"done": True}  # what is finished is not run again
     with pytest.raises(UsageError, match="is not a run"):
         go(hub, tmp_path, print)
+
+
+def test_flower_that_does_not_answer_is_an_error_and_the_door_tries_again(
+    hub: Coordinator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An overloaded machine must not end the process that keeps all others."""
+    monkeypatch.setattr(bundles, "ANSWERS", 0.01)
+    with pytest.raises(RunError, match="did not answer within"):
+        hub.flwr.ask("list")
+    add_card(hub, card(tmp_path, "north"))
+    asked: list[float] = []
+
+    def slow(*words: str) -> dict[str, str]:
+        asked.append(time.monotonic())
+        raise RunError("'flwr supernode' did not answer within 0 s.")
+
+    door = serving._Door(hub)
+    monkeypatch.setattr(serving, "answers", lambda _: True)
+    monkeypatch.setattr(bundles.Flwr, "ask", lambda _, *words: slow(*words))
+    door.look()
+    door.look()
+    assert len(asked) == 1  # not in a rush
+    door.due = dict.fromkeys(door.due, 0.0)
+    door.look()
+    assert len(asked) == 2
+    monkeypatch.setattr(bundles.Flwr, "ask", lambda _, *words: {"node-id": "7"})
+    door.due = dict.fromkeys(door.due, 0.0)
+    door.look()
+    assert [told["site"] for told in json.loads(hub.registered.read_text()).values()] == ["north"]

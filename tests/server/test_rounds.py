@@ -14,11 +14,13 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDic
 from pmfed_client import resident
 from pmfed_client.agent import Agent, Rehearsal
 from pmfed_client.app import app as client_app
+from pmfed_client.ledger import Ledger
 from pmfed_client.site import Site, read_sites
 from pmfed_server.rounds import Outcome, Rounds, spending
 from pmfed_simulations.grid import LocalGrid
 from pmfed_simulations.rosters import pin_rosters
 
+from pmfed import __version__
 from pmfed.errors import RunError
 from pmfed.privacy.plan import PrivacyPlan
 from pmfed.secagg.keys import verify
@@ -239,6 +241,47 @@ def test_a_site_that_refuses_is_named_and_the_others_go_on(sites: Federation) ->
     assert "policy" in outcome.refused[SOUTH]
     assert "59" not in outcome.refused[SOUTH]  # how many patients there are is the site's own business
     assert not sites.charges(SOUTH)
+
+
+@pytest.mark.parametrize(("version", "fits"), [("0.2.0", False), ("1.1.0", False), ("", False), ("0.1.99", True)])
+def test_a_site_whose_version_does_not_fit_is_turned_away_and_its_budget_given_back(
+    sites: Federation, version: str, fits: bool
+) -> None:
+    def meddle(request: Request, replies: list[Message]) -> list[Message]:
+        if request.kind != "enroll":
+            return replies
+        told = json.loads(parse_reply(bytes(replies[1].content["pmfed"]["record"])).text)  # type: ignore[arg-type]
+        said = answer(replies[1], record={"text": json.dumps({**told, "pmfed": version})}, arrays=ArrayRecord())
+        return [replies[0], said, replies[2]]
+
+    outcome = sites.run(after=meddle)
+    assert outcome.sites == ((NORTH, SOUTH, WEST) if fits else (NORTH, WEST))
+    assert outcome.versions[NORTH] == __version__
+    assert outcome.versions.get(SOUTH) == (version if fits else None)
+    if not fits:
+        assert outcome.refused == {SOUTH: f"runs pmfed {version}, and this coordinator {__version__}"}
+        rows = [row.kind for row in Ledger(sites.site(SOUTH).ledger).rows()]
+        assert "charge" not in rows
+        assert rows[-1] == "finish"
+
+
+def test_a_late_answer_is_not_taken_for_that_of_another_round(sites: Federation) -> None:
+    """South answers the second round while the third is under way: nobody waits for that any more."""
+    held: list[Message] = []
+
+    def meddle(request: Request, replies: list[Message]) -> list[Message]:
+        if (request.kind, request.round, request.attempt) == ("step", 2, 0):
+            held.append(replies[1])
+            lost = Message(Error(0, "gone"), reply_to=replies[1])
+            lost.metadata.__dict__.update({**replies[1].metadata.__dict__})
+            return [replies[0], lost, replies[2]]
+        return [*held, *replies] if (request.kind, request.round) == ("step", 3) else replies
+
+    outcome = sites.run(after=meddle)
+    assert held
+    assert [line["sites"] for line in sites.lines] == [3, 2, 3, 3, 3]
+    assert [list(line["dropped"]) for line in sites.lines] == [[], [SOUTH], [], [], []]
+    assert outcome.rounds == 5
 
 
 def test_too_few_sites_that_agree_end_the_run_before_any_charge(sites: Federation) -> None:
