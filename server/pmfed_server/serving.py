@@ -155,6 +155,7 @@ class _Door:
         self.coordinator = coordinator
         self.file = coordinator.registered
         self.due: dict[str, float] = {}  # when a card whose node was not let in is tried again
+        self.failed: set[str] = set()
         self.seen = -1.0
 
     def look(self) -> None:
@@ -174,10 +175,25 @@ class _Door:
         key = self.coordinator.home / f"{card.site}.pub"
         key.write_text(card.node + "\n", encoding="utf-8")
         try:
-            answer = self.coordinator.flwr.ask("supernode", "register", str(key), "--name", card.site)
+            number = str(self.coordinator.flwr.ask("supernode", "register", str(key), "--name", card.site)["node-id"])
         except RunError as error:
-            log.warning("%s: its node was not let in: %s", card.site, error)
-            return
-        write_atomically(
-            self.file, json.dumps({**done, card.node: {"site": card.site, "node": str(answer["node-id"])}}).encode()
-        )
+            number = self._taken(done) if card.node in self.failed else ""
+            self.failed.add(card.node)
+            if not number:
+                log.warning("%s: its node was not let in: %s", card.site, error)
+                return
+        write_atomically(self.file, json.dumps({**done, card.node: {"site": card.site, "node": number}}).encode())
+
+    def _taken(self, done: dict[str, dict[str, str]]) -> str:
+        """Return the one node that Flower has and nobody knows whose it is: the one it took in without our hearing of it.
+
+        Nodes are registered here, one at a time, and Flower takes a key once only.
+        """
+        known = {told["node"] for told in done.values()}
+        try:
+            nodes = self.coordinator.flwr.ask("supernode", "list")["nodes"]
+        except RunError:
+            return ""
+        found = [str(node["node-id"]) for node in nodes if node["status"] != "unregistered"]
+        strangers = [number for number in found if number not in known]
+        return strangers[0] if len(strangers) == 1 else ""
