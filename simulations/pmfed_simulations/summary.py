@@ -161,4 +161,5 @@ def _line(series: Series, metrics: Metrics, sites: dict[str, Metrics], epsilon: 
         "epsilon": epsilon if series.private else None,
         "metrics": metrics,
         "per_site": sites,
+        **({"personal": personal(series)} if series.jobs[0][0].study.personal else {}),
     }

@@ -169,6 +169,24 @@ def comparisons(result: Result) -> list[Mapping[str, Any]]:
     return sorted(given, key=lambda entry: not str(entry["name"]).startswith("local:"))
 
 
+def common_and_own(result: Result) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Return site -> metrics of the common model, and of each site's own (none without ``[personal]``).
+
+    Where parts of the model stay at the sites, the run has no common model: the one trained beside it stands for it.
+    """
+    entries = {str(entry["name"]): entry for entry in comparisons(result)}
+    federation = entries["federation"].get("per_site") or (result["metrics"].get("per_site") or {})
+    own = (result.get("personal") or {}).get("per_site") or {}
+    if keeps_parts(result):
+        return (entries.get("global") or {}).get("per_site") or {}, own
+    return federation, own
+
+
+def keeps_parts(result: Result) -> bool:
+    """Whether a part of the model stayed at each site, so that no other model was scored."""
+    return (result.get("personal") or {}).get("method") in ("head", "norms", "intercept")
+
+
 def kind_of(entry: Mapping[str, Any]) -> str:
     """Return the kind of a comparison (see `Row`)."""
     name = str(entry["name"])

@@ -186,11 +186,13 @@ def _hospitals(result: Result, digits: int) -> dict[str, Any] | None:
     """Return federation against hospital alone on each hospital's own held-out patients, and what each spent."""
     metric, spent = figures.metric_name(result), (result.get("privacy") or {}).get("spent") or {}
     entries = {str(entry["name"]): entry for entry in figures.comparisons(result)}
-    together = entries["federation"].get("per_site") or (result["metrics"].get("per_site") or {})
+    together, own_models = figures.common_and_own(result)
     lines, drawn = [], []
     for site in result.get("sites") or ():
         name, label = site["name"], figures.site_titles(result)[site["name"]]
-        alone = (entries.get(f"local:{name}") or {}).get("per_site") or {}
+        alone, private = (
+            (entries.get(f"{kind}:{name}") or {}).get("per_site") or {} for kind in ("local", "local-private")
+        )
         pair = charts.Pair(
             label,
             _at("alone", alone.get(name), metric),
@@ -204,7 +206,9 @@ def _hospitals(result: Result, digits: int) -> dict[str, Any] | None:
                 "patients": "" if site.get("patients") is None else f"{site['patients']:,}",
                 "held_out": "" if site.get("held_out") is None else f"{site['held_out']:,}",
                 "alone": _cell(pair.alone, digits),
+                "alone_private": _cell(_at("alone", private.get(name), metric), digits),
                 "together": _cell(pair.together, digits),
+                "personal": _cell(_at("personal", own_models.get(name), metric), digits),
                 "epsilon": figures.epsilon_text(finite(own.get("epsilon"))) if own else "",
                 "delta": figures.delta_text(finite(own.get("delta"))) if own else "",
             }

@@ -18,6 +18,7 @@ from pmfed_server.report.figures import (
     epsilon_text,
     finite,
     interval,
+    keeps_parts,
     kind_of,
     metric_label,
     number,
@@ -241,6 +242,7 @@ def _scope(result: Result, private: bool) -> list[str]:
             f"The network in front of '{name}' is public ({weights}) and stayed as it was: nothing of it was trained "
             "here, and the promise covers all that was."
         )
+    said += _own(result)
     release = privacy.get("evaluation_release")
     if release == "private":
         said.append(
@@ -269,6 +271,24 @@ def _scope(result: Result, private: bool) -> list[str]:
             "hospitals, where the figures add up."
         )
     return said
+
+
+def _own(result: Result) -> list[str]:
+    """Say what each hospital has of its own, and what the promise says of it."""
+    told = result.get("personal")
+    if not told:
+        return []
+    if keeps_parts(result):
+        return [
+            f"Every hospital keeps the model's {told['method']} to itself, so there is a model per hospital, and figures are "
+            "those of the hospitals' own models. The promise covers what stays as if it had been published."
+        ]
+    epsilon = finite(told.get("epsilon"))
+    spent = "" if epsilon is None else f", for ε = {epsilon_text(epsilon)} of the total by itself"
+    return [
+        f"Every hospital also trained a model of its own ({told['method']}){spent}. It never left the hospital; the "
+        "promise covers it as if it had been published."
+    ]
 
 
 # the terminal
