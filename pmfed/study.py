@@ -95,7 +95,11 @@ class Evaluation(Frozen):
     the plain mean of the sites' own figures instead of that of all patients together.
     """
 
-    metric: Literal["auroc", "accuracy", "balanced_accuracy", "mae", "rmse", "within_20", "dice", "iou"] | None = None
+    metric: (
+        Literal["auroc", "accuracy", "balanced_accuracy", "mae", "rmse", "within_20", "dice", "iou", "c_index",
+                "integrated_brier"]
+        | None
+    ) = None  # fmt: skip
     average: Literal["patients", "sites"] = "patients"
 
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
@@ -159,7 +163,7 @@ class Study(Frozen):
             if self.model.kind == "fusion" and (why := self.model.encoder(name, modality).misfit(shape_of(modality))):
                 raise ValueError(f"model.encoders.{name}: {why}")
             columns = [
-                self.outcome.column,
+                *self.outcome.columns,
                 self.cohort.patient,
                 self.cohort.record,
                 self.cohort.index,

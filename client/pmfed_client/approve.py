@@ -75,6 +75,8 @@ def terms(site: Site, study: Study) -> Iterator[str]:
     yield ""
     kind = "a number" if outcome.task == "regression" else " or ".join(outcome.classes)
     kind += " in every pixel" if outcome.task == "segmentation" else ""
+    if outcome.event is not None:
+        kind = f"the chance of '{outcome.event}' by then"
     yield f"What is learned   a model that predicts '{outcome.column}' ({kind}) of a patient"
     yield f"Who               every patient in {_place(site, study.cohort.table)}; some are held out for testing"
     yield "From what"

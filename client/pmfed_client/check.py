@@ -139,7 +139,9 @@ def _balance(study: Study, cohort: Cohort) -> list[tuple[str, int]]:
         return [(f"any {name}", int(there.reshape(len(first), -1).any(axis=1).sum())) for name, there in seen]
     values = cohort.targets[first]
     outcome = study.outcome
-    if outcome.task != "regression":
+    if outcome.event is not None:
+        values = values[:, 1]
+    if outcome.classes:
         return [(name, int((values == place).sum())) for place, name in enumerate(outcome.classes)]
     assert outcome.minimum is not None
     assert outcome.maximum is not None

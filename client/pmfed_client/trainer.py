@@ -25,6 +25,7 @@ from pmfed.privacy.sampling import poisson
 from pmfed.secagg.grid import Words, evaluation_grid, gradient_grid, statistics_grid
 from pmfed.study import Study
 from pmfed.tasks import task_for
+from pmfed.tasks.task import ROOM
 from pmfed.wire import Shapes
 from pmfed_client.augment import Augment
 from pmfed_client.batch import Batch
@@ -254,6 +255,7 @@ class Trainer:
             return total
         weight = 1 / np.bincount(held_out.owner, minlength=held_out.patients)[held_out.owner]
         size = max(1, min(EVALUATED, NUMBERS // max(values[0].size for values in held_out.inputs.values())))
+        size = max(1, min(size, 4 * ROOM // self.task.cells))
         unscored = 0
         with torch.no_grad():
             for start in range(0, len(held_out.owner), size):

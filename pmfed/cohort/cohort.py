@@ -74,8 +74,8 @@ class Cohort:
     present : dict of (R,) bool
         Whether the record has the modality; where not, its inputs are 0.
     targets : (R,) float32 or int64, or (R, ...)
-        0 or 1 (binary), natural units (regression), the class (multiclass, int64), or the class of every pixel
-        (segmentation, uint8).
+        0 or 1 (binary), natural units (regression), the class (multiclass, int64), the class of every pixel
+        (segmentation, uint8), or time and event (survival, (R, 2)).
     findings : Findings
     """
 
@@ -377,8 +377,10 @@ def _check_leaks(
         values = np.full(len(there), np.nan)
         values[there] = raw[place]
         known = int((~np.isnan(values[first])).sum())
-        chance = chance_equal(values[first], records.targets[first], isinstance(spec, Numeric))
-        if chance is None or chance > 0.05:
+        outcomes = records.targets[first].reshape(len(first), -1).T  # a row for each number that an outcome is made of
+        chances = [chance_equal(values[first], outcome, isinstance(spec, Numeric)) for outcome in outcomes]
+        chance = min((one for one in chances if one is not None), default=1.0)
+        if chance > 0.05:
             continue
         what = f"{path}: column '{spec.column or key}' tells the outcome of every patient who has it"
         if chance < LEAK:

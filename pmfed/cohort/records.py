@@ -44,8 +44,8 @@ class Records:
         Patient of each record, ascending.
     rows : dict of (R,) int64
         Per table the row of each record, -1 where the patient has none.
-    targets : (R,) float64
-        Class, outcome in natural units, or 0 where there is a mask.
+    targets : (R,) or (R, 2) float64
+        Class, outcome in natural units, 0 where there is a mask, or time and event.
     training : (P,) bool
     dropped_no_outcome, dropped_no_consent, dropped_over_cap : int
         Patients who agreed and have no outcome, patients who did not agree, and records.
@@ -87,7 +87,7 @@ def read_sheets(
             f'Add {cohort.table} = "FILE" to [data] in site.toml.',
         )
         return {}
-    own = [cohort.patient, cohort.record, study.outcome.column, study.evaluation.split_column]
+    own = [cohort.patient, cohort.record, *study.outcome.columns, study.evaluation.split_column]
     own += [cohort.index, cohort.consent]
     columns: dict[str, list[str]] = {cohort.table: [name for name in own if name is not None]}
     if study.outcome.task == "segmentation":
@@ -136,7 +136,8 @@ def read_records(
         # One "no" of a patient counts for all of the patient's records.
         refused = len(np.unique(codes[~agreed]))
         agreed = ~np.isin(codes, codes[~agreed])
-    used = np.flatnonzero(~np.isnan(targets) & (agreed if agreed is not None else True))
+    unknown = np.isnan(targets).reshape(len(targets), -1).any(axis=1)
+    used = np.flatnonzero(~unknown & (agreed if agreed is not None else True))
     if not len(used):
         problems.add(
             f"{base.path}: no patients are left: of {count(len(targets), 'row')} none has the outcome "
@@ -229,13 +230,22 @@ def _agreed(study: Study, base: Sheet) -> Bools | None:
 
 
 def _targets(study: Study, base: Sheet, problems: Problems) -> NDArray[np.float64]:
-    """Return the outcome of every row, NaN where it is missing."""
+    """Return the outcome of every row, NaN where it is missing; of a survival outcome time and event, (T, 2)."""
     outcome = study.outcome
     cells = base.frame[outcome.column]
     if outcome.task == "segmentation":
         codes, texts = labels(cells)
         return np.array([np.nan if text in MISSING else 0.0 for text in texts])[codes]
-    if outcome.task == "regression":
+    if outcome.event is not None:
+        times, text = number(cells)
+        places = categories(base.frame[outcome.event], outcome.classes)
+        values = np.column_stack([times, np.where(places < 0, np.nan, places.astype(np.float64))])
+        complaints = {
+            "with text where a number is expected": text,
+            "with a time below zero": times < 0,
+            f"where '{outcome.event}' is none of the study's two classes": places == -2,
+        }
+    elif outcome.task == "regression":
         values, text = number(cells)
         assert outcome.minimum is not None
         assert outcome.maximum is not None

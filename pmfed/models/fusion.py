@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from pmfed.models.encoders import encoder
+from pmfed.models.head import head
 from pmfed.study import Study
 
 
@@ -32,7 +33,7 @@ class Fusion(nn.Module):
             self.missing[_key(name)] = nn.Parameter(torch.zeros(spec.embedding))
         together = spec.embedding * len(self.encoders)
         self.gate = nn.Linear(together, together) if spec.fusion == "intermediate" else None
-        self.head = nn.Linear(together if self.gate is None else spec.embedding, study.outcome.outputs)
+        self.head = head(together if self.gate is None else spec.embedding, study.outcome)
         with torch.no_grad():
             self.head.weight.mul_(0.1)
             self.head.bias.copy_(bias)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from pmfed.modality import shape_of
+from pmfed.models.head import head
 from pmfed.study import Study
 
 
@@ -21,7 +22,7 @@ class Linear(nn.Module):
         super().__init__()
         self.modalities = sorted(study.modalities)
         width = sum(math.prod(shape_of(modality)) for modality in study.modalities.values())
-        self.linear = nn.Linear(width, study.outcome.outputs)
+        self.linear = head(width, study.outcome)
         with torch.no_grad():
             self.linear.weight.zero_()
             self.linear.bias.copy_(bias)

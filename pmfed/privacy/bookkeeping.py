@@ -115,7 +115,7 @@ class BookKeeper:
     parameters
         The trainable ones by name, in order.
     loss
-        ``(outputs (1, ...), targets (1,)) -> ()``: of one record.
+        ``(outputs (1, ...), targets (1, ...)) -> ()``: of one record.
     """
 
     def __init__(

@@ -30,7 +30,7 @@ from pmfed.privacy.shortcut import LinearModel, by_outer_product, is_linear, one
 
 Strategy = Literal["auto", "bookkeeping", "vmap"]
 Loss = Callable[[Tensor, Tensor], Tensor]
-"""(outputs (B, out), targets (B,)) -> one loss per record, (B,)."""
+"""(outputs (B, out), targets (B, ...)) -> one loss per record, (B,)."""
 
 MEMORY = 32 << 20
 """Bytes that per-record gradients and activations of one chunk may take; small chunks stay in the cache."""
@@ -165,7 +165,7 @@ class PrivateStep:
         inputs, present
             Per modality the records' tensors, (R, ...) float32, and whether the record has it, (R,) bool.
         targets
-            (R,), whatever the loss takes.
+            (R, ...), whatever the loss takes.
         owner
             (R,), the patient of each record, ascending.
         """

@@ -18,6 +18,7 @@ from pmfed.tasks.binary import Binary
 from pmfed.tasks.multiclass import Multiclass
 from pmfed.tasks.regression import Regression
 from pmfed.tasks.segmentation import Segmentation
+from pmfed.tasks.survival import Survival
 from pmfed.tasks.task import Metric, Task
 
 __all__ = ["TASKS", "Metric", "Task", "extremes", "task_for"]
@@ -27,6 +28,7 @@ TASKS: dict[str, type[Task]] = {
     "multiclass": Multiclass,
     "regression": Regression,
     "segmentation": Segmentation,
+    "survival": Survival,
 }
 """By the ``task`` of an outcome. What stands here is tested for losses in which one record knows another."""
 
@@ -41,6 +43,8 @@ def extremes(study: Study) -> npt.NDArray[Any]:
     outcome = study.outcome
     if outcome.task == "regression":
         return np.array([outcome.minimum, outcome.maximum])
+    if outcome.task == "survival":  # dies at once; outlives the study
+        return np.array([[0.0, 1.0], [outcome.intervals[-1], 0.0]])
     last = len(outcome.classes) - 1
     if outcome.task == "segmentation":
         (modality,) = study.modalities.values()

@@ -13,6 +13,7 @@ import torch
 from pmfed.sections.outcome import Outcome
 
 Floats = npt.NDArray[np.float64]
+ROOM = 2**22  # numbers held at a time: rows of records, bootstrap samples
 
 
 @dataclass(frozen=True)
@@ -115,13 +116,19 @@ def intervals(
     (Efron and Tibshirani 1993, chapter 6). The seed is fixed: the intervals describe sums that are published anyway.
     """
     random = np.random.default_rng(0)
-    whole = [task.resample(total, draws, random) for total in totals if total.sum() > 0]
-    if noise > 0:
-        whole = [drawn + random.normal(0.0, noise, drawn.shape) for drawn in whole]
-    if not whole:
+    told = [total for total in totals if total.sum() > 0]
+    if not told:
         return {}
+    found: list[dict[str, Floats]] = []
+    at_once = max(1, ROOM // task.cells)
+    for start in range(0, draws, at_once):
+        whole = [task.resample(total, min(at_once, draws - start), random) for total in told]
+        if noise > 0:
+            whole = [drawn + random.normal(0.0, noise, drawn.shape) for drawn in whole]
+        found.append(measured(task, whole))
     result: dict[str, tuple[float, float]] = {}
-    for name, values in measured(task, whole).items():
+    for name in found[0]:
+        values = np.concatenate([one[name] for one in found])
         finite = values[np.isfinite(values)]
         if len(finite):
             low, high = np.percentile(finite, [2.5, 97.5])

@@ -31,8 +31,8 @@ from pmfed_simulations.ray_engine import check_ray
 from pmfed_simulations.rosters import pin_rosters
 from pmfed_simulations.summary import summarise_series
 
-BUILT_IN = ("hospitals", "warfarin", "heart-disease", "eicu", "eicu-events", "digits")
-NEEDS_DATA = ("warfarin", "heart-disease", "eicu", "eicu-events")
+BUILT_IN = ("hospitals", "warfarin", "heart-disease", "eicu", "eicu-events", "tcga-brca", "digits")
+NEEDS_DATA = ("warfarin", "heart-disease", "eicu", "eicu-events", "tcga-brca")
 
 
 @dataclass(frozen=True)

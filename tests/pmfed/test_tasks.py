@@ -17,6 +17,7 @@ from pmfed.tasks.binary import Binary
 from pmfed.tasks.multiclass import Multiclass
 from pmfed.tasks.regression import Regression
 from pmfed.tasks.segmentation import Segmentation
+from pmfed.tasks.survival import Survival
 from pmfed.tasks.task import Task, intervals, measured
 
 OUTCOMES = {
@@ -26,8 +27,17 @@ OUTCOMES = {
     "sqrt": Outcome(column="y", task="regression", minimum=0, maximum=100, baseline=30.0, scale=1.5, transform="sqrt"),
     "segmentation": Outcome(column="y", task="segmentation", folder="masks", classes=("none", "lesion", "rim")),
     "log": Outcome(column="y", task="regression", minimum=1, maximum=100, baseline=30.0, scale=0.5, transform="log"),
+    "survival": Outcome(
+        column="t",
+        event="e",
+        task="survival",
+        classes=("0", "1"),
+        intervals=(1, 2, 4, 8),
+        horizon=4,
+        baseline=(0.1,) * 4,
+    ),
 }
-MADE: dict[str, Any] = {"binary": Binary, "multiclass": Multiclass, "segmentation": Segmentation}
+MADE: dict[str, Any] = {"binary": Binary, "multiclass": Multiclass, "segmentation": Segmentation, "survival": Survival}
 
 
 def task_of(name: str) -> Task:
@@ -48,6 +58,11 @@ def drawn(name: str, records: int, seed: int) -> tuple[np.ndarray[Any, Any], np.
         masks = random.integers(0, 3, (records, 5, 4)) * (random.random((records, 1, 1)) > 0.1)  # some have nothing
         outputs = random.normal(0, 1, (records, 3, 5, 4)) + 1.5 * np.moveaxis(np.eye(3)[masks], -1, 1)
         return outputs, masks.astype(np.uint8)
+    if name == "survival":
+        risk = random.normal(0, 1, records)
+        death, leaving = random.exponential(8 * np.exp(-1.2 * risk)), random.exponential(8, records)
+        outcomes = np.stack([np.minimum(death, leaving), death <= leaving], axis=1).astype(np.float32)
+        return risk[:, None] + np.log([0.1, 0.1, 0.2, 0.4]) + random.normal(0, 0.2, (records, 4)), outcomes
     outcome = OUTCOMES[name]
     numbers = random.uniform(outcome.minimum or 0.0, 100, records).astype(np.float32)
     task = task_of(name)

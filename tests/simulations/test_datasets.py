@@ -151,6 +151,17 @@ def test_heart_disease_is_flambys_split(cohorts: Cohorts) -> None:
     assert {switzerland.ids[i] for i in np.flatnonzero(~switzerland.training)} == held_out
 
 
+def test_tcga_brca_is_flambys_split(cohorts: Cohorts) -> None:
+    found = cohorts["tcga-brca"]
+    assert sorted(found) == ["canada", "europe", "midwest", "northeast", "south", "west"]
+    in_order = [found[name] for name in ("northeast", "south", "west", "midwest", "europe", "canada")]
+    assert [int(cohort.training.sum()) for cohort in in_order] == [248, 156, 164, 129, 129, 40]
+    assert [int((~cohort.training).sum()) for cohort in in_order] == [63, 40, 42, 33, 33, 11]
+    held_out = [cohort.select(~cohort.training).targets for cohort in in_order]
+    assert [int(targets[:, 1].sum()) for targets in held_out] == [14, 4, 8, 3, 2, 1]
+    assert len(study("tcga-brca").inputs["clinic"]) == 39
+
+
 def test_heart_disease_zero_cholesterol_is_not_measured(written: Path) -> None:
     table = pd.read_csv(written / "heart-disease" / "switzerland" / "patients.csv")
     assert table["cholesterol"].isna().all()

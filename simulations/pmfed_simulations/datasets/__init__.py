@@ -15,7 +15,7 @@ from pathlib import Path
 import tomli_w
 
 from pmfed.errors import DataError, UsageError
-from pmfed_simulations.datasets import digits, eicu, eicu_events, heart, warfarin
+from pmfed_simulations.datasets import brca, digits, eicu, eicu_events, heart, warfarin
 from pmfed_simulations.datasets.sources import Sites, remedy
 
 
@@ -36,6 +36,7 @@ BUILT: Mapping[str, Built] = {
     "eicu": Built(eicu.sites, eicu.FOLDER, delta=1e-5),
     "eicu-events": Built(eicu_events.sites, eicu.FOLDER, delta=1e-5),
     "heart-disease": Built(heart.sites, heart.FOLDER, delta=1e-3),
+    "tcga-brca": Built(brca.sites, brca.FOLDER, delta=5.8e-4),
     "warfarin": Built(warfarin.sites, warfarin.FOLDER, delta=1e-5),
 }
 

@@ -50,7 +50,12 @@ from pmfed.tasks import TASKS, task_for
 
 RARE = 1e-9
 KINDS = get_args(ModelSpec.model_fields["kind"].annotation)
-FIELDS = ({"classes": ("a", "b")}, {"classes": ("a", "b", "c")}, {"minimum": 1.0, "maximum": 80.0, "scale": 9.0})
+FIELDS = (
+    {"classes": ("a", "b")},
+    {"classes": ("a", "b", "c")},
+    {"minimum": 1.0, "maximum": 80.0, "scale": 9.0},
+    {"classes": ("a", "b"), "event": "e", "intervals": (1.0, 2.0, 5.0)},
+)
 TINY = Study.from_text(federation.STUDY, "study.toml")
 FEDAVG = {"algorithm": "fedavg", "local_steps": 1, "local_learning_rate": 0.1}
 ROOT = Path(__file__).parents[3]
@@ -113,6 +118,8 @@ def records_of(study: Study, count: int) -> Records:
 
 def outcomes(outcome: Outcome, count: int) -> NDArray[Any]:
     chance = np.random.default_rng(count)
+    if outcome.event is not None:
+        return np.stack([chance.exponential(3, count), chance.integers(0, 2, count)], axis=1)
     if outcome.classes:
         return chance.integers(0, len(outcome.classes), count)
     return chance.uniform(outcome.minimum, outcome.maximum, count)
