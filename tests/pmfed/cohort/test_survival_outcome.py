@@ -69,9 +69,9 @@ def test_who_lacks_either_is_left_out_and_counted(tmp_path: Path, column: str) -
 @pytest.mark.parametrize(
     ("column", "value", "said"),
     [
-        ("days", "-3.25", "1 row with a time below zero (line 9)"),
-        ("days", "soon", "1 row with text where a number is expected (line 9)"),
-        ("died", "maybe", "1 row where 'died' is none of the study's two classes (line 9)"),
+        ("days", "-3.25", "1 row with a time below zero (first at row 9)"),
+        ("days", "soon", "1 row with text where a number is expected (first at row 9)"),
+        ("died", "maybe", "1 row where 'died' is none of the study's two classes (first at row 9)"),
     ],
 )
 def test_what_is_wrong_is_told_with_its_line_and_no_value(tmp_path: Path, column: str, value: str, said: str) -> None:
