@@ -426,3 +426,21 @@ def test_browser_draws_both_themes(
         assert shade.getpixel((2, 2)) == paper
         # The colour of the hospitals alone, which only marks in the charts have.
         assert sum(count for count, colour in shade.getcolors(1 << 24) if colour == ink) > 100
+
+
+def test_survival_shows_groups_and_calibration_at_the_horizon(tmp_path: Path) -> None:
+    result, rounds, _ = example_run.binary()
+    groups = [
+        {"predicted": risk, "count": 70.0, "points": [[0.0, 1.0], [365.0, 1 - risk / 2], [1825.0, 1 - risk]]}
+        for risk in (0.05, 0.2, 0.4)
+    ]
+    bins = [{"predicted": 0.1, "observed": 0.2, "count": 50.0, "effective": 12.0}]
+    shown = page(
+        tmp_path,
+        ({**result, "unit": "days"}, rounds, {"survival": {"horizon": 1825.0, "groups": groups}, "calibration": bins}),
+    )
+    assert "predicted risk 0.40, 70 patients" in shown.words
+    assert "Kaplan-Meier" in shown.words
+    # Twelve complete patients would know as much as these fifty: the interval is theirs.
+    low, high = wilson(0.2, 12.0)
+    assert f"observed 0.20 ({low:.2f} to {high:.2f}), 50 patients" in shown.words

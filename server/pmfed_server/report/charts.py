@@ -264,7 +264,9 @@ def calibration(bins: Sequence[dict[str, Any]], title: str) -> Markup:
     """Return observed against predicted risk per bin with Wilson's interval, and how many patients each bin holds."""
     width, left, side = 470.0, 52.0, 380.0
     found = [(float(b["predicted"]), float(b["observed"]), float(b["count"])) for b in bins]
-    highest = max([p for p, _, _ in found] + [wilson(o, n)[1] for _, o, n in found], default=1.0)
+    # Of patients who left early the rest know less; "effective" says how many complete ones would know as much.
+    known = [wilson(float(b["observed"]), float(b.get("effective") or b["count"])) for b in bins]
+    highest = max([p for p, _, _ in found] + [high for _, high in known], default=1.0)
     top = 1.0 if highest > 0.6 else math.ceil(highest * 10) / 10
     x, y = Scale(0, top, left, left + side), Scale(0, top, 36 + side, 36)
     most, base = max((n for _, _, n in found), default=1.0), 36 + side + 96
@@ -274,8 +276,7 @@ def calibration(bins: Sequence[dict[str, Any]], title: str) -> Markup:
         line(x(0), y(0), x(top), y(top), "guide reference"),
         text(left + side, base - 36, f"patients per bin, at most {most:,.0f}", "tick", "end"),
     ]
-    for predicted, observed, total in found:
-        low, high = wilson(observed, total)
+    for (predicted, observed, total), (low, high) in zip(found, known, strict=True):
         parts.append(line(x(predicted), y(low), x(predicted), y(high), "interval thin federation"))
         tip = f"predicted {predicted:.2f}, observed {observed:.2f} ({low:.2f} to {high:.2f}), {total:,.0f} patients"
         parts.append(dot(x(predicted), y(observed), 5, "federation", tip))
@@ -285,6 +286,35 @@ def calibration(bins: Sequence[dict[str, Any]], title: str) -> Markup:
     parts.append(line(left, base, left + side, base, "base"))
     words = "; ".join(f"predicted {p:.2f}, observed {o:.2f}, {n:.0f} patients" for p, o, n in found)
     return picture(width, base + 6, title, f"{words}. The dashed line is perfect calibration.", *parts)
+
+
+def survival(groups: Sequence[dict[str, Any]], unit: str, horizon: float, title: str) -> Markup:
+    """Return Kaplan-Meier curves of groups by rising predicted risk, with a dashed line at the horizon."""
+    width, height, left = 470.0, 330.0, 52.0
+    last = max(point[0] for group in groups for point in group["points"])
+    x, y = Scale(0, max(last, horizon), left, width - 18), Scale(0, 1, height - 46, 36)
+    of = f" ({unit})" if unit else ""
+    parts = [
+        y_axis(y, left, width - 18, "share without the event"),
+        x_axis(x, 36, height - 46, f"time{of}"),
+        line(x(horizon), 36, x(horizon), height - 46, "guide reference"),
+    ]
+    told = []
+    for place, group in enumerate(groups):
+        points = [(float(time), float(alive)) for time, alive in group["points"]]
+        corners = [points[0]]
+        for time, alive in points[1:]:
+            corners += [(time, corners[-1][1]), (time, alive)]
+        path = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in corners)
+        said = f"predicted risk {group['predicted']:.2f}, {group['count']:,.0f} patients"
+        share = (place + 1) / len(groups)
+        drawn = {"class_": "curve", "stroke_opacity": 0.25 + 0.75 * share}
+        parts.append(el("polyline", el("title", said), points=path, **drawn))
+        where = height - 56 - 17 * (len(groups) - 1 - place)
+        parts.append(el("polyline", points=f"{left + 8},{where - 4} {left + 30},{where - 4}", **drawn))
+        parts.append(text(left + 38, where, said, "key"))
+        told.append(f"{said}: {points[-1][1]:.2f} without the event after {points[-1][0]:g} {unit}".rstrip())
+    return picture(width, height, title, "; ".join(told) + ".", *parts)
 
 
 def density(edges: Sequence[float], counts: Sequence[Sequence[float]], unit: str, title: str) -> Markup:

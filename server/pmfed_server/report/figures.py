@@ -21,7 +21,9 @@ LABELS = {
     "specificity": "Specificity", "f1": "F1", "macro_f1": "Macro F1", "macro_auroc": "Macro AUROC",
     "ece": "Calibration error", "calibration_slope": "Calibration slope", "r2": "R²",
     "calibration_intercept": "Calibration intercept", "mae": "MAE", "rmse": "RMSE", "medae": "Median absolute error",
-    "bias": "Mean error", "within_20": "Within 20 %", "kappa": "Cohen's kappa", "dice": "Dice",
+    "bias": "Mean error", "within_20": "Within 20 %", "kappa": "Cohen's kappa",
+    "c_index": "Concordance index", "integrated_brier": "Integrated Brier score",
+    "calibration_gap": "Predicted less observed risk", "dice": "Dice",
     "iou": "IoU",
 }  # fmt: skip
 PROTOCOLS = {

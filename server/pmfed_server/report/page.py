@@ -31,7 +31,8 @@ def write_report(run: Path, result: dict[str, Any], rounds: list[dict[str, Any]]
     rounds
         The lines of metrics.jsonl: ``round``, ``epsilon``, and ``metrics`` where a round was evaluated.
     curves
-        ``{"calibration": [{"predicted", "observed", "count"}]}``, ``{"predicted_true": {"edges", "counts"}}`` with
+        ``{"calibration": [{"predicted", "observed", "count"}]}``, with survival also ``{"survival": {"horizon",
+        "groups": [{"predicted", "count", "points"}]}}``, ``{"predicted_true": {"edges", "counts"}}`` with
         ``counts[predicted][true]``, ``{"confusion": {"classes", "counts"}}`` with ``counts[true][predicted]``, or
         none of them.
 
@@ -245,6 +246,8 @@ def _cell(row: figures.Row | None, digits: int) -> str:
 def _fit(result: Result, curves: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return how predictions agree with the truth: the chart that suits the task, and how to read it."""
     bins = [found for found in curves.get("calibration") or () if finite(found.get("count")) and found["count"] >= 1]
+    if curves.get("survival"):
+        return _survival(result, curves["survival"], bins)
     if bins:
         return {
             "title": "Predicted against observed",
@@ -270,6 +273,24 @@ def _fit(result: Result, curves: Mapping[str, Any]) -> dict[str, Any] | None:
             "note": "Numbers are held-out patients; the stronger a colour, the larger the share of the true class.",
         }
     return None
+
+
+def _survival(result: Result, found: Mapping[str, Any], bins: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return what became of patients by predicted risk, and calibration at the horizon where it can be told."""
+    unit, horizon = str(result.get("unit") or ""), float(found["horizon"])
+    by = f"{horizon:g} {unit}".strip()
+    chart = charts.survival(found["groups"], unit, horizon, "Held-out patients by predicted risk")
+    note = (
+        f"Held-out patients in three groups by predicted risk by {by} (the dashed line): Kaplan-Meier curves, as far as a "
+        "twentieth of the group is still watched. The further apart, the better the model tells them from each other."
+    )
+    if bins:
+        chart = charts.el("div", chart, charts.calibration(bins, f"Calibration at {by}"))  # one below the other
+        note += (
+            f" Below, the risk by {by} in five groups: dots on the dashed line mean that as many had the event as were "
+            "predicted to. What patients who left would have had is Kaplan-Meier's; lines are 95 % intervals."
+        )
+    return {"title": "Predicted against observed", "chart": chart, "note": note + (_noised(result) and " Noised.")}
 
 
 def _noised(result: Result) -> str:
