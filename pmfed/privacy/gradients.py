@@ -68,9 +68,14 @@ class _Clipper(DPOptimizer):  # type: ignore[misc]
         self.released: NDArray[np.float64] | None = None
 
     def total(self) -> NDArray[np.float64]:
-        """Return what was accumulated, flat."""
-        parts: list[Tensor] = [p.summed_grad.reshape(-1) for p in self.parameters]  # type: ignore[attr-defined]
-        return torch.cat(parts).to("cpu", torch.float64).numpy()
+        """Return what was accumulated, flat, from whatever device; written in place, for a large model's sake."""
+        found = np.empty(sum(p.numel() for p in self.parameters))
+        start = 0
+        for p in self.parameters:
+            part: Tensor = p.summed_grad.reshape(-1)  # type: ignore[attr-defined]
+            torch.from_numpy(found[start : start + p.numel()]).copy_(part)
+            start += p.numel()
+        return found
 
     def add_noise(self) -> None:
         """Add fresh noise to what was accumulated, once; the result is ``released``."""
