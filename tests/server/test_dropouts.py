@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
@@ -456,9 +457,13 @@ def test_what_is_no_vote_is_that_sites_problem_only(crowd: Any, said: str) -> No
     sites.check()
 
 
-def test_thirty_rounds_with_random_dropouts_end_well(crowd: Any) -> None:
-    """Each round up to two sites vanish, at any leg; now and then three, and the attempt is repeated."""
-    sites = crowd(STURDY.replace(training={"rounds": 40}, evaluation={"every": 100}))
+def test_many_rounds_with_random_dropouts_end_well(crowd: Any) -> None:
+    """Each round up to two sites vanish, at any leg; now and then three, and the attempt is repeated.
+
+    PMFED_DROPOUT_ROUNDS=400 makes it long.
+    """
+    rounds = int(os.environ.get("PMFED_DROPOUT_ROUNDS", "40"))
+    sites = crowd(STURDY.replace(training={"rounds": rounds}, evaluation={"every": 100}))
     chance = random.Random(11)
     fates: dict[int, dict[str, str]] = {}
     tired: dict[str, int] = dict.fromkeys(NAMES, 0)
@@ -475,7 +480,7 @@ def test_thirty_rounds_with_random_dropouts_end_well(crowd: Any) -> None:
         return request.attempt == 0 and fates[request.round].get(name) == request.kind
 
     outcome = sites.run(away)
-    assert outcome.rounds >= 30
-    assert 40 in (outcome.steps, outcome.rounds)
-    assert sum(bool(fate) for fate in fates.values()) > 20
+    assert outcome.rounds >= 0.75 * rounds
+    assert rounds in (outcome.steps, outcome.rounds)
+    assert sum(bool(fate) for fate in fates.values()) > rounds / 2
     sites.check()
