@@ -81,8 +81,10 @@ def simulate(
     context: typer.Context,
     study: Annotated[
         str,
-        typer.Argument(help="hospitals, warfarin, heart-disease, eicu, eicu-events, digits, or your own STUDY.toml."),
-    ] = "hospitals",
+        typer.Argument(
+            help="hospitals-real, hospitals, warfarin, heart-disease, eicu, eicu-events, digits, or your own STUDY.toml."
+        ),
+    ] = "hospitals-real",
     data: Annotated[Path | None, typer.Option(help="Folder of public data (or PMFED_DATA).")] = None,
     sites: Annotated[
         Path | None, typer.Option(help="Your own sites: a folder per site, each with a site.toml.")
@@ -138,7 +140,8 @@ def simulate(
                 epsilon=epsilon, delta=delta, rounds=rounds, protocol=protocol, seeds=seeds,  # type: ignore[arg-type]
                 compare=tuple(name for name in names.split(",") if name not in ("", "none")),
                 changes=str(changes.resolve()) if changes else None, workers=workers, reproducible=insecure_reproducible, engine=engine,  # type: ignore[arg-type]
-            )
+            ),
+            tell=(lambda what: None) if quiet else (lambda what: print(what, flush=True)),
         )  # fmt: skip
     _simulate(ready, quiet)
 

@@ -23,7 +23,7 @@ from pmfed.errors import StudyError, UsageError
 from pmfed.study import Study
 from pmfed.validate import explain
 from pmfed_simulations.datasets import write_sites
-from pmfed_simulations.hospitals import write_hospitals
+from pmfed_simulations.hospitals import write_hospitals, write_real_hospitals
 from pmfed_simulations.jobs import Engine, Job, rounds_done, run_jobs
 from pmfed_simulations.protocols import PROTOCOLS, Protocol, Series, check_comparisons, comparison, federation
 from pmfed_simulations.published import warfarin_references
@@ -31,7 +31,7 @@ from pmfed_simulations.ray_engine import check_ray
 from pmfed_simulations.rosters import pin_rosters
 from pmfed_simulations.summary import summarise_series
 
-BUILT_IN = ("hospitals", "warfarin", "heart-disease", "eicu", "eicu-events", "tcga-brca", "digits")
+BUILT_IN = ("hospitals", "hospitals-real", "warfarin", "heart-disease", "eicu", "eicu-events", "tcga-brca", "digits")
 NEEDS_DATA = ("warfarin", "heart-disease", "eicu", "eicu-events", "tcga-brca")
 
 
@@ -105,8 +105,15 @@ def find_study(name: str) -> Study:
     return Study.read(path)
 
 
-def prepare(options: Options) -> Simulation:
+def prepare(options: Options, tell: Callable[[str], None] = lambda what: None) -> Simulation:
     """Read or make the sites, read every cohort, and list the jobs.
+
+    Parameters
+    ----------
+    options
+        What was asked.
+    tell
+        Called with what is begun, where that takes a while.
 
     Raises
     ------
@@ -120,7 +127,8 @@ def prepare(options: Options) -> Simulation:
         raise UsageError(f"--protocol {options.protocol} is not one of {', '.join(PROTOCOLS)}.")
     _check_engine(options)
     check_comparisons(options.compare)
-    sites = _sites(options, out)
+    sites = _sites(options, out, tell)
+    tell(f"Reading {len(sites)} sites.")
     cohorts = {site.name: read_cohort(study, site.sources, site.name, site.places) for site in sites}
     for name in study.modalities:
         if not any(cohort.present[name].any() for cohort in cohorts.values()):
@@ -241,7 +249,7 @@ def _changed(study: Study, path: Path) -> Study:
         ) from None
 
 
-def _sites(options: Options, out: Path) -> tuple[Site, ...]:
+def _sites(options: Options, out: Path, tell: Callable[[str], None]) -> tuple[Site, ...]:
     """Return the sites: the researcher's own, or a built-in study's, written into RUN/sites."""
     if options.sites:
         return read_sites(Path(options.sites))
@@ -261,6 +269,9 @@ def _sites(options: Options, out: Path) -> tuple[Site, ...]:
         shutil.rmtree(beside, ignore_errors=True)  # left by a start that was cut short
         if options.study == "hospitals":
             write_hospitals(beside)
+        elif options.study == "hospitals-real":
+            tell("Writing five virtual hospitals: OMOP, FHIR, VCF and DICOM.")
+            write_real_hospitals(beside)
         else:
             write_sites(options.study, Path(data) if data else None, beside)
         beside.replace(made)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import duckdb
 import pytest
+from pmfed_simulations import simulate as simulate_module
 from pmfed_simulations.hospitals.habits import HABITS
 from pmfed_simulations.hospitals.history import FEWEST, draw_hospitals
 from pmfed_simulations.hospitals.model import PANEL
 from pmfed_simulations.hospitals.omop import TABLES
 from pmfed_simulations.hospitals.real import STUDY, write_real_hospitals
+from pmfed_simulations.simulate import Options, prepare, simulate
 from typer.testing import CliRunner
 
 from pmfed.cli import app
@@ -95,3 +98,19 @@ def test_the_study_names_what_the_model_has() -> None:
         assert (variant.effect, variant.reference, variant.frequency) == (locus.counted, locus.other, locus.frequency)
         assert variant.place == (locus.chromosome, locus.position)
         assert {locus.ref, locus.alt} not in ({"A", "T"}, {"C", "G"})  # the strand of others can be told
+
+
+def test_pmfed_simulate_runs_on_these_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The demo: OMOP, FHIR, VCF and DICOM, and the best possible AUC beside the learned one."""
+    monkeypatch.setattr(simulate_module, "write_real_hospitals", partial(write_real_hospitals, patients=FEWEST))
+    told: list[str] = []
+    out = tmp_path / "run"
+    result = simulate(prepare(Options("hospitals-real", str(out), rounds=2, workers=1), told.append))
+    assert told == ["Writing five virtual hospitals: OMOP, FHIR, VCF and DICOM.", "Reading 5 sites."]
+    for pattern in ("*/omop.duckdb", "*/fhir/*.ndjson", "*/genotypes.vcf.gz", "*/dicom/*"):
+        assert list((out / "sites").glob(pattern)), pattern
+    assert result["study"] == "hospitals-real"
+    assert result["rounds"] == 2
+    known = json.loads((out / "sites" / "truth.json").read_text())
+    assert result["best_possible"] == {"auroc": known["reachable_auc_held_out"]}
+    assert sum(site["patients"] for site in result["sites"]) == sum(known["patients"].values())

@@ -20,7 +20,7 @@ from pmfed_simulations.hospitals.truth import PER_PATIENT, Truth, find_truth
 from pmfed_simulations.hospitals.vcf import write_vcf
 
 STUDY = Path(__file__).parents[1] / "studies" / "hospitals-real.toml"
-PACKAGES = ("duckdb", "pydicom", "pysam")
+PACKAGES = ("cyvcf2", "duckdb", "pydicom", "pysam")
 # Figures of virtual patients may be shown exactly; a real hospital would leave the last two out.
 POLICY = {"min_patients": 20, "epsilon": 10.0, "delta": 1e-5, "exact_metrics": True, "per_site_metrics": True}
 
@@ -70,8 +70,8 @@ def write_real_hospitals(
     lacking = [package for package in PACKAGES if find_spec(package) is None]
     if lacking:
         raise UsageError(
-            f"The packages that write these formats are not installed: {', '.join(lacking)}.",
-            f"Install them: pip install {' '.join(lacking)}",
+            f"The packages that write and read these formats are not installed: {', '.join(lacking)}.",
+            "Install them: pip install 'pmfed[hospital]'",
         )
     hospitals = draw_hospitals(sites, patients, seed)
     total = sum(len(hospital.scans.owner) + hospital.size for hospital in hospitals)
