@@ -10,7 +10,7 @@ COPY simulations simulations
 # torch first and pinned, with the CUDA libraries it depends on; nothing of pip stays in the final stage.
 RUN python -m venv /opt/pmfed \
     && /opt/pmfed/bin/pip install --no-cache-dir -c constraints.txt torch==2.13.0 \
-    && /opt/pmfed/bin/pip install --no-cache-dir -c constraints.txt . \
+    && /opt/pmfed/bin/pip install --no-cache-dir -c constraints.txt '.[hospital]' \
     && /opt/pmfed/bin/pip uninstall --yes pip
 
 FROM python:3.11.13-slim-bookworm
