@@ -82,7 +82,7 @@ def simulate(
     study: Annotated[
         str,
         typer.Argument(
-            help="hospitals-real, hospitals, warfarin, heart-disease, eicu, eicu-events, tcga-brca, digits, or your own STUDY.toml."
+            help="hospitals-real, hospitals, warfarin, heart-disease, eicu, eicu-events, isic, isic-lesion, tcga-brca, digits, or your own STUDY.toml."
         ),
     ] = "hospitals-real",
     data: Annotated[Path | None, typer.Option(help="Folder of public data (or PMFED_DATA).")] = None,

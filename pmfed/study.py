@@ -225,8 +225,9 @@ class Study(Frozen):
 
     @property
     def needs_statistics(self) -> bool:
-        """Whether means and scales must be learned from the sites before training."""
-        return any(number.mean is None for m in self.modalities.values() for _, number, _ in numbers_of(m))
+        """Whether means and scales, or centres of features, must be learned from the sites before training."""
+        unscaled = any(number.mean is None for m in self.modalities.values() for _, number, _ in numbers_of(m))
+        return unscaled or any(isinstance(m, SCANS) and m.centred for m in self.modalities.values())
 
     @property
     def steps(self) -> int:

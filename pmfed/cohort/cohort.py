@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pmfed.cohort.block import Block
+from pmfed.cohort.centres import taken_away
 from pmfed.cohort.ehr import read_signals
 from pmfed.cohort.ehr.moments import NEVER, Moments, first_second, last_second
 from pmfed.cohort.encode import Encoded, chance_equal, encode
@@ -131,6 +132,8 @@ class Cohort:
         for (name, column), mean, scale in zip(statistics.columns, statistics.mean, statistics.scale, strict=True):
             values = np.nan_to_num((inputs[name][:, column] - mean) / scale, nan=0.0)
             inputs[name][:, column] = np.where(self.present[name], values, 0.0)
+        for name, centre in statistics.centres.items():
+            inputs[name] = taken_away(inputs[name], self.present[name], centre)
         return replace(self, inputs=inputs)
 
     def _recounted(self) -> Cohort:

@@ -1,13 +1,15 @@
-"""Federated means and scales of inputs that have no public ones, from sums in which a patient counts once."""
+"""Federated means and scales of inputs that have no public ones, and centres, from sums in which a patient counts once."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pmfed.cohort import centres
 from pmfed.cohort.encode import middle_and_half
 from pmfed.modality import Numeric, numbers_of
 from pmfed.study import Study
@@ -31,11 +33,14 @@ class Statistics:
         Modality and column of each input.
     mean, scale : (U,) float64
         Mean, and standard deviation above 0.
+    centres
+        Modality -> the centre of its features.
     """
 
     columns: tuple[tuple[str, int], ...]
     mean: Floats
     scale: Floats
+    centres: Mapping[str, Floats] = field(default_factory=dict)
 
     def natural(self, study: Study) -> dict[str, tuple[float, float]]:
         """Return mean and scale as a study would give them, per ``modality.feature``, in the feature's units."""
@@ -60,15 +65,26 @@ def rows(study: Study, cohort: Cohort) -> Floats:
     -------
     (P, 3 U) float64
         Per unscaled input: whether it is known, its mean over the patient's records and the mean distance
-        of its square from 1; weighted. Held-out patients have rows too: sum those of the training patients.
+        of its square from 1; weighted. Then the rows of every centre. Held-out patients have rows too: sum those of the
+        training patients.
 
     Guarantee
     ---------
     Every row has L2 norm at most 1, whatever the patient's records hold and however many there are: adding
     or removing a patient changes the sum by at most 1. For an input v in [-1, 1] the part is
     (a, b v, b (1 - v^2)) / sqrt(U) with a^2 + b^2 = 1, of squared norm (a^2 + b^2 (1 - v^2 + v^4)) / U
-    <= 1 / U; means over records stay inside that ball because it is convex.
+    <= 1 / U; means over records stay inside that ball because it is convex. The inputs together and each centre are
+    parts of norm at most 1, of which G are put side by side with weight 1/sqrt(G).
     """
+    parts = [_inputs(study, cohort), *(centres.rows(cohort, name) for name in centres.centred(study))]
+    flat: Floats = np.concatenate(parts, axis=1) / np.sqrt(_groups(study))
+    # Rounding can leave a norm at 1 + 1e-16; the promise is 1.
+    norms = np.linalg.norm(flat, axis=1, keepdims=True)
+    flat *= np.minimum(1.0, (1.0 - 1e-12) / np.maximum(norms, 0.5))
+    return flat
+
+
+def _inputs(study: Study, cohort: Cohort) -> Floats:
     columns = _columns(study)
     patients = cohort.patients
     out = np.zeros((patients, len(columns), 3))
@@ -82,9 +98,6 @@ def rows(study: Study, cohort: Cohort) -> Floats:
         out[:, place, 1] = _MOMENTS * share * np.bincount(owner, v, patients)
         out[:, place, 2] = _MOMENTS * share * np.bincount(owner, 1.0 - v**2, patients)
     flat: Floats = out.reshape(patients, 3 * len(columns)) / np.sqrt(max(1, len(columns)))
-    # Rounding can leave a norm at 1 + 1e-16; the promise is 1.
-    norms = np.linalg.norm(flat, axis=1, keepdims=True)
-    flat *= np.minimum(1.0, (1.0 - 1e-12) / np.maximum(norms, 0.5))
     return flat
 
 
@@ -101,11 +114,14 @@ def solve(study: Study, total: Floats) -> Statistics:
     total : (3 U,) float64
         The sum.
     """
-    columns = _columns(study)
-    assert total.shape == (3 * len(columns),)
-    parts = total.reshape(len(columns), 3) * np.sqrt(max(1, len(columns)))
+    columns, names = _columns(study), centres.centred(study)
+    assert total.shape == (statistics_size(study),)
+    total = total * np.sqrt(_groups(study))
+    found = dict(zip(names, map(centres.solve, total[3 * len(columns) :].reshape(-1, centres.SIZE)), strict=True))
+    parts = total[: 3 * len(columns)].reshape(len(columns), 3) * np.sqrt(max(1, len(columns)))
     known, first, second = parts[:, 0] / _KNOWN, parts[:, 1] / _MOMENTS, parts[:, 2] / _MOMENTS
-    noise = study.privacy.statistics_noise * np.sqrt(max(1, len(columns))) / _KNOWN  # sd of `known`
+    # The standard deviation of `known`.
+    noise = study.privacy.statistics_noise * np.sqrt(_groups(study) * max(1, len(columns))) / _KNOWN
     visible = known > np.maximum(3 * noise, 1.0)
     people = np.where(visible, known, 1.0)
     mean = np.where(visible, np.clip(first / people, -1.0, 1.0), 0.0)
@@ -113,12 +129,17 @@ def solve(study: Study, total: Floats) -> Statistics:
     # A spread that the noise could have made counts as the noise's: dividing by less would blow inputs up.
     variance = np.clip(square - mean**2, np.maximum(noise / people, 1e-6), 1.0)
     scale = np.sqrt(np.where(visible, variance, 1 / 3))
-    return Statistics(columns, mean, scale)
+    return Statistics(columns, mean, scale, found)
 
 
 def statistics_size(study: Study) -> int:
-    """Return how many numbers a row of `rows` holds: three per unscaled input."""
-    return 3 * len(_columns(study))
+    """Return how many numbers a row of `rows` holds: three per unscaled input, and those of every centre."""
+    return 3 * len(_columns(study)) + centres.SIZE * len(centres.centred(study))
+
+
+def _groups(study: Study) -> int:
+    """Return of how many parts of norm 1 a row is made: the inputs together, and each centre."""
+    return max(1, bool(_columns(study)) + len(centres.centred(study)))
 
 
 def _unscaled(study: Study) -> list[tuple[str, str, Numeric, int]]:

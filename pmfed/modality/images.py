@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import PositiveFloat, PositiveInt, model_validator
 
-from pmfed.modality.weights import OWN_SCALE, UNSCALED, WIDTH, Weights, WeightsFile
+from pmfed.modality.weights import NO_CENTRE, OWN_SCALE, UNSCALED, WIDTH, Weights, WeightsFile
 from pmfed.validate import Frozen
 
 
@@ -26,11 +26,14 @@ class Images(Frozen):
     mean: float = 0.5
     scale: PositiveFloat = 0.25
     weights: Weights | None = None
+    centred: bool = False
 
     @model_validator(mode="after")
     def _fits_weights(self) -> Images:
         if self.weights is not None and (self.mean, self.scale) != UNSCALED:
             raise ValueError(OWN_SCALE)
+        if self.centred and self.weights is None:
+            raise ValueError(NO_CENTRE)
         return self
 
     @property

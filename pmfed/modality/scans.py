@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from pmfed.modality.weights import OWN_SCALE, UNSCALED, WIDTH, Weights, WeightsFile
+from pmfed.modality.weights import NO_CENTRE, OWN_SCALE, UNSCALED, WIDTH, Weights, WeightsFile
 from pmfed.validate import Frozen
 
 Two = tuple[PositiveInt, PositiveInt]
@@ -57,6 +57,7 @@ class Scan(Frozen):
     scale: PositiveFloat = 0.25
     skip_unreadable: bool = False
     weights: Weights | None = None
+    centred: bool = False
 
     @model_validator(mode="after")
     def _fits_size(self) -> Scan:
@@ -66,6 +67,8 @@ class Scan(Frozen):
             raise ValueError("'weights' are for pictures; give 'size' two numbers, or leave them out")
         if self.weights is not None and (self.mean, self.scale) != UNSCALED:
             raise ValueError(OWN_SCALE)
+        if self.centred and self.weights is None:
+            raise ValueError(NO_CENTRE)
         if self.spacing is not None and len(self.spacing) != len(self.size):
             raise ValueError("'spacing' needs one number per number in 'size'")
         if self.spacing is not None and self.fit != "exact":

@@ -13,6 +13,7 @@ Net = Literal["efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2"]
 WIDTH = 1280  # numbers these networks make of a picture
 
 UNSCALED = (0.5, 0.25)  # mean and scale of a modality that says nothing of them
+NO_CENTRE = "'centred' is for the features of a network; it needs 'weights'"
 OWN_SCALE = "leave out 'mean' and 'scale': the network of 'weights' has its own"
 
 

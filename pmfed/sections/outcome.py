@@ -24,7 +24,9 @@ class Outcome(Frozen):
 
     ``baseline`` is a public constant: prevalence (binary), mean in natural units (regression) or the
     shares of the classes (multiclass, segmentation) or the hazard in every interval (survival). The model's bias starts
-    there. Of a segmentation ``column`` lists mask files in ``folder``, whose pixels hold ``values``, one per class; the
+    there. With ``balanced`` every class of a multiclass outcome counts alike, however rare: training adds the logarithms
+    of those shares to the outputs (logit adjustment, Menon et al. 2021), so the outputs themselves are the scores of a
+    population in which all classes are as frequent. Of a segmentation ``column`` lists mask files in ``folder``, whose pixels hold ``values``, one per class; the
     first class is the background. Of a survival outcome ``column`` is the time until the event or the last look at the
     patient, ``event`` says which of the two it was (``classes``: last look first), and ``intervals`` are the public ends
     of the pieces that time is cut into. Risk is that by ``horizon``, one of them.
@@ -35,6 +37,7 @@ class Outcome(Frozen):
     classes: tuple[str, ...] = ()
     transform: Literal["none", "sqrt", "log"] = "none"
     baseline: float | tuple[float, ...] | None = None
+    balanced: bool = False
     scale: PositiveFloat = 1.0
     minimum: float | None = None
     maximum: float | None = None
@@ -71,6 +74,8 @@ class Outcome(Frozen):
         self._fits_masks()
         self._fits_time()
         base = self.baseline
+        if self.balanced and not (self.task == "multiclass" and base is not None):
+            raise ValueError("'balanced' needs a multiclass outcome with 'baseline', the share of every class")
         if self.task == "survival":
             if base is not None and not (
                 isinstance(base, tuple) and len(base) == len(self.intervals) and 0 < min(base) <= max(base) < 1

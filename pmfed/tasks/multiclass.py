@@ -30,19 +30,21 @@ class Multiclass:
         self.classes = outcome.classes
         count = len(outcome.classes)
         shares = outcome.baseline if isinstance(outcome.baseline, tuple) else (1 / count,) * count
-        self.shares = shares
+        self._log_shares = torch.log(torch.tensor(shares, dtype=torch.float32))
+        self._balanced = outcome.balanced
         self.confusion = count * count
         self.cells = self.confusion + count * 2 * self.bins
         self.sensitivity = float(np.sqrt(1 + count))  # one cell of the confusion, one per class histogram
 
     def bias(self) -> torch.Tensor:
-        return torch.log(torch.tensor(self.shares, dtype=torch.float32))
+        return torch.zeros_like(self._log_shares) if self._balanced else self._log_shares
 
     def targets(self, values: npt.NDArray[Any]) -> torch.Tensor:
         return torch.from_numpy(np.asarray(values, dtype=np.int64))
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.cross_entropy(outputs, targets, reduction="none")
+        adjusted = outputs + self._log_shares.to(outputs) if self._balanced else outputs
+        return torch.nn.functional.cross_entropy(adjusted, targets, reduction="none")
 
     def rows(self, outputs: Floats, values: npt.NDArray[Any]) -> Floats:
         count = len(self.classes)

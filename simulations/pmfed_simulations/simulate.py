@@ -31,8 +31,19 @@ from pmfed_simulations.ray_engine import check_ray
 from pmfed_simulations.rosters import pin_rosters
 from pmfed_simulations.summary import summarise_series
 
-BUILT_IN = ("hospitals", "hospitals-real", "warfarin", "heart-disease", "eicu", "eicu-events", "tcga-brca", "digits")
-NEEDS_DATA = ("warfarin", "heart-disease", "eicu", "eicu-events", "tcga-brca")
+BUILT_IN = (
+    "hospitals",
+    "hospitals-real",
+    "warfarin",
+    "heart-disease",
+    "eicu",
+    "eicu-events",
+    "tcga-brca",
+    "isic",
+    "isic-lesion",
+    "digits",
+)
+NEEDS_DATA = ("warfarin", "heart-disease", "eicu", "eicu-events", "tcga-brca", "isic", "isic-lesion")
 
 
 @dataclass(frozen=True)

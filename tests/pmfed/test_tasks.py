@@ -37,7 +37,14 @@ OUTCOMES = {
         baseline=(0.1,) * 4,
     ),
 }
-MADE: dict[str, Any] = {"binary": Binary, "multiclass": Multiclass, "segmentation": Segmentation, "survival": Survival}
+OUTCOMES["balanced"] = OUTCOMES["multiclass"].model_copy(update={"balanced": True})
+MADE: dict[str, Any] = {
+    "binary": Binary,
+    "multiclass": Multiclass,
+    "balanced": Multiclass,
+    "segmentation": Segmentation,
+    "survival": Survival,
+}
 
 
 def task_of(name: str) -> Task:
@@ -51,7 +58,7 @@ def drawn(name: str, records: int, seed: int) -> tuple[np.ndarray[Any, Any], np.
     if name == "binary":
         truth = (random.random(records) < 0.4).astype(np.float32)
         return (random.normal(0, 1.5, records) + 1.5 * (truth - 0.5))[:, None], truth
-    if name == "multiclass":
+    if name in ("multiclass", "balanced"):
         classes = random.integers(0, 3, records)
         return random.normal(0, 1, (records, 3)) + 1.2 * np.eye(3)[classes], classes
     if name == "segmentation":
@@ -211,6 +218,22 @@ def test_the_bias_is_the_public_baseline() -> None:
     for name in ("regression", "sqrt", "log"):
         task = Regression(OUTCOMES[name])
         assert task.predict(task.bias().double().numpy()[:, None])[0] == pytest.approx(30.0)
+
+
+def test_balanced_losses_add_the_public_shares_and_nothing_else() -> None:
+    """Logit adjustment: with the outputs of a classifier that treats classes alike, the loss is that of one that does not."""
+    shares = np.array([0.5, 0.3, 0.2])
+    told = {"column": "y", "task": "multiclass", "classes": ("a", "b", "c")}
+    task = Multiclass(Outcome.model_validate({**told, "baseline": tuple(shares), "balanced": True}))
+    outputs, truth = drawn("multiclass", 200, 6)
+    loss = task.loss(torch.tensor(outputs), task.targets(truth)).mean()
+    weighed = np.exp(outputs) * shares
+    assert float(loss) == pytest.approx(metrics.log_loss(truth, weighed / weighed.sum(axis=1, keepdims=True)), rel=1e-6)
+    assert task.bias().tolist() == [0, 0, 0]
+    plain = task_of("multiclass")
+    np.testing.assert_array_equal(task.rows(outputs, truth), plain.rows(outputs, truth))
+    with pytest.raises(ValueError, match="'balanced' needs a multiclass outcome with 'baseline'"):
+        Outcome.model_validate({**told, "balanced": True})
 
 
 @ALL

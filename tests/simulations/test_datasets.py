@@ -28,10 +28,14 @@ def inputs(cohort: Cohort) -> np.ndarray:
     return np.concatenate([block if block.ndim == 2 else block[:, -1] for block in blocks], axis=1)
 
 
+READ = [name for name in BUILT if not name.startswith("isic")]
+"""All but ten thousand pictures, which go through a network first."""
+
+
 @pytest.fixture(scope="module")
 def written(public_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("sites")
-    for name in BUILT:
+    for name in READ:
         write_sites(name, public_data, out / name)
     return out
 
@@ -41,14 +45,14 @@ def cohorts(written: Path) -> dict[str, dict[str, Cohort]]:
     """Study -> site -> cohort, read with the code a hospital runs."""
     return {
         name: {site.name: read_cohort(study(name), site.sources, site.name) for site in read_sites(written / name)}
-        for name in BUILT
+        for name in READ
     }
 
 
 Cohorts = dict[str, dict[str, Cohort]]
 
 
-@pytest.mark.parametrize("name", list(BUILT))
+@pytest.mark.parametrize("name", READ)
 def test_sites_fit_their_study_and_its_delta(name: str, written: Path, cohorts: Cohorts) -> None:
     sites = read_sites(written / name)
     assert {site.policy.delta for site in sites} == {study(name).privacy.delta}
@@ -287,3 +291,63 @@ def test_a_damaged_table_is_refused_without_its_content(public_data: Path, tmp_p
         (broken / "patient.csv.gz").write_bytes(gzip.compress(whole.read(20_000))[:4_000])  # cut off
     with pytest.raises(DataError, match=r"patient\.csv\.gz"):
         write_sites("eicu", tmp_path, tmp_path / "out")
+
+
+@pytest.fixture(scope="module")
+def isic(public_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("isic")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(out / "caches"))
+        write_sites("isic", public_data, out / "sites")
+    return out
+
+
+def few(folder: Path, name: str, site: str, pictures: int) -> Cohort:
+    """Read some pictures of one site as the study would, but as pixels: the network is tested elsewhere."""
+    (place,) = [one for one in read_sites(folder / "sites") if one.name == site]
+    table = pd.read_csv(place.sources["lesions"])
+    table.iloc[:: len(table) // pictures].to_csv(folder / "few.csv", index=False)
+    plain = study(name).modalities["skin"].model_dump() | {"weights": None}
+    return read_cohort(
+        study(name).replace(modalities={"skin": plain}), {**place.sources, "lesions": folder / "few.csv"}, site
+    )
+
+
+def test_isic_is_flambys_split_over_four_cameras(isic: Path) -> None:
+    tables = {site.name: pd.read_csv(site.sources["lesions"]) for site in read_sites(isic / "sites")}
+    counts = {name: table["split"].value_counts().to_dict() for name, table in tables.items()}
+    assert counts == {
+        "vidir-molemax": {"train": 3163, "test": 791},
+        "vidir-modern": {"train": 2691, "test": 672},
+        "rosendahl": {"train": 1807, "test": 452},
+        "vienna-dias": {"train": 351, "test": 88},
+    }
+    whole = pd.concat(tables.values())
+    assert whole["image_id"].is_unique
+    shares = whole["diagnosis"].value_counts(normalize=True)
+    baseline = study("isic").outcome.baseline
+    assert isinstance(baseline, tuple)
+    np.testing.assert_allclose(shares[list(study("isic").outcome.classes)], baseline, atol=0.002)
+
+
+@pytest.mark.parametrize("name", ["isic", "isic-lesion"])
+def test_isic_pictures_come_out_of_the_published_zip(isic: Path, name: str) -> None:
+    cohort = few(isic, name, "vienna-dias", 12)
+    assert cohort.inputs["skin"].shape == (cohort.records, 3, 150, 200)
+    assert cohort.present["skin"].all()
+    assert cohort.inputs["skin"].std() > 0.3
+    assert {one.split("_")[0] for one in cohort.ids} == {"ISIC" if name == "isic" else "HAM"}
+
+
+def test_runs_of_a_user_share_what_public_pictures_were_turned_into(isic: Path) -> None:
+    for site in read_sites(isic / "sites"):
+        cache = site.places.cache
+        assert cache is not None
+        assert cache.resolve() == (isic / "caches" / "pmfed" / "public-data").resolve()
+
+
+def test_isic_says_that_no_patient_is_promised_anything() -> None:
+    for name, thing in (("isic", "picture"), ("isic-lesion", "lesion")):
+        assert study(name).cohort.stand_in == thing
+        assert "not the patient" in study(name).study.title
+        assert "NC" in study(name).study.licence

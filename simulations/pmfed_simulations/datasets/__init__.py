@@ -7,6 +7,7 @@ same code a hospital runs, so nothing about public data is special after this po
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -15,7 +16,7 @@ from pathlib import Path
 import tomli_w
 
 from pmfed.errors import DataError, UsageError
-from pmfed_simulations.datasets import brca, digits, eicu, eicu_events, heart, warfarin
+from pmfed_simulations.datasets import brca, digits, eicu, eicu_events, heart, isic, warfarin
 from pmfed_simulations.datasets.sources import Sites, remedy
 
 
@@ -36,6 +37,8 @@ BUILT: Mapping[str, Built] = {
     "eicu": Built(eicu.sites, eicu.FOLDER, delta=1e-5),
     "eicu-events": Built(eicu_events.sites, eicu.FOLDER, delta=1e-5),
     "heart-disease": Built(heart.sites, heart.FOLDER, delta=1e-3),
+    "isic": Built(isic.sites, isic.FOLDER, delta=5e-5),
+    "isic-lesion": Built(isic.sites, isic.FOLDER, delta=7e-5),
     "tcga-brca": Built(brca.sites, brca.FOLDER, delta=5.8e-4),
     "warfarin": Built(warfarin.sites, warfarin.FOLDER, delta=1e-5),
 }
@@ -86,7 +89,8 @@ def write_sites(name: str, data: Path | None, out: Path) -> None:
             table.to_csv(place / f"{source}.csv", index=False, lineterminator="\n")
         config = {
             "site": {"name": site.name, "title": site.title},
-            "data": {source: f"{source}.csv" for source in site.tables},
+            "data": {source: f"{source}.csv" for source in site.tables}
+            | {source: str(file.absolute()) for source, file in site.files.items()},
             "policy": {
                 "min_patients": _MIN_PATIENTS,
                 "epsilon": _EPSILON,
@@ -95,7 +99,19 @@ def write_sites(name: str, data: Path | None, out: Path) -> None:
                 "per_site_metrics": True,
             },
         }
+        if site.files:
+            _share_cache(place / "cache")
         (place / "site.toml").write_text(_HEADER + tomli_w.dumps(config), encoding="utf-8")
+
+
+def _share_cache(cache: Path) -> None:
+    """Let every run of this user find what pictures were turned into: they are public, and it takes minutes.
+
+    A real site's cache lies in its own folder.
+    """
+    shared = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pmfed" / "public-data"
+    shared.mkdir(parents=True, exist_ok=True)
+    cache.symlink_to(shared)
 
 
 # A hospital that copies this file should know which of its lines a real policy would not have.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
@@ -13,11 +13,12 @@ from pmfed.errors import DataError
 
 @dataclass(frozen=True)
 class SiteTables:
-    """One site: its tables by source name, as they will lie in its folder."""
+    """One site: its tables by source name, as they will lie in its folder, and files that stay where they are."""
 
     name: str
     title: str
     tables: Mapping[str, pd.DataFrame]
+    files: Mapping[str, Path] = field(default_factory=dict)
 
 
 Sites = Iterator[SiteTables]

@@ -142,3 +142,76 @@ def test_noise_moves_the_scales_of_a_large_cohort_little() -> None:
         noisy = solve(of, clean + 8.0 * rng.standard_normal(6))
         assert np.abs(noisy.mean - values.mean(axis=0)).max() < 0.03
         assert np.abs(noisy.scale - values.std(axis=0)).max() < 0.03
+
+
+# centres of features
+
+
+def pictures(noise: float = 8.0, with_inputs: bool = False) -> Study:
+    skin = {
+        "kind": "images",
+        "table": "t",
+        "folder": "f",
+        "size": (4, 4),
+        "weights": "efficientnet-lite0",
+        "centred": True,
+    }
+    plain = study(2 if with_inputs else 0, noise).model_dump(mode="json")
+    modalities = {"skin": skin, **(plain["modalities"] if with_inputs else {})}
+    return Study.model_validate(plain | {"modalities": modalities})
+
+
+def seen(owner: np.ndarray, features: np.ndarray, present: np.ndarray | None = None) -> Cohort:
+    """A cohort of features, and of two inputs without scales beside them."""
+    made = cohort(owner, np.zeros((len(owner), 2)))
+    there = np.ones(len(owner), dtype=bool) if present is None else present
+    made.inputs["skin"], made.present["skin"] = features.astype(np.float32), there
+    return made
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=5), st.integers(0, 99), st.floats(0, 1e6), st.booleans())
+def test_no_patient_moves_a_centre_by_more_than_one(sizes: list[int], seed: int, norm: float, beside: bool) -> None:
+    owner = np.repeat(np.arange(len(sizes)), sizes)
+    random = np.random.default_rng(seed)
+    features = random.normal(size=(len(owner), 1280)) * norm  # even from a network that forgot to scale
+    got = rows(pictures(with_inputs=beside), seen(owner, features, random.random(len(owner)) < 0.7))
+    assert got.shape[1] == 1281 + 6 * beside
+    assert (np.linalg.norm(got, axis=1) <= 1).all()
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_centre_is_the_mean_over_patients_and_is_taken_away(beside: bool) -> None:
+    random = np.random.default_rng(0)
+    features = random.normal(size=(60, 1280)) + 4 * random.normal(size=1280)
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    owner = np.repeat(np.arange(30), 2)
+    found = pictures(with_inputs=beside)
+    here = seen(owner, features)
+    solved = solve(found, rows(found, here).sum(axis=0))
+    np.testing.assert_allclose(solved.centres["skin"], features.mean(axis=0), atol=1e-6)
+    moved = here.scaled(solved).inputs["skin"]
+    np.testing.assert_allclose(np.linalg.norm(moved, axis=1), 1, rtol=1e-5)
+    assert np.linalg.norm(moved.mean(axis=0)) < 0.05 < np.linalg.norm(features.mean(axis=0))
+
+
+def test_an_absent_picture_stays_absent_and_noise_leaves_a_centre_bounded() -> None:
+    found, features = pictures(), np.eye(3, 1280)
+    here = seen(np.arange(3), features, np.array([True, False, True]))
+    for total in (np.zeros(1281), np.random.default_rng(0).normal(size=1281) * 1e3):
+        solved = solve(found, total)
+        assert np.linalg.norm(solved.centres["skin"]) <= 1 + 1e-9
+        moved = here.scaled(solved).inputs["skin"]
+        assert np.isfinite(moved).all()
+        assert not moved[1].any()
+
+
+def test_a_centre_is_paid_for() -> None:
+    assert pictures().needs_statistics
+    assert (
+        not pictures()
+        .replace(modalities={"skin": {**pictures().modalities["skin"].model_dump(), "centred": False}})
+        .needs_statistics
+    )
+    with pytest.raises(ValueError, match="it needs 'weights'"):
+        pictures().replace(modalities={"skin": {**pictures().modalities["skin"].model_dump(), "weights": None}})
