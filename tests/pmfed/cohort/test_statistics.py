@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from pmfed.cohort import Cohort, rows, solve
+from pmfed.cohort import Cohort, centres, rows, solve
 from pmfed.study import Study
 
 
@@ -175,7 +175,9 @@ def test_no_patient_moves_a_centre_by_more_than_one(sizes: list[int], seed: int,
     owner = np.repeat(np.arange(len(sizes)), sizes)
     random = np.random.default_rng(seed)
     features = random.normal(size=(len(owner), 1280)) * norm  # even from a network that forgot to scale
-    got = rows(pictures(with_inputs=beside), seen(owner, features, random.random(len(owner)) < 0.7))
+    here = seen(owner, features, random.random(len(owner)) < 0.7)
+    assert (np.linalg.norm(centres.rows(here, "skin"), axis=1) <= 1 + 1e-12).all()
+    got = rows(pictures(with_inputs=beside), here)
     assert got.shape[1] == 1281 + 6 * beside
     assert (np.linalg.norm(got, axis=1) <= 1).all()
 
