@@ -136,7 +136,7 @@ def read_records(
         # One "no" of a patient counts for all of the patient's records.
         refused = len(np.unique(codes[~agreed]))
         agreed = ~np.isin(codes, codes[~agreed])
-    unknown = np.isnan(targets).reshape(len(targets), -1).any(axis=1)
+    unknown = np.isnan(targets).any(axis=tuple(range(1, targets.ndim)))
     used = np.flatnonzero(~unknown & (agreed if agreed is not None else True))
     if not len(used):
         problems.add(

@@ -67,7 +67,7 @@ class Transformer(nn.Module):
         self.length, self.patch = series.length, patch
         self.observed = series.observed if isinstance(series, EventSequence) else None
         self.read = nn.Linear(patch * len(series.names), width)
-        self.token = nn.Parameter(0.02 * torch.randn(1, 1, width))
+        self.token = nn.Parameter(nn.init.normal_(torch.empty(1, 1, width), std=0.02))
         self.blocks = nn.ModuleList([_Block(width, heads) for _ in range(layers)])
         self.norm = nn.LayerNorm(width)
         self.embed = nn.Linear(width, embedding)

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from pmfed_client.agent import Agent
 from pmfed_client.batch import Batch
+from pmfed_client.personal import Parts
 from pmfed_client.policy import Policy
 from pmfed_client.site import Site
 from pmfed_client.trainer import Draw, Trainer
@@ -128,6 +129,7 @@ class Roll(Trainer):
     def __init__(self, study: Study, plan: PrivacyPlan, cohort: Cohort, patients: int) -> None:
         super().__init__(study, plan, cohort, site_source())
         self.model, self.size, self.scales = nn.Linear(1, 1, bias=False), 1, 0  # as quick as can be
+        self.parts = Parts(study, self.model, plan, None)
         self.private = self  # type: ignore[assignment]
         names = np.arange(patients)
         self._crowd = Batch(

@@ -188,12 +188,13 @@ def test_a_replayed_round_or_attempt_is_charged_once_and_masked_once(
     together: Together, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert together.ask(NORTH, "step", 3, 2)[0].ok
-    for round, attempt in ((3, 2), (3, 1), (2, 9), (0, 0)):
+    for round, attempt in ((3, 2), (3, 1), (2, 9)):
         refused(together.ask(NORTH, "step", round, attempt), "PM400", "was charged last", caplog)
+    refused(together.ask(NORTH, "step", 0, 0), "PM500", "out of order", caplog)
     assert charged(together) == 1
-    # Exact scores are not charged; their masks are used once all the same.
+    # Exact scores are not charged; each is answered once all the same.
     assert together.ask(NORTH, "evaluate", 3)[0].ok
-    refused(together.ask(NORTH, "evaluate", 3), "PM500", "masked before", caplog)
+    refused(together.ask(NORTH, "evaluate", 3), "PM500", "asked about again", caplog)
     assert together.ask(NORTH, "evaluate", 3, 1)[0].ok
 
 

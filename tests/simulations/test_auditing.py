@@ -121,8 +121,8 @@ class SameNoise(Broken):
 class Unclipped(Broken):
     """The plan's noise, but nobody is clipped."""
 
-    def __init__(self, model: torch.nn.Module, loss: Any, plan: PrivacyPlan) -> None:
-        super().__init__(model, loss, replace(plan, clip=1e9))
+    def __init__(self, model: torch.nn.Module, loss: Any, plan: PrivacyPlan, **more: Any) -> None:
+        super().__init__(model, loss, replace(plan, clip=1e9), **more)
         self.plan = replace(plan, clip=plan.clip)
 
 
