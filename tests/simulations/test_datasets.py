@@ -307,7 +307,7 @@ def few(folder: Path, name: str, site: str, pictures: int) -> Cohort:
     (place,) = [one for one in read_sites(folder / "sites") if one.name == site]
     table = pd.read_csv(place.sources["lesions"])
     table.iloc[:: len(table) // pictures].to_csv(folder / "few.csv", index=False)
-    plain = study(name).modalities["skin"].model_dump() | {"weights": None}
+    plain = study(name).modalities["skin"].model_dump() | {"weights": None, "centred": False}
     return read_cohort(
         study(name).replace(modalities={"skin": plain}), {**place.sources, "lesions": folder / "few.csv"}, site
     )
