@@ -30,8 +30,8 @@ from pmfed.errors import RunError
 from pmfed.processes import free_port, running
 from pmfed.study import Study
 
-SOON = 180.0  # seconds in which processes come up, even on a busy machine
-LOOK = 0.1
+SOON = 300.0  # seconds in which processes come up, even on a busy machine
+LOOK, ASK = 0.1, 2.0  # seconds between two looks at files and processes, and between two questions to Flower
 
 
 @dataclass
@@ -52,6 +52,7 @@ class Deployment:
     coordinator: Coordinator
     sites: dict[str, Site]
     kept: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    followed: list[Following] = field(default_factory=list)
 
     @classmethod
     def make(
@@ -140,7 +141,10 @@ class Deployment:
         self.start(name, "site", "start", name, *words, inside=inside, environment=environment)
 
     def stop(self, *names: str) -> None:
-        """Stop what was started, all unless named, and wait for its end."""
+        """Stop what was started, all unless named, and wait for its end; with all, runs are no longer followed."""
+        for run in () if names else self.followed:
+            run.process.kill()
+            run.process.wait()
         ending = {name: self.kept.pop(name) for name in names or list(self.kept)}
         for process in ending.values():
             process.terminate()
@@ -148,7 +152,8 @@ class Deployment:
             process.wait(60)
 
     def online(self, *names: str) -> bool:
-        """Whether sites are connected, by Flower's word."""
+        """Whether sites are connected, by Flower's word, for which a program of Flower's starts: look every few seconds."""
+        time.sleep(ASK)
         try:
             states = connected(self.coordinator)
         except RunError:
@@ -232,6 +237,7 @@ class Following:
                 [sys.executable, "-m", "pmfed.cli", "coordinator", command, *words, "--coordinator", "hub"],
                 cwd=deployment.folder, stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT,
             )  # fmt: skip
+        deployment.followed.append(self)
 
     @property
     def rounds(self) -> int:

@@ -33,7 +33,7 @@ WIDE = 5000  # two layers of so many make 25 million parameters
 SITES = int(os.environ.get("PMFED_BENCH_SITES", "50"))
 SOAK = int(os.environ.get("PMFED_BENCH_ROUNDS", "200"))
 RESERVE = 2500  # MB left to the machine when sites are started until it is full
-KILLS = (20.0, 60.0)  # seconds between two kills
+KILLS = (2, 8)  # rounds between two kills; the moment in the round is left to chance
 HUB = ("superlink", "superexec", "proxy", "serverapp")
 EACH = ("agent", "node", "courier")
 
@@ -101,7 +101,7 @@ def soak() -> list[Row]:
         out = there.folder / "runs" / "soak"
         began = time.monotonic()
         run = there.run(warfarin(there, "soak", SOAK), out, 3, 300.0)
-        resumes, due = 0, time.monotonic() + dice.uniform(*KILLS)
+        resumes, due = 0, dice.randint(*KILLS)
         while True:
             code = run.process.poll()
             if code == 0:
@@ -115,11 +115,12 @@ def soak() -> list[Row]:
                 resumes += 1
                 until(lambda: there.online(*there.sites), 600.0)
                 run = there.resume(out)
-            if time.monotonic() > due and not (out / "result.json").exists():
+            if run.rounds >= due and not (out / "result.json").exists():
+                due = run.rounds + dice.randint(*KILLS)
+                time.sleep(dice.uniform(0, 5))
                 what = kill(there, dice)
                 killed[what] = killed.get(what, 0) + 1
                 print(f"{time.monotonic() - began:8.0f} s  round {run.rounds}: killed {what}", flush=True)
-                due = time.monotonic() + dice.uniform(*KILLS)
             time.sleep(0.5)
         seconds = time.monotonic() - began
         books, lines = there.books(out), read_lines(out / "metrics.jsonl")
