@@ -15,6 +15,10 @@ site_app.add_typer(ledger_app, name="ledger")
 
 SiteFolder = Annotated[Path, typer.Argument(help="The site's folder, or its site.toml.")]
 AnyFolder = Annotated[Path, typer.Argument(help="The site's folder, or its node's.")]
+Seed = Annotated[
+    int | None,
+    typer.Option("--insecure-reproducible", help="Noise from this seed: a trial federation, NO privacy."),
+]
 
 
 @site_app.command("init")
@@ -130,10 +134,7 @@ def site_approve(
 @site_app.command("start")
 def site_start(
     site: SiteFolder = Path(),
-    seed: Annotated[
-        int | None,
-        typer.Option("--insecure-reproducible", help="Noise from this seed: a trial federation, NO privacy."),
-    ] = None,
+    seed: Seed = None,
 ) -> None:
     """Run the site until it is stopped: its agent, and the connection to the coordinator, outward only."""
     from pmfed_client.site import Site
@@ -160,10 +161,7 @@ def site_split(
 @site_app.command("agent")
 def site_agent(
     site: SiteFolder = Path(),
-    seed: Annotated[
-        int | None,
-        typer.Option("--insecure-reproducible", help="Noise from this seed: a trial federation, NO privacy."),
-    ] = None,
+    seed: Seed = None,
 ) -> None:
     """Run the site's agent alone until it is stopped, where the node runs as another user: 'pmfed site split'."""
     from pmfed_client.site import Site
