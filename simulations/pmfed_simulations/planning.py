@@ -64,9 +64,10 @@ def show_plan(study: Study, sites: int) -> None:
     facts = Table(box=None, show_header=False, pad_edge=False)
     facts.add_column(style="dim")
     facts.add_column()
+    unit = study.cohort.stand_in or plan.unit if plan.unit == "patient" else plan.unit
     for name, value in (
         ("study", f"{study.study.title} ({study.fingerprint()[:12]})"),
-        ("promise", f"epsilon {study.privacy.epsilon:g}, delta {plan.delta:g}, per {plan.unit}"),
+        ("promise", f"epsilon {study.privacy.epsilon:g}, delta {plan.delta:g}, per {unit}"),
         ("for whole patients", _patients(study, plan)),
         (
             "mechanism",
