@@ -27,7 +27,8 @@ ALONE = {"deployed": "rows", "crowd": "crowd", "soak": "soak"}  # take minutes t
 class Row:
     """One comparison. ``ratio`` is ours / other: lower is better; ``target`` is None where there is none.
 
-    ``work`` is what both sides get through, such as (400, "images"), where that makes sense.
+    ``work`` is what both sides get through, such as (400, "images"), where that makes sense. ``ours_s`` and ``other_s``
+    are seconds unless ``unit`` says otherwise.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Row:
     other_mb: float | None = None
     note: str = ""
     work: tuple[int, str] | None = None
+    unit: str = "s"
 
 
 Timed = Callable[[], tuple[float, float | None]]
@@ -132,7 +134,7 @@ def _show(rows: Sequence[Row]) -> None:
             table.add_row(row.name, "", "", row.note, target, "", "")
             continue
         style = "" if row.target is None or row.ratio <= row.target else "yellow"
-        times = [f"{seconds:.3g} s" if seconds else "" for seconds in (row.ours_s, row.other_s)]
+        times = [f"{measured:.3g} {row.unit}" if measured else "" for measured in (row.ours_s, row.other_s)]
         table.add_row(row.name, *times, f"{row.ratio:.2f}", target, peak, rates(row), style=style)
     console = Console()
     console.width = max(console.width, 170)  # a file or a pipe has no width of its own

@@ -50,20 +50,20 @@ def rows() -> list[Row]:
         run, seconds = finished(there, warfarin(there, "warfarin", ROUNDS), len(there.sites))
         legs = [line["seconds"] for line in read_lines(run.out / "metrics.jsonl")]
         small = highest(there, "small", 2)
-        large = highest(there, "large", 2, model={"hidden": [WIDE, WIDE]})
+        large = highest(there, "large", 2, model={"kind": "fusion", "hidden": [WIDE, WIDE]})
     model = 4 * large["parameters"] / 1e6
     at_rest = max(resting.values())
     return [
         _row("deployed, 3 sites: a training round (median of 20)", statistics.median(legs), 5.0),
         _row("deployed, 3 sites x 20 rounds of warfarin, from the command to its end", seconds, 150.0),
-        _row("deployed, SuperNode and courier of a site at rest, MB (PSS)", at_rest, 150.0),
+        _row("deployed, SuperNode and courier of a site at rest (PSS)", at_rest, 150.0, "MB"),
         _row(
-            f"deployed, model of {model:.0f} MB: peak of the coordinator's ServerApp, MB (RSS)",
-            large["serverapp"], 4 * model,
+            f"deployed, model of {model:.0f} MB: peak of the coordinator's ServerApp (RSS)",
+            large["serverapp"], 4 * model, "MB",
         ),
-        _row("... of that beyond its peak with a small model, MB", large["serverapp"] - small["serverapp"], 4 * model),
-        _row("... the same of Flower's SuperLink, MB", large["superlink"] - small["superlink"], 4 * model),
-        _row("... a training round, s", large["leg"], 60.0),
+        _row("... of that beyond its peak with a small model", large["serverapp"] - small["serverapp"], 4 * model, "MB"),
+        _row("... the same of Flower's SuperLink", large["superlink"] - small["superlink"], 4 * model, "MB"),
+        _row("... a training round", large["leg"], 60.0),
         Row("load of this machine when it ended", 0, 0, 0, None, note=" ".join(f"{one:.1f}" for one in os.getloadavg())),
     ]  # fmt: skip
 
@@ -240,5 +240,5 @@ def last(run: Following) -> str:
     return next((line for line in reversed(run.words().splitlines()) if line.startswith("error")), "")
 
 
-def _row(name: str, measured: float, limit: float) -> Row:
-    return Row(name, round(measured, 2), limit, round(measured / limit, 3), 1.0)
+def _row(name: str, measured: float, limit: float, unit: str = "s") -> Row:
+    return Row(name, round(measured, 2), limit, round(measured / limit, 3), 1.0, unit=unit)
