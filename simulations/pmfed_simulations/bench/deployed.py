@@ -29,7 +29,7 @@ from pmfed_simulations.deployment import Deployment, Following, until
 from pmfed_simulations.simulate import find_study
 
 ROUNDS = 20
-WIDE = 5000  # two layers of so many make 25 million parameters
+WIDE = 3500  # two layers of so many, for each of two modalities, make 25 million parameters
 SITES = int(os.environ.get("PMFED_BENCH_SITES", "50"))
 SOAK = int(os.environ.get("PMFED_BENCH_ROUNDS", "200"))
 RESERVE = 2500  # MB left to the machine when sites are started until it is full
