@@ -176,16 +176,16 @@ def _show(result: dict[str, Any], out: Path) -> None:
     from pmfed_server.report.words import headline
     from rich.console import Console
 
-    console = Console()
+    console = Console(markup=False, highlight=False)
     console.print()
     console.print(table(result))
     console.print(spending(result))
     for sentence in headline(result):
-        console.print(sentence, highlight=False)
+        console.print(sentence)
     for name, reason in result.get("refused", {}).items():
-        console.print(f"Left out: {name}: {reason}", highlight=False)
-    console.print(f"\nreport  {out / 'report.html'}", highlight=False)
-    console.print(f"numbers {out / 'result.json'}", highlight=False)
+        console.print(f"Left out: {name}: {reason}")
+    console.print(f"\nreport  {out / 'report.html'}")
+    console.print(f"numbers {out / 'result.json'}")
 
 
 @study_app.command("check")

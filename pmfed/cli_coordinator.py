@@ -184,11 +184,11 @@ def coordinator_report(run: RunFolder) -> None:
         result = json.loads((run / "result.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise UsageError(f"{run}: holds no result.", "The run is not finished: pmfed coordinator list") from None
-    console = Console()
+    console = Console(markup=False, highlight=False)
     console.print(table(result))
     console.print(spending(result))
     for sentence in headline(result):
-        console.print(sentence, highlight=False)
+        console.print(sentence)
     for name, reason in result.get("refused", {}).items():
-        console.print(f"Left out: {name}: {reason}", highlight=False)
+        console.print(f"Left out: {name}: {reason}")
     print(f"report  {run / 'report.html'}\nnumbers {run / 'result.json'}")

@@ -184,8 +184,8 @@ def progress(site: Site) -> Iterator[Places]:
 
 def show(checked: Checked) -> None:
     """Print what a check found."""
-    console = Console()
-    console.print(f"[bold]{checked.site}[/bold]: {checked.study}", highlight=False)
+    console = Console(markup=False, highlight=False)  # a study's words may hold brackets
+    console.print(f"{checked.site}: {checked.study}", style="bold")
     for title, lines in sections(checked):
         table = Grid(
             box=None, show_header=False, pad_edge=False, title=f"\n{title}", title_justify="left", title_style="bold"
@@ -195,11 +195,11 @@ def show(checked: Checked) -> None:
         table.add_column(justify="right", style="dim")
         for line in lines:
             table.add_row(line.name, line.count, "" if line.share is None else f"{line.share:.0%}")
-        console.print(table, highlight=False)
+        console.print(table)
     for warning in checked.warnings:
-        console.print(f"[yellow]note[/yellow] {warning}", highlight=False, soft_wrap=True)
+        console.print("note", warning, style="yellow", soft_wrap=True)
     if checked.policy:
-        console.print(f"[yellow]the policy would refuse this study:[/yellow] {checked.policy}", soft_wrap=True)
+        console.print("the policy would refuse this study:", checked.policy, style="yellow", soft_wrap=True)
 
 
 def sections(checked: Checked) -> list[tuple[str, tuple[Line, ...]]]:

@@ -22,15 +22,14 @@ def show_ledger(site: Site) -> None:
     ledger = open_ledger(site)
     allowed, delta = site.policy.budget
     rows = list(ledger.rows())
-    console = Console()
-    console.print(f"[bold]{site.name}[/bold]  {len(rows)} rows, the chain is whole", highlight=False)
+    console = Console(markup=False, highlight=False)
+    console.print(f"{site.name}  {len(rows)} rows, the chain is whole", style="bold")
     for cohort in sorted({row.cohort for row in rows if row.cohort}):
         if delta > 0:
             spent, held = (ledger.spent(cohort, delta, reserved=reserved) for reserved in (False, True))
             console.print(
                 f"cohort {cohort}: epsilon {spent:.3f} spent, {held:.3f} with what unfinished runs have reserved, of "
                 f"{allowed:g} (delta {delta:g})",
-                highlight=False,
             )
     table = Table(box=None, pad_edge=False)
     for name in ("run", "study", "since", "state", "charged", "epsilon"):

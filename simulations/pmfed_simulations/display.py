@@ -25,23 +25,20 @@ def show_start(simulation: Simulation) -> None:
     """Say what is about to happen."""
     study, cohorts = simulation.study, simulation.cohorts
     patients = sum(cohort.patients for cohort in cohorts.values())
-    console = Console()
-    console.print(f"[bold]{study.study.title}[/bold]", highlight=False)
+    console = Console(markup=False, highlight=False)
+    console.print(study.study.title, style="bold")
     console.print(
         f"{patients} patients at {len(cohorts)} hospitals; {study.training.rounds} rounds; promise: epsilon "
         f"{study.privacy.epsilon:g}, delta {study.privacy.delta:g} per {study.privacy.unit}; "
         f"{len(simulation.jobs)} training(s) in all",
-        highlight=False,
     )
     if simulation.options.reproducible:
         console.print("INSECURE: the noise follows a seed. Nothing is private in this run.", style="bold red")
     noted = [f"{name}: {warning}" for name, cohort in cohorts.items() for warning in cohort.findings.warnings]
     for line in noted[:NOTES]:
-        console.print(f"  {line}", style="yellow", highlight=False)
+        console.print(f"  {line}", style="yellow")
     if len(noted) > NOTES:
-        console.print(
-            f"  and {len(noted) - NOTES} more notes on the data of these sites", style="yellow", highlight=False
-        )
+        console.print(f"  and {len(noted) - NOTES} more notes on the data of these sites", style="yellow")
 
 
 @contextmanager
@@ -129,13 +126,11 @@ def show_catalogue() -> None:
     """Print the catalogue of public data."""
     from pmfed_simulations.public import CATALOGUE
 
-    console = Console()
+    console = Console(markup=False, highlight=False)
     for entry in CATALOGUE.values():
         use = f"  for: pmfed simulate {' or '.join(entry.studies)}" if entry.studies else ""
-        console.print(f"[bold]{entry.name}[/bold]{use}", highlight=False)
-        console.print(f"    {entry.title}", highlight=False)
-        console.print(f"    licence  {entry.licence}", highlight=False)
-        console.print(
-            f"    from     {entry.source}; {len(entry.files)} files, SHA-256 checked", highlight=False, style="dim"
-        )
-    console.print("\nget one with: pmfed data get NAME [--from DIR]", highlight=False)
+        console.print(f"{entry.name}{use}", style="bold")
+        console.print(f"    {entry.title}")
+        console.print(f"    licence  {entry.licence}")
+        console.print(f"    from     {entry.source}; {len(entry.files)} files, SHA-256 checked", style="dim")
+    console.print("\nget one with: pmfed data get NAME [--from DIR]")

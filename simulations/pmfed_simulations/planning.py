@@ -56,7 +56,7 @@ def show_plan(study: Study, sites: int) -> None:
         How many sites would take part.
     """
     torch.set_num_threads(1)
-    console = Console()
+    console = Console(markup=False)
     plan = PrivacyPlan.solve(study, sites)
     training, parameters = study.training, len(shared_start(study))
     size = max(1, round(plan.sampling_rate * study.cohort.expected_patients / sites))

@@ -117,6 +117,14 @@ def test_what_the_policy_would_refuse_is_said(site: Site) -> None:
     assert "500" in check(Site.read(site.folder), STUDY).policy
 
 
+def test_words_in_brackets_are_shown_as_they_are(
+    folder: Path, site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:  # rich takes [policy] for a style and leaves it out
+    federation.change(site.folder / "site.toml", r"^exact_metrics = true", "exact_metrics = false")
+    run("site", "check", folder / "study.toml", site.folder)
+    assert "exact_metrics = true in [policy]" in " ".join(capsys.readouterr().out.split())
+
+
 def run(*words: object) -> None:
     cli.app(args=[str(word) for word in words], standalone_mode=False)
 
