@@ -6,13 +6,13 @@ in which patients differ, is longer when a record is brought back to norm 1, and
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pmfed.modality import SCANS
-from pmfed.modality.weights import WIDTH
+from pmfed.modality import SCANS, shape_of
 from pmfed.study import Study
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 
-SIZE = 1 + WIDTH
 # Shares of a patient's unit norm given to "has it" and to the features.
 _HAS, _FEATURES = np.sqrt(0.1), np.sqrt(0.9)
 
@@ -28,6 +27,11 @@ _HAS, _FEATURES = np.sqrt(0.1), np.sqrt(0.9)
 def centred(study: Study) -> tuple[str, ...]:
     """Return the modalities whose features are centred."""
     return tuple(name for name, m in sorted(study.modalities.items()) if isinstance(m, SCANS) and m.centred)
+
+
+def sizes(study: Study) -> list[int]:
+    """Return how many numbers `rows` has for each modality of `centred`."""
+    return [1 + math.prod(shape_of(study.modalities[name])) for name in centred(study)]
 
 
 def rows(cohort: Cohort, name: str) -> Floats:
@@ -46,7 +50,7 @@ def rows(cohort: Cohort, name: str) -> Floats:
     owner, features = cohort.owner[there], cohort.inputs[name][there].astype(np.float64)
     features /= np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1.0)
     records = np.bincount(owner, minlength=cohort.patients)
-    out = np.zeros((cohort.patients, SIZE))
+    out = np.zeros((cohort.patients, 1 + features.shape[1]))
     np.add.at(out[:, 1:], owner, features * (_FEATURES / np.maximum(records, 1))[owner, None])
     out[:, 0] = _HAS * (records > 0)
     return out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -117,7 +118,8 @@ def solve(study: Study, total: Floats) -> Statistics:
     columns, names = _columns(study), centres.centred(study)
     assert total.shape == (statistics_size(study),)
     total = total * np.sqrt(_groups(study))
-    found = dict(zip(names, map(centres.solve, total[3 * len(columns) :].reshape(-1, centres.SIZE)), strict=True))
+    ends = 3 * len(columns) + np.cumsum([0, *centres.sizes(study)])
+    found = {name: centres.solve(total[a:b]) for name, (a, b) in zip(names, pairwise(ends), strict=True)}
     parts = total[: 3 * len(columns)].reshape(len(columns), 3) * np.sqrt(max(1, len(columns)))
     known, first, second = parts[:, 0] / _KNOWN, parts[:, 1] / _MOMENTS, parts[:, 2] / _MOMENTS
     # The standard deviation of `known`.
@@ -134,7 +136,7 @@ def solve(study: Study, total: Floats) -> Statistics:
 
 def statistics_size(study: Study) -> int:
     """Return how many numbers a row of `rows` holds: three per unscaled input, and those of every centre."""
-    return 3 * len(_columns(study)) + centres.SIZE * len(centres.centred(study))
+    return 3 * len(_columns(study)) + sum(centres.sizes(study))
 
 
 def _groups(study: Study) -> int:

@@ -16,7 +16,7 @@ from pmfed.modality.genotypes import Genotypes, Variant
 from pmfed.modality.images import Images
 from pmfed.modality.scans import Dicom, Nifti
 from pmfed.modality.table import Categorical, Feature, Name, Numeric, Table
-from pmfed.modality.weights import Weights, WeightsFile
+from pmfed.modality.weights import Layered, Weights, WeightsFile
 
 Modality = Annotated[
     Table
@@ -94,6 +94,7 @@ __all__ = [
     "Feature",
     "Genotypes",
     "Images",
+    "Layered",
     "Modality",
     "Name",
     "Nifti",

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import PositiveFloat, PositiveInt, model_validator
 
-from pmfed.modality.weights import NO_CENTRE, OWN_SCALE, UNSCALED, WIDTH, Weights, WeightsFile
+from pmfed.modality.weights import NO_CENTRE, OWN_SCALE, UNSCALED, Weights, WeightsFile, width
 from pmfed.validate import Frozen
 
 
@@ -45,7 +45,7 @@ class Images(Frozen):
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of one record's input."""
-        return (WIDTH,) if self.weights is not None else self.picture
+        return (width(self.weights),) if self.weights is not None else self.picture
 
     @property
     def picture(self) -> tuple[int, ...]:

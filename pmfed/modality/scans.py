@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from pmfed.modality.weights import NO_CENTRE, OWN_SCALE, UNSCALED, WIDTH, Weights, WeightsFile
+from pmfed.modality.weights import NO_CENTRE, OWN_SCALE, UNSCALED, Weights, WeightsFile, width
 from pmfed.validate import Frozen
 
 Two = tuple[PositiveInt, PositiveInt]
@@ -82,7 +82,7 @@ class Scan(Frozen):
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of one record's input: the picture's, or that of what the network with weights makes of it."""
-        return (WIDTH,) if self.weights is not None else self.picture
+        return (width(self.weights),) if self.weights is not None else self.picture
 
     @property
     def picture(self) -> tuple[int, ...]:

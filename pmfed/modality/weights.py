@@ -4,37 +4,73 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from pmfed.validate import Frozen
 
 Net = Literal["efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2"]
 
-WIDTH = 1280  # numbers these networks make of a picture
+Layer = Literal["middle", "late", "last"]
+"""Where features are taken: before the network's last halving of the picture, after its last block, or at its end."""
+
+WIDTHS: dict[Net, dict[Layer, int]] = {
+    "efficientnet-lite0": {"middle": 112, "late": 320, "last": 1280},
+    "efficientnet-lite1": {"middle": 112, "late": 320, "last": 1280},
+    "efficientnet-lite2": {"middle": 120, "late": 352, "last": 1280},
+}
+"""How many numbers each of them makes of a picture."""
 
 UNSCALED = (0.5, 0.25)  # mean and scale of a modality that says nothing of them
 NO_CENTRE = "'centred' is for the features of a network; it needs 'weights'"
 OWN_SCALE = "leave out 'mean' and 'scale': the network of 'weights' has its own"
 
 
-class WeightsFile(Frozen):
+Layers = Annotated[tuple[Layer, ...], Field(min_length=1)]
+
+
+class Layered(Frozen):
+    """A network and the layers its features are taken from: side by side, each as long as the others."""
+
+    net: Net
+    layers: Layers
+
+    @field_validator("layers")
+    @classmethod
+    def _each_once(cls, layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
+        if len(set(layers)) != len(layers):
+            raise ValueError("a layer stands twice")
+        return layers
+
+
+class WeightsFile(Layered):
     """Weights in a file that lies at every site: safetensors, never a pickle.
 
     ``source`` is its name in ``[data]``; a file whose SHA-256 is not ``sha256`` is not used. ``net`` says what the
-    weights fit.
+    weights fit, ``layers`` where features are taken from it.
     """
 
     source: str
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    net: Net
+    layers: Layers = ("last",)
 
 
-Weights = Net | WeightsFile
-"""The name of a network whose ImageNet weights a package holds, or a file with weights for one."""
+Weights = Net | WeightsFile | Layered
+"""The name of a network whose ImageNet weights a package holds, alone or with layers, or a file with weights for one."""
+
+
+def parts(weights: Weights) -> Layered:
+    """Return the network and its layers."""
+    return Layered(net=weights, layers=("last",)) if isinstance(weights, str) else weights
+
+
+def width(weights: Weights) -> int:
+    """Return how many numbers become of a picture."""
+    found = parts(weights)
+    return sum(WIDTHS[found.net][layer] for layer in found.layers)
 
 
 def told(weights: Weights) -> str:
     """Return for people which weights these are."""
     if isinstance(weights, WeightsFile):
         return f"{weights.net}, weights of SHA-256 {weights.sha256[:12]}"
-    return f"{weights}, weights of ImageNet"
+    return f"{parts(weights).net}, weights of ImageNet"

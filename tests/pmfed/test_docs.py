@@ -39,6 +39,7 @@ STUDY = {
     '`kind = "table"`': modality.Table,
     '`kind = "genotypes"`': modality.Genotypes,
     '`kind = "images"`': modality.Images,
+    "Layers": modality.Layered,
     "Weights file": modality.WeightsFile,
     '`type = "numeric"`': modality.Numeric,
     '`type = "categorical"`': modality.Categorical,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from pmfed.cohort.pretrained.files import check_fit, read_file, read_published, require
-from pmfed.modality.weights import WIDTH, Net, Weights, WeightsFile
+from pmfed.modality.weights import WIDTHS, Layer, Net, Weights, WeightsFile, parts
 
 Floats = NDArray[np.float32]
 
@@ -27,13 +28,18 @@ class Backbone:
     picture itself.
     """
 
-    def __init__(self, net: Net, tensors: Mapping[str, NDArray[Any]]) -> None:
+    def __init__(self, net: Net, tensors: Mapping[str, NDArray[Any]], layers: Sequence[Layer] = ("last",)) -> None:
         self._net = require("efficientnet_lite_pytorch").EfficientNet.from_name(net)
         wanted = {name: tuple(tensor.shape) for name, tensor in self._net.state_dict().items()}
         check_fit(dict(tensors), wanted, f"weights for '{net}'")
         self._net.load_state_dict({name: torch.from_numpy(values) for name, values in tensors.items()})
         self._net.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # a third faster on CPUs
         self._side = SIDES[net]
+        self._layers = tuple(layers)
+        wide = [block._block_args.output_filters for block in self._net._blocks]
+        self._ends: dict[int, Layer] = {  # the last block of that many channels
+            len(wide) - 1 - wide[::-1].index(WIDTHS[net][layer]): layer for layer in self._layers if layer != "last"
+        }
 
     def __call__(self, picture: Floats) -> Floats:
         """Return the features of a picture.
@@ -45,8 +51,9 @@ class Backbone:
 
         Returns
         -------
-        (1280,) float32
-            The mean over the picture of the last layer before the classes, of L2 norm 1 (0 if that mean is 0).
+        (F,) float32
+            Per layer the mean over the picture, brought to L2 norm 1 (0 if that mean is 0); all side by side, divided by
+            the root of their number, so that their norm is at most 1 too.
         """
         with torch.inference_mode():
             pixels = torch.from_numpy(np.ascontiguousarray(picture))[None]
@@ -55,10 +62,22 @@ class Backbone:
                 -1, 3, -1, -1
             )
             centred = ((pixels - MIDDLE) / SPREAD).contiguous(memory_format=torch.channels_last)
-            pooled = self._net.extract_features(centred).mean(dim=(2, 3))
-            features: Floats = torch.nn.functional.normalize(pooled)[0].numpy()
-        assert features.shape == (WIDTH,)
+            pooled = self._pooled(centred)
+            joined = torch.cat([torch.nn.functional.normalize(pooled[layer]) for layer in self._layers], dim=1)
+            features: Floats = (joined / math.sqrt(len(self._layers)))[0].numpy()
         return features
+
+    def _pooled(self, pixels: torch.Tensor) -> dict[Layer, torch.Tensor]:
+        """Return the means of every layer over the picture: the network's own ``extract_features``, looked at on the way."""
+        net, found = self._net, dict[Layer, torch.Tensor]()
+        seen = net._swish(net._bn0(net._conv_stem(pixels)))
+        for place, block in enumerate(net._blocks):
+            seen = block(seen)
+            if place in self._ends:
+                found[self._ends[place]] = seen.mean(dim=(2, 3))
+        if "last" in self._layers:
+            found["last"] = net._swish(net._bn1(net._conv_head(seen))).mean(dim=(2, 3))
+        return found
 
 
 def backbone(weights: Weights, sources: Mapping[str, Path | str]) -> Backbone:
@@ -77,10 +96,11 @@ def backbone(weights: Weights, sources: Mapping[str, Path | str]) -> Backbone:
         A package is not installed, or the weights are not the ones that are meant.
     """
     if isinstance(weights, WeightsFile):
-        return Backbone(weights.net, read_file(weights, Path(sources[weights.source])))
-    return _published(weights)
+        return Backbone(weights.net, read_file(weights, Path(sources[weights.source])), weights.layers)
+    found = parts(weights)
+    return _published(found.net, found.layers)
 
 
 @lru_cache(maxsize=3)
-def _published(net: Net) -> Backbone:
-    return Backbone(net, read_published(net))
+def _published(net: Net, layers: tuple[Layer, ...]) -> Backbone:
+    return Backbone(net, read_published(net), layers)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from pmfed.cohort import Cohort, centres, rows, solve
+from pmfed.cohort.statistics import statistics_size
 from pmfed.study import Study
 
 
@@ -147,13 +148,13 @@ def test_noise_moves_the_scales_of_a_large_cohort_little() -> None:
 # centres of features
 
 
-def pictures(noise: float = 8.0, with_inputs: bool = False) -> Study:
+def pictures(noise: float = 8.0, with_inputs: bool = False, weights: object = "efficientnet-lite0") -> Study:
     skin = {
         "kind": "images",
         "table": "t",
         "folder": "f",
         "size": (4, 4),
-        "weights": "efficientnet-lite0",
+        "weights": weights,
         "centred": True,
     }
     plain = study(2 if with_inputs else 0, noise).model_dump(mode="json")
@@ -195,6 +196,22 @@ def test_a_centre_is_the_mean_over_patients_and_is_taken_away(beside: bool) -> N
     moved = here.scaled(solved).inputs["skin"]
     np.testing.assert_allclose(np.linalg.norm(moved, axis=1), 1, rtol=1e-5)
     assert np.linalg.norm(moved.mean(axis=0)) < 0.05 < np.linalg.norm(features.mean(axis=0))
+
+
+def test_each_of_two_centres_has_the_width_of_its_layers() -> None:
+    random = np.random.default_rng(0)
+    layered = {"net": "efficientnet-lite0", "layers": ["middle", "late"]}
+    study = pictures()
+    found = study.replace(modalities={"eye": pictures(weights=layered).modalities["skin"].model_dump(mode="json")})
+    skin, eye = (random.normal(size=(30, width)) + 4 * random.normal(size=width) for width in (1280, 432))
+    here = seen(np.arange(30), skin / np.linalg.norm(skin, axis=1, keepdims=True))
+    here.inputs["eye"] = (eye / np.linalg.norm(eye, axis=1, keepdims=True)).astype(np.float32)
+    here.present["eye"] = here.present["skin"]
+    total = rows(found, here).sum(axis=0)
+    assert len(total) == statistics_size(found) == 1281 + 433
+    solved = solve(found, total)
+    for name in ("skin", "eye"):
+        np.testing.assert_allclose(solved.centres[name], here.inputs[name].mean(axis=0), atol=1e-6)
 
 
 def test_an_absent_picture_stays_absent_and_noise_leaves_a_centre_bounded() -> None:

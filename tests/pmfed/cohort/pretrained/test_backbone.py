@@ -17,7 +17,8 @@ from sklearn.datasets import load_sample_image
 from pmfed.cohort.pretrained import files
 from pmfed.cohort.pretrained.backbone import Backbone, backbone
 from pmfed.errors import DataError
-from pmfed.modality import WeightsFile
+from pmfed.modality import Layered, WeightsFile
+from pmfed.modality.weights import WIDTHS
 
 LITE = "efficientnet-lite0"
 TENSORS = dict[str, np.ndarray[Any, Any]]
@@ -76,6 +77,27 @@ def test_features_depend_on_their_picture_only_and_nothing_of_the_network_moves(
     assert not any(module.training for module in net._net.modules())
     assert not any(parameter.requires_grad for parameter in net._net.parameters())
     assert all(torch.equal(before[name], tensor) for name, tensor in net._net.state_dict().items())
+
+
+@pytest.mark.parametrize("name", sorted(files.PUBLISHED))
+def test_layers_are_those_of_one_pass_side_by_side(name: Any) -> None:
+    layers: tuple[Any, ...] = ("middle", "late", "last")
+    net = backbone(Layered(net=name, layers=layers), {})
+    seen: list[torch.Tensor] = []
+    blocks = net._net._blocks
+    halving = [number for number, block in enumerate(blocks) if block._block_args.stride in (2, [2])][-1]
+    handles = [
+        at.register_forward_hook(lambda _, __, out: seen.append(out)) for at in (blocks[halving - 1], blocks[-1])
+    ]
+    found = net(picture("china.jpg"))
+    for handle in handles:
+        handle.remove()
+    expected = [torch.nn.functional.normalize(out.mean(dim=(2, 3)))[0].numpy() for out in seen]
+    expected.append(backbone(name, {})(picture("china.jpg")))
+    np.testing.assert_allclose(found, np.concatenate(expected) / np.sqrt(3), atol=1e-6)
+    assert [len(part) for part in expected] == [WIDTHS[name][layer] for layer in layers]
+    turned = backbone(Layered(net=name, layers=("last", "middle")), {})(picture("china.jpg"))
+    np.testing.assert_allclose(turned, np.concatenate([expected[2], expected[0]]) / np.sqrt(2), atol=1e-6)
 
 
 def test_a_grey_picture_counts_as_three_equal_colours() -> None:

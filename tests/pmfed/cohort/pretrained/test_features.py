@@ -122,6 +122,24 @@ def test_damage_is_counted_and_files_outside_are_not_opened(site: Path) -> None:
             read_cohort(STUDY, sources(site, photos), "north")
 
 
+def test_other_layers_are_other_features(site: Path) -> None:
+    """They are cached apart; without the key the name alone is in the fingerprint and in the cache's keys, as ever."""
+    places = Places(cache=site / "cache")
+    last = read_cohort(STUDY, sources(site), "north", places).inputs["photo"]
+    spec = {
+        **STUDY.modalities["photo"].model_dump(mode="json"),
+        "weights": {"net": "efficientnet-lite0", "layers": ["late", "last"]},
+    }
+    study = STUDY.replace(modalities={"photo": spec})
+    found = read_cohort(study, sources(site), "north", places)
+    assert found.findings.counts["photo: pictures from the cache"] == 0
+    np.testing.assert_allclose(found.inputs["photo"][:, 320:] * np.sqrt(2), last, atol=1e-6)
+    assert read_cohort(study, sources(site), "north", places).findings.counts["photo: pictures from the cache"] == 4
+    assert len(flatten(build(study))) == 320 + 1280 + 1
+    assert '"weights":"efficientnet-lite0"' in STUDY.canonical().replace(" ", "")
+    assert study.public_weights == STUDY.public_weights
+
+
 def test_only_what_is_trained_counts() -> None:
     assert len(flatten(build(STUDY))) == 1280 + 1
     fused = STUDY.replace(model={"kind": "fusion", "hidden": (8,), "embedding": 4})
@@ -134,6 +152,8 @@ def test_only_what_is_trained_counts() -> None:
         (lambda: Images(table="t", folder="f", size=(4, 4), weights="efficientnet-lite0", mean=0.1), "has its own"),
         (lambda: Nifti(folder="f", table="t", size=(4, 4, 4), window="own", weights="efficientnet-lite0"), "pictures"),
         (lambda: Images(table="t", folder="f", size=(4, 4), weights="resnet"), "efficientnet-lite0"),
+        (lambda: Images(table="t", folder="f", size=(4, 4), weights={"net": "efficientnet-lite0", "layers": ["last", "last"]}), "stands twice"),
+        (lambda: Images(table="t", folder="f", size=(4, 4), weights={"net": "efficientnet-lite0", "layers": []}), "at least 1"),
         (lambda: Images(table="t", folder="f", size=(4, 4), weights={"source": "w", "sha256": "A", "net": "efficientnet-lite0"}), "sha256"),
     ],
 )  # fmt: skip
