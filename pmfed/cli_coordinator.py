@@ -191,4 +191,6 @@ def coordinator_report(run: RunFolder) -> None:
         console.print(sentence)
     for name, reason in result.get("refused", {}).items():
         console.print(f"Left out: {name}: {reason}")
+    for name, reason in result.get("left", {}).items():
+        console.print(f"Left before the end: {name}: {reason}")
     print(f"report  {run / 'report.html'}\nnumbers {run / 'result.json'}")

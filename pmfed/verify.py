@@ -69,7 +69,7 @@ class Verified:
     wrong
         What does not fit, a sentence each; empty: the run is what was signed.
     notes
-        What a reader should know all the same: keys nobody vouched for, sites without a receipt.
+        What a reader should know all the same: keys nobody vouched for, sites that left without a receipt.
     """
 
     manifest: Manifest
@@ -165,6 +165,9 @@ def _digests(run: Path) -> dict[str, str]:
             or (path.is_dir() and not path.is_symlink())
         ):
             continue
+        if not path.is_file():  # a pipe would never end, a link may lead to a folder or to nothing
+            found[name] = "no file"
+            continue
         with path.open("rb") as file:
             found[name] = hashlib.file_digest(file, "sha256").hexdigest()
     return found
@@ -197,6 +200,7 @@ def _contents(run: Path, found: Verified, roster: Roster | None) -> None:
     named = {str(site["name"]) for site in result["sites"]}
     plan = PrivacyPlan.solve(study, len(named))
     found.wrong += _told(study, plan, result["privacy"])
+    found.wrong += _told_of_own(study, plan, result.get("personal"))
     if result["privacy"]["insecure"]:
         found.notes.append("INSECURE: noise came from a seed at some site; nobody was protected")
     if roster is None and (run / "roster.json").exists():
@@ -209,7 +213,11 @@ def _contents(run: Path, found: Verified, roster: Roster | None) -> None:
         signed.add(path.stem)
         found.wrong += _receipt(path, found, study, plan, result["privacy"], roster)
     found.wrong += [f"receipts/{site}.json: '{site}' took no part, says result.json" for site in sorted(signed - named)]
-    found.notes += [f"{site}: sent no receipt, so nothing shows what it charged" for site in sorted(named - signed)]
+    for site in sorted(named - signed):
+        if site in result.get("left", {}):
+            found.notes.append(f"{site}: left the run and sent no receipt, so nothing shows what it charged")
+        else:
+            found.wrong.append(f"receipts/{site}.json: is missing, and '{site}' did not leave, says result.json")
 
 
 def _told(study: Study, plan: PrivacyPlan, privacy: Mapping[str, Any]) -> Iterator[str]:
@@ -226,6 +234,19 @@ def _told(study: Study, plan: PrivacyPlan, privacy: Mapping[str, Any]) -> Iterat
         yield f"result.json: {steps} steps; the study allows {plan.steps}"
     elif abs(float(privacy["epsilon"]) - plan.epsilon(steps)) > 1e-3:  # as result.json rounds it, and a little
         yield f"result.json: privacy.epsilon is {privacy['epsilon']}; computed anew {plan.epsilon(steps):.4f}"
+
+
+def _told_of_own(study: Study, plan: PrivacyPlan, personal: Mapping[str, Any] | None) -> Iterator[str]:
+    """Compare what result.json says of the sites' own models with the study."""
+    if (personal is None) != (study.personal is None):
+        yield "result.json: has figures of the sites' own models, or should have, unlike in the study"
+    if personal is None or study.personal is None:
+        return
+    if personal["method"] != study.personal.method:
+        yield f"result.json: personal.method is {personal['method']!r}; by the study it is {study.personal.method!r}"
+    value = None if plan.personal_noise is None else plan.alone().epsilon()
+    if (value is None) != (personal["epsilon"] is None) or abs(float(personal["epsilon"] or 0) - (value or 0)) > 1e-3:
+        yield f"result.json: personal.epsilon is {personal['epsilon']}; computed anew {value}"
 
 
 def _receipt(

@@ -70,6 +70,7 @@ def summarise(study: Study, plan: PrivacyPlan, outcome: Outcome, wall_s: float) 
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "sites": [{"name": name, "pmfed": outcome.versions.get(name)} for name in outcome.sites],
         "refused": outcome.refused,
+        "left": outcome.left,
         "rounds": outcome.rounds,
         "parameters": len(outcome.parameters),
         "public_weights": study.public_weights,

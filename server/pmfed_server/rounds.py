@@ -32,7 +32,7 @@ from pmfed_server.checkpoint import read_checkpoint, write_atomically, write_che
 from pmfed_server.enrolment import Enrolment, Registered, listed, name
 from pmfed_server.fleet import Fleet
 from pmfed_server.optimizer import ServerOptimizer
-from pmfed_server.sums import Sums
+from pmfed_server.sums import Summed, Sums
 
 log = logging.getLogger("pmfed.server")
 
@@ -77,6 +77,8 @@ class Outcome:
     versions: dict[str, str] = field(default_factory=dict)
     personal: Evaluated | None = None
     """What the sites' own models scored, where each trains a whole one."""
+    left: dict[str, str] = field(default_factory=dict)
+    """Sites that took part and were not there when they were last asked for a sum: site -> reason."""
 
 
 class Rounds:
@@ -117,6 +119,7 @@ class Rounds:
         self.sums = Sums(self.fleet, study, self.enrolment)
         self.statistics: npt.NDArray[np.float32] | None = None
         self.names: tuple[str, ...] = ()
+        self.left: dict[str, str] = {}
         self.evaluated: Evaluated | None = None
         self.personal: Evaluated | None = None
         self._evaluations: dict[int, Evaluated] = {}
@@ -149,7 +152,7 @@ class Rounds:
         return Outcome(
             self.names, self.plan, self.enrolment.masked, self.enrolment.refused, self.evaluated, receipts, self.optimizer.result, self.statistics,
             self.charged, self.round, self.train_seconds, self.fleet.bytes_up / count, self.fleet.bytes_down / count,
-            self.enrolment.insecure, self.enrolment.versions, self.personal,
+            self.enrolment.insecure, self.enrolment.versions, self.personal, self.left,
         )  # fmt: skip
 
     # -- the legs -------------------------------------------------------------------------------------------------
@@ -162,6 +165,7 @@ class Rounds:
         self.optimizer.restore(state)
         self.statistics = state.get("statistics")
         self.names = tuple(progress["sites"])
+        self.left = dict(progress.get("left", {}))
         self.round = int(progress["round"])
         self.resumes = int(progress["resumes"]) + 1
         if "evaluation" in state:
@@ -181,6 +185,7 @@ class Rounds:
         self.plan = replace(self.plan, sites=len(nodes))
         self.enrolment.enrol(nodes)
         self.names = tuple(sorted(self.sites.values()))
+        self.left = {}  # whoever agreed is there
         agreed = {"sites": self.names, "refused": self.enrolment.refused}  # for whoever follows the run
         write_atomically(self.folder / "enrolled.json", json.dumps(agreed).encode())
         self._checkpoint()  # a run killed in its first round must know, when resumed, that it had begun
@@ -226,10 +231,12 @@ class Rounds:
             if not summed.nodes and all(answer.code == BudgetError.code for answer in summed.failed):
                 return None
             self.charged += 1
+            self._note(summed, roster)
             for answer in summed.failed:
-                dropped[self.sites[answer.node]] = answer.problem or "sent a vector of the wrong length"
+                site = self.sites[answer.node]
+                dropped[site] = self.left[site]
                 self.enrolment.strike(answer.node)
-                log.warning("round %d: %s: %s", number, self.sites[answer.node], dropped[self.sites[answer.node]])
+                log.warning("round %d: %s: %s", number, site, dropped[site])
             if summed.total is not None and (self.sums.recovers or not summed.failed):
                 break
             attempt += 1
@@ -295,6 +302,7 @@ class Rounds:
             request = self._request(kind, round=number, attempt=attempt)
             sent = self._sent(self.optimizer.result)
             summed = self.sums.collect(request, roster, self.task.cells, grid.word, sent)
+            self._note(summed, roster)
             if summed.total is not None and (self.sums.recovers or not summed.failed):
                 break
             if self.study.evaluation.release == "private":
@@ -320,9 +328,22 @@ class Rounds:
     def _finish(self) -> dict[str, str]:
         nodes = list(self.sites) or self.fleet.gather(self.expected)
         answers = self.fleet.ask(self._request("finish", round=self.round, sites=len(nodes)), nodes)
-        return {answer.reply.site: answer.reply.text for answer in answers if answer.reply and answer.ok}
+        receipts = {
+            self.sites.get(answer.node, answer.reply.site): answer.reply.text
+            for answer in answers
+            if answer.reply and answer.ok
+        }
+        for site in sorted(set(self.names) - set(receipts)):
+            log.warning("%s: sent no receipt%s", site, "; it had left" if site in self.left else "")
+        return receipts
 
     # -- helpers --------------------------------------------------------------------------------------------------
+
+    def _note(self, summed: Summed, roster: Sequence[int]) -> None:
+        """Note which sites gave nothing, and which were not even asked."""
+        failed = {self.sites[one.node]: one.problem or "sent a vector of the wrong length" for one in summed.failed}
+        away = {site: "the others had no keys with it" for node, site in self.sites.items() if node not in roster}
+        self.left = {**away, **{site: why for site, why in self.left.items() if site in away}, **failed}
 
     @property
     def _size(self) -> int:
@@ -373,6 +394,7 @@ class Rounds:
             "resumes": self.resumes,
             "run": self.run_id,
             "sites": self.names,
+            "left": self.left,
         }
         write_checkpoint(self.folder / "checkpoints", state, progress)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pmfed.models.head import Proportional, head
 from pmfed.sections.outcome import Outcome
-from pmfed.tasks.survival import Survival, concordance, kaplan_meier
+from pmfed.tasks.survival import Survival, _watched, concordance, kaplan_meier
 from pmfed.tasks.task import intervals
 
 Floats = np.ndarray[Any, Any]
@@ -101,6 +101,18 @@ def test_noise_takes_no_side_in_the_concordance() -> None:
     assert found.std() < 0.03
 
 
+def test_what_comes_at_the_last_boundary_or_later_is_all_one() -> None:
+    """Alive at the end: an event or a departure there, or years after, makes no pair with anybody who is there, too."""
+    outputs = np.tile([[-2.0, -1.0, -2.0, -1.0, -2.0]], (5, 1))
+    outcomes = np.array([(10.0, 0), (10.0, 1), (10.5, 0), (99.0, 1), (9.99, 1)])
+    rows = TASK.rows(outputs, outcomes)
+    np.testing.assert_array_equal(rows[:4], np.repeat(rows[:1], 4, axis=0))
+    assert (rows[4] != rows[0]).any()
+    told_apart = TASK.rows(outputs[:3], np.array([(2.0, 0), (1.99, 0), (2.01, 0)]))  # a time bin begins with its edge
+    np.testing.assert_array_equal(told_apart[0], told_apart[2])
+    assert (told_apart[0] != told_apart[1]).any()
+
+
 # -- against scikit-survival --------------------------------------------------------------------------------------------
 
 
@@ -126,6 +138,16 @@ def test_kaplan_meier_is_that_of_scikit_survival() -> None:
     times, alive = nonparametric.kaplan_meier_estimator(event, time)
     left, died = (np.bincount(time[event == kind], minlength=12).astype(float) for kind in (False, True))
     np.testing.assert_allclose(kaplan_meier(left, died)[times.astype(int)], alive)
+
+
+def test_the_weights_are_those_of_the_departures() -> None:
+    """The chance to be still watched: who has the event in a bin has not left in it."""
+    nonparametric = pytest.importorskip("sksurv.nonparametric")
+    random = np.random.default_rng(3)
+    time, event = random.integers(0, 6, 60), random.random(60) < 0.5
+    times, stay = nonparametric.kaplan_meier_estimator(event, time, reverse=True)
+    left, died = (np.bincount(time[event == kind], minlength=6).astype(float) for kind in (False, True))
+    np.testing.assert_allclose(_watched(left, died)[times.astype(int)], stay)
 
 
 # -- the Brier score and calibration by hand ----------------------------------------------------------------------------
@@ -154,6 +176,37 @@ def test_a_model_that_says_what_happens_is_calibrated_and_another_is_not() -> No
     assert wrong > 0.1 + told(outputs, outcomes)["calibration_gap"]
 
 
+@pytest.mark.parametrize(("time", "seen"), [(3.99, 1.0), (4.0, 0.0), (4.01, 0.0)])
+def test_the_horizon_is_where_it_is_said_to_be(time: float, seen: float) -> None:
+    outputs = np.tile(np.log([[0.1, 0.1, 0.2, 0.4, 0.2]]), (50, 1))
+    risk = 1 - float(TASK.predict(outputs)[0, 2])
+    outcomes = np.tile([[time, 1.0]], (50, 1))
+    assert told(outputs, outcomes)["calibration_gap"] == pytest.approx(abs(risk - seen), abs=0.01)
+
+
+def test_nothing_is_told_of_times_that_hardly_anybody_reaches() -> None:
+    """98 of 100 leave after 1.5 of 10 years; what the model says of later years is nonsense, and does not count."""
+    outputs = np.tile([[-2.0, -9.0, -9.0, -9.0, -9.0]], (100, 1))
+    outcomes = np.array([(1.5, 0)] * 98 + [(7.9, 1)] * 2)
+    total_ = total(outputs, outcomes)
+    brier = (1 - TASK.predict(outputs)[0, 0]) ** 2  # at the first boundary, where all are alive
+    assert TASK.measure(total_)["integrated_brier"] == pytest.approx(brier)
+    curves = TASK.curves(total_)
+    assert curves["calibration"] == []
+    assert [group["points"][-1][0] for group in curves["survival"]["groups"]] == [
+        pytest.approx(1.5 + 1 / 12)
+    ]  # the bin that begins with 1.5
+
+
+def test_patients_who_left_count_for_less_in_the_calibration() -> None:
+    outputs, outcomes = patients(600, 10)
+    whole = np.stack([outcomes[:, 0], np.ones(600)], axis=1)
+    for group in TASK.curves(total(outputs, whole))["calibration"]:
+        assert group["effective"] == pytest.approx(group["count"])  # Greenwood's variance is then the binomial one
+    for group in TASK.curves(total(outputs, outcomes))["calibration"]:
+        assert 0.5 * group["count"] < group["effective"] < 0.99 * group["count"]
+
+
 def test_with_censoring_the_score_is_as_without() -> None:
     """What the weights are for: patients who leave at random change nothing but the spread."""
     random = np.random.default_rng(7)
@@ -177,6 +230,26 @@ def test_groups_by_risk_have_curves_that_fall_and_stand_in_order() -> None:
         ends.append(alive[np.searchsorted(times, 4)])
     assert ends[0] > ends[1] > ends[2]
     assert sum(group["count"] for group in found["groups"]) == 900
+
+
+def test_the_interval_is_around_the_figure_of_a_model_whose_hazards_are_not_proportional() -> None:
+    outputs, outcomes = patients(300, 11)
+    summed = total(outputs * [1, 1, 1, -1, -1], outcomes)
+    drawn = TASK.measure(TASK.resample(summed, 200, np.random.default_rng(0)))["integrated_brier"]
+    assert drawn.mean() == pytest.approx(float(TASK.measure(summed)["integrated_brier"]), abs=0.004)
+
+
+def test_figures_stay_between_0_and_1_whatever_the_noise_and_a_gap_has_no_sign() -> None:
+    random = np.random.default_rng(12)
+    outputs, outcomes = patients(300, 12)
+    for scale in (0.5, 3.0):
+        summed = total(outputs, outcomes) + random.normal(0, scale, (20, TASK.cells))
+        for value in TASK.measure(summed).values():
+            known = value[np.isfinite(value)]
+            assert len(known)
+            assert 0 <= known.min() <= known.max() <= 1
+    assert told(outputs - 3, outcomes)["calibration_gap"] > 0.1  # says too little
+    assert told(outputs + 3, outcomes)["calibration_gap"] > 0.1  # too much
 
 
 def test_the_interval_is_about_as_wide_as_that_over_patients() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -37,12 +38,13 @@ MEANS = federation.STUDY.replace(", mean = 60, scale = 15", "")  # learned from 
 STUDY = Study.from_text(MEANS, "study.toml").replace(
     training={"rounds": 2}, evaluation={"release": "private", "per_site": False, "release_noise": 40.0}
 )
+OWN = STUDY.replace(personal={"method": "fine-tune", "steps": 3, "learning_rate": 0.3, "share": 0.3})
 
 
 class Signed:
     """A finished run with its coordinator and its sites, and what an attacker may hold of their keys."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, study: Study = STUDY) -> None:
         self.sites = read_sites(federation.write_federation(folder / "f") / "sites")
         for site in self.sites:
             federation.change(site.folder / "site.toml", r"^epsilon = 2\.5", "epsilon = 50.0")
@@ -50,13 +52,13 @@ class Signed:
         pin_rosters(self.sites)
         self.hub = make_coordinator(folder / "hub", ["localhost"], 9092, 18000)
         shutil.copy(self.sites[0].roster, self.hub.roster)
-        self.run = begin(self.hub, STUDY, folder / "run", 3, 120.0)
+        self.run = begin(self.hub, study, folder / "run", 3, 120.0)
         number = json.loads((self.run / "run.json").read_text())["id"]
         for site in self.sites:
             resident.register(site.name, Agent(site))
         nodes = {place: {"site": site.name} for place, site in enumerate(self.sites, 1)}
         with LocalGrid(client_app, nodes) as grid:
-            conduct(grid, STUDY, PrivacyPlan.solve(STUDY, 3), self.run, run=number, sites=3, patience=120.0)
+            conduct(grid, study, PrivacyPlan.solve(study, 3), self.run, run=number, sites=3, patience=120.0)
         for site in self.sites:
             resident.forget(site.name)
         go(self.hub, self.run, print)  # the run has its result: what is left to do is to sign it
@@ -65,6 +67,12 @@ class Signed:
 @pytest.fixture(scope="module")
 def signed(tmp_path_factory: pytest.TempPathFactory) -> Signed:
     return Signed(tmp_path_factory.mktemp("signed"))
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Signed:
+    """Return a run in which every site trained a model of its own as well."""
+    return Signed(tmp_path_factory.mktemp("own"), OWN)
 
 
 @pytest.fixture
@@ -230,12 +238,86 @@ def test_receipts_are_those_of_the_rosters_sites(run: Path, signed: Signed) -> N
     assert len(check_run(run, Roster.read(signed.sites[0].roster)).wrong) == 1
 
 
-def test_a_site_without_a_receipt_is_told_of(run: Path, signed: Signed) -> None:
+def left(told: Any) -> None:
+    told["left"] = {NORTH: "did not answer in time"}
+    del told["privacy"]["spent"][NORTH]
+
+
+def test_a_receipt_may_be_missing_only_of_a_site_that_left(run: Path, signed: Signed) -> None:
     (run / "receipts" / f"{NORTH}.json").unlink()
+    again(run, signed.hub)
+    assert check_run(run).wrong == [f"receipts/{NORTH}.json: is missing, and '{NORTH}' did not leave, says result.json"]
+    edited(run / "result.json", left)
     again(run, signed.hub)
     found = check_run(run)
     assert not found.wrong
-    assert any(note.startswith(f"{NORTH}: sent no receipt") for note in found.notes)
+    assert f"{NORTH}: left the run and sent no receipt, so nothing shows what it charged" in found.notes
+    shutil.rmtree(run / "receipts")  # and of nobody else
+    again(run, signed.hub)
+    assert len(check_run(run).wrong) == len(federation.SITES) - 1
+
+
+def test_what_is_no_file_is_not_read(run: Path) -> None:
+    os.mkfifo(run / "pipe")  # whoever reads it waits for ever
+    (run / "folder").symlink_to(run / "receipts")
+    (run / "nothing").symlink_to(run / "nowhere")
+    assert check_run(run).wrong == [f"{name}: was not signed" for name in ("folder", "nothing", "pipe")]
+
+
+# -- models of the sites' own ------------------------------------------------------------------------------------
+
+
+def test_a_run_with_models_of_the_sites_own(own: Signed) -> None:
+    found = check_run(own.run, Roster.read(own.sites[0].roster), own.hub.identity.public)
+    assert (found.wrong, found.notes) == ([], [])
+    assert set(found.epsilons) == set(federation.SITES)
+    charged = verify((own.run / "receipts" / f"{NORTH}.json").read_text())["charges"]
+    assert charged == {"evaluation": 1, "personal": 3, "personal-evaluation": 1, "statistics": 1, "step": 2}
+
+
+@pytest.mark.parametrize(
+    ("charges", "said"),
+    [
+        ({"personal": 0}, "not what its charges come to"),
+        ({"personal": 2}, "not what its charges come to"),
+        ({"personal": 4}, "4 times 'personal' is charged; the study allows 3"),
+        ({"personal-evaluation": 0}, "not what its charges come to"),
+        ({"personal-evaluation": 2}, "2 times 'personal-evaluation' is charged; the study allows 1"),
+        ({"personal": None}, "personal is charged, or should be, unlike in the study"),
+    ],
+)
+def test_personal_steps_that_a_receipt_hides(own: Signed, tmp_path: Path, charges: Any, said: str) -> None:
+    run = Path(shutil.copytree(own.run, tmp_path / "run"))
+    true = verify((run / "receipts" / f"{NORTH}.json").read_text())["charges"]
+    changed = {what: count for what, count in {**true, **charges}.items() if count is not None}
+    receipt(run, Identity.at(own.sites[0].identity), charges=changed)
+    again(run, own.hub)
+    assert said in "\n".join(check_run(run).wrong)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"epsilon": 0.1}, "personal.epsilon is 0.1; computed anew 0.5"),
+        ({"epsilon": None}, "personal.epsilon is None"),
+        ({"method": "ditto"}, "personal.method is 'ditto'; by the study it is 'fine-tune'"),
+        (None, "has figures of the sites' own models, or should have"),
+    ],
+)
+def test_a_result_that_says_something_else_of_them(own: Signed, tmp_path: Path, changes: Any, said: str) -> None:
+    run = Path(shutil.copytree(own.run, tmp_path / "run"))
+    edited(run / "result.json", lambda told: told["personal"].update(changes) if changes else told.pop("personal"))
+    again(run, own.hub)
+    assert said in "\n".join(check_run(run).wrong)
+
+
+def test_figures_of_own_models_that_the_study_does_not_know(run: Path, signed: Signed) -> None:
+    edited(run / "result.json", lambda told: told.update(personal={"method": "ditto", "epsilon": 0.0}))
+    again(run, signed.hub)
+    assert "has figures of the sites' own models" in "\n".join(check_run(run).wrong)
+
+
+# -- the command -------------------------------------------------------------------------------------------------
 
 
 def command(*words: object, monkeypatch: pytest.MonkeyPatch) -> int:

@@ -47,6 +47,14 @@ def test_a_reply_reads_back_as_it_was(sent: Reply) -> None:
     assert parse_reply(dump(sent)) == sent
 
 
+@pytest.mark.parametrize("site", ["../north", "a/b", "North", "north\n", "a" * 49, "-", 5])
+def test_a_site_cannot_call_itself_a_path(site: Any) -> None:
+    told = {"kind": "finish", "run": RUN, "site": "north", "text": "{}"}
+    assert parse_reply(json.dumps(told).encode()).site == "north"
+    with pytest.raises(ProtocolError, match="site"):
+        parse_reply(json.dumps({**told, "site": site}).encode())
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [

@@ -153,7 +153,7 @@ def test_a_site_that_fails_costs_an_attempt_and_the_repeated_sum_is_right(crowd:
         (0, 7, []), (1, 5, [SECOND, LAST]), (0, 7, []), (0, 7, []), (0, 7, []),
     ]  # fmt: skip
     assert "could not reach" in sites.lines[1]["dropped"][SECOND]
-    assert (outcome.rounds, outcome.steps) == (5, 6)
+    assert (outcome.rounds, outcome.steps, outcome.left) == (5, 6, {})
     assert [sites.charges(name) for name in (FIRST, SECOND)] == [6, 4]
     # A round that was repeated is told with the bytes of both attempts: 7 words down, 7 up, for each who answered.
     assert [line["bytes_up"] for line in sites.lines[:3]] == [4 * 7 * sites_ for sites_ in (7, 5 + 5, 7)]
@@ -202,6 +202,7 @@ def test_a_site_that_never_has_keys_is_left_out_after_three_strikes(crowd: Any, 
     assert set(sites.lines[0]["dropped"]) == {SECOND}
     assert all(not line["dropped"] for line in sites.lines[3:])
     assert outcome.rounds == (7 if study is PLAIN else len(sites.lines))
+    assert set(outcome.left) == {SECOND}
     assert set(outcome.evaluated.per_site) == set(NAMES) - {SECOND}
     sites.check()
 

@@ -176,6 +176,8 @@ def test_a_site_that_fails_in_a_round_is_left_out_and_the_others_take_larger_sha
     for name in (NORTH, WEST):
         assert sites.charges(name) == [("step", number, attempt) for number, attempt, _ in asked]
     assert set(outcome.receipts) == {NORTH, WEST}
+    assert set(outcome.left) == {SOUTH}
+    assert "privacy ledger" in outcome.left[SOUTH]
     assert PLAN.noise_std(2) > PLAN.noise_std(3)
 
 
@@ -188,6 +190,7 @@ def test_after_three_strikes_a_site_is_not_asked_again(tmp_path: Path) -> None:
     assert outcome.rounds == 7
     assert outcome.steps == 10
     assert set(outcome.evaluated.per_site) == {NORTH, WEST}
+    assert set(outcome.left) == {SOUTH}  # long after it was last asked
 
 
 def test_a_site_that_was_away_for_a_round_comes_back(sites: Federation) -> None:
@@ -282,6 +285,34 @@ def test_a_late_answer_is_not_taken_for_that_of_another_round(sites: Federation)
     assert [line["sites"] for line in sites.lines] == [3, 2, 3, 3, 3]
     assert [list(line["dropped"]) for line in sites.lines] == [[], [SOUTH], [], [], []]
     assert outcome.rounds == 5
+    assert outcome.left == {}  # it came back
+
+
+def test_a_site_that_is_away_for_the_last_sum_has_left(sites: Federation) -> None:
+    def away(request: Request, replies: list[Message]) -> list[Message]:
+        here = (request.kind, request.round, request.attempt) == ("evaluate", 6, 0)
+        return [replies[0], replies[2]] if here else replies
+
+    outcome = sites.run(after=away)
+    assert outcome.left == {SOUTH: "did not answer in time"}
+    again = sites.run()  # the sites are asked for their receipts again, and the checkpoint has the rest
+    assert (again.left, set(again.receipts)) == (outcome.left, set(federation.SITES))
+
+
+def test_a_site_whose_receipt_alone_is_missing_has_not_left(sites: Federation) -> None:
+    outcome = sites.run(after=lambda request, replies: replies[: 1 if request.kind == "finish" else 3])
+    assert (set(outcome.receipts), outcome.left) == ({NORTH}, {})
+
+
+def test_no_site_can_put_its_receipt_in_the_place_of_anothers(sites: Federation) -> None:
+    def meddle(request: Request, replies: list[Message]) -> list[Message]:
+        if request.kind != "finish":
+            return replies
+        return [*replies[:2], answer(replies[2], record={"site": NORTH, "text": "{}"}, arrays=ArrayRecord())]
+
+    outcome = sites.run(after=meddle)
+    assert verify(outcome.receipts[NORTH])["site"] == NORTH
+    assert outcome.receipts[WEST] == "{}"
 
 
 def test_too_few_sites_that_agree_end_the_run_before_any_charge(sites: Federation) -> None:
