@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 from collections.abc import Callable
 from contextlib import suppress
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -150,6 +153,45 @@ def test_any_bytes_are_refused(known: Any, kind: str, data: bytes) -> None:
     with pytest.raises(error):
         parse(data)
 
+
+# -- the fuzzer, which is no part of these tests ------------------------------------------------------------------
+
+
+def fuzzer() -> ModuleType:
+    spec = spec_from_file_location("fuzzer", Path(__file__).parents[2] / "fuzz" / "parsers.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_fuzzer_tries_every_parser_and_sees_what_should_not_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    messages, attempt, mutate = fuzzer().harness(tmp_path)
+    assert tuple(messages) == KINDS
+    made = set()
+    for name, message in messages.items():
+        attempt(message)
+        for seed in range(20):
+            other = mutate(message, 4000, seed)
+            assert 0 < len(other) <= 4000
+            attempt(other)
+            made.add((name, other))
+    assert len(made) > 200
+    monkeypatch.setattr("test_parsers.parse_reply", lambda _: {}["nothing"])
+    with pytest.raises(KeyError):
+        fuzzer().harness(tmp_path)[1](messages["reply"])
+
+
+def test_without_atheris_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "atheris", None)
+    with pytest.raises(SystemExit, match="pip install atheris"):
+        fuzzer().main([])
+
+
+# -- fields ---------------------------------------------------------------------------------------------------------
 
 BOX, PUBLIC, SIGNATURE = "0" * 188, "0" * 64, "0" * 128
 PARCEL = {"public": PUBLIC, "commit": PUBLIC, "box": BOX, "signature": SIGNATURE}
