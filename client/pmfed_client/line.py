@@ -29,6 +29,7 @@ LONGEST = 100  # bytes of a socket's path; the system allows a little more
 BEHIND = ".in"  # added to the path: where gRPC itself listens, for this process's user alone
 LARGEST = 1 << 29  # bytes of a message: a model of 130 million parameters
 WAITING = 4  # messages that may wait for their turn
+AGAIN = ("grpc.max_reconnect_backoff_ms", 1000)
 Handler = Callable[[bytes, Arrays], tuple[bytes, Arrays]]
 OPTIONS = (("grpc.max_send_message_length", LARGEST), ("grpc.max_receive_message_length", LARGEST))
 
@@ -139,11 +140,21 @@ def serve(handle: Handler, path: Path, node_user: str | None = None) -> Served:
     return Served(server, Door(path, behind, users, group), behind)
 
 
-def call(path: Path) -> Handler:
-    """Return a handler that asks the agent behind a socket."""
+def call(path: Path, wait: float = 0.0) -> Handler:
+    """Return a handler that asks the agent behind a socket.
+
+    Parameters
+    ----------
+    path
+        The socket.
+    wait
+        Seconds that an agent which does not answer, because it is being started anew, gets to come back.
+    """
 
     def handle(record: bytes, arrays: Mapping[str, npt.NDArray[Any]]) -> tuple[bytes, Arrays]:
-        with grpc.insecure_channel(f"unix:{path}", options=OPTIONS) as channel:
+        with grpc.insecure_channel(f"unix:{path}", options=(*OPTIONS, AGAIN)) as channel:
+            if wait:
+                grpc.channel_ready_future(channel).result(wait)
             ask: Any = channel.unary_unary(f"/{SERVICE}/{METHOD}")
             return unpack(ask(pack(record, arrays), wait_for_ready=False))
 

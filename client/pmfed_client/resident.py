@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pmfed_client.agent import Agent
 
 SOCKETS = "PMFED_SOCKETS"  # the environment variable that names the folder of sockets
+BACK = 45.0  # seconds an agent may take to be started anew; after three rounds without it a site is left out for good
 NODE = "partition-id"  # how Flower's simulation runtime tells its nodes apart
 
 _agents: dict[str, Agent] = {}
@@ -51,7 +52,7 @@ def connect(node_config: Mapping[str, Any]) -> Handler:
         No agent answers to that name.
     """
     if "socket" in node_config:
-        return call(Path(str(node_config["socket"])))
+        return call(Path(str(node_config["socket"])), BACK)
     folder = os.environ.get(SOCKETS)
     if folder and NODE in node_config:
         return call(Path(folder) / f"{int(node_config[NODE])}.sock")

@@ -122,11 +122,15 @@ class Fleet:
             messages.append(Message(content, node, kind, group_id=group, ttl=self.patience + 60))
             self.bytes_down += (vector.nbytes if vector is not None else 0) + len(own.text)
         deadline = time.monotonic() + self.patience
-        waiting = dict(zip(self.grid.push_messages(messages), nodes, strict=True))
+        asked = list(zip(self.grid.push_messages(messages), nodes, strict=True))
         messages.clear()
+        waiting = {name: node for name, node in asked if name}
+        for name, node in asked:
+            if not name:
+                yield Answer(node, None, problem="is no longer known to Flower")
         pause = 0.01
         while waiting and time.monotonic() < deadline:
-            arrived = list(self.grid.pull_messages([name for name in waiting if name]))
+            arrived = list(self.grid.pull_messages(list(waiting)))
             while arrived:  # let go of each before the next is looked at
                 message = arrived.pop()
                 node = waiting.pop(message.metadata.reply_to_message_id, NOBODY)

@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -271,6 +272,21 @@ def test_nobody_behind_the_socket_is_an_error_at_once(tmp_path: Path) -> None:
         pass
     with pytest.raises(grpc.RpcError):
         call(path)(b"", {})
+
+
+def test_a_courier_waits_for_an_agent_that_is_being_started_anew(tmp_path: Path) -> None:
+    with served(tmp_path / "agent.sock", echo) as path:
+        pass
+    found: list[bytes] = []
+    waiting = threading.Thread(target=lambda: found.append(call(path, 60.0)(b"late", {})[0]))
+    waiting.start()
+    time.sleep(1.0)
+    assert not found
+    with served(path, echo):
+        waiting.join(60)
+    assert found == [b"late"]
+    with pytest.raises(grpc.FutureTimeoutError):
+        call(path, 0.5)(b"", {})
 
 
 def test_a_real_agent_answers_over_its_socket_as_it_does_in_the_process(tmp_path: Path) -> None:

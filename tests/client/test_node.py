@@ -119,12 +119,12 @@ import sys
 from pathlib import Path
 from pmfed.study import Study
 from pmfed.wire import Request, dump, parse_reply
-from pmfed_client.resident import connect
+from pmfed_client.line import call
 site, socket, canary = map(Path, sys.argv[1:])
 study = Study.from_text(canary.read_text(), "study.toml")
 request = Request(kind="enroll", run="ab" * 16, study=study.fingerprint(), sites=3, text=study.canonical())
 try:
-    print("answer", parse_reply(connect({"socket": str(socket)})(dump(request), {})[0]).code)
+    print("answer", parse_reply(call(socket)(dump(request), {})[0]).code)
 except Exception as error:
     print("turned away", type(error).__name__)
 for path in (site, site / "site.toml", site / "patients.csv", site / "identity.pem", site / "ledger.db", site / "agent.log"):

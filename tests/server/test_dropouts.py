@@ -20,7 +20,7 @@ from pmfed_client.agent import Agent, Rehearsal
 from pmfed_client.app import app as client_app
 from pmfed_client.site import read_sites
 from pmfed_client.trainer import Trainer
-from pmfed_server.fleet import Fleet
+from pmfed_server.fleet import MESSAGE_TYPES, Fleet
 from pmfed_server.rounds import Outcome, Rounds
 from pmfed_simulations.grid import LocalGrid
 from pmfed_simulations.rosters import pin_rosters
@@ -243,6 +243,23 @@ def test_of_two_nodes_with_one_name_one_is_refused(crowd: Any, study: Study) -> 
     assert [line["sites"] for line in sites.lines] == [7] * 6
 
 
+class Timed(LocalGrid):
+    """Notes how long each kind of message may live."""
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        messages = list(messages)
+        self.lives = {**getattr(self, "lives", {}), **{one.metadata.message_type: one.metadata.ttl for one in messages}}
+        return super().push_messages(messages)
+
+
+def test_no_message_lives_much_longer_than_it_is_waited_for() -> None:
+    """Flower's own limit is twelve hours: what nobody waits for any more would be computed, and charged, all the same."""
+    with Timed(client_app, {1: {"site": "nobody"}}) as grid:
+        for kind in MESSAGE_TYPES:
+            Fleet(grid, 7.0).ask(Request(kind=kind, run=RUN, study="5" * 64, sites=3), [1])  # type: ignore[arg-type]
+    assert grid.lives == dict.fromkeys(MESSAGE_TYPES.values(), 67.0)
+
+
 class Deaf(LocalGrid):
     """As a SuperLink answers for nodes it knows no more: with an empty message id."""
 
@@ -252,12 +269,13 @@ class Deaf(LocalGrid):
         return [next(ids) if one.metadata.dst_node_id > 2 else "" for one in messages]
 
 
-@pytest.mark.xfail(strict=True, raises=KeyError, reason="Fleet.stream loses all but one of several unknown nodes")
 def test_several_nodes_that_are_no_longer_known_are_each_their_own_problem() -> None:
     request = Request(kind="enroll", run=RUN, study="5" * 64, sites=3)
     with Deaf(client_app, {node: {"site": "nobody"} for node in (1, 2, 3)}) as grid:
         answers = Fleet(grid, 0.3).ask(request, [1, 2, 3])
+    assert [answer.node for answer in answers] == [1, 2, 3]
     assert [answer.ok for answer in answers] == [False] * 3
+    assert [answer.problem for answer in answers[:2]] == ["is no longer known to Flower"] * 2
 
 
 # -- the sturdy way ----------------------------------------------------------------------------------------------------
