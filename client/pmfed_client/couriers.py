@@ -47,23 +47,24 @@ def carry_all(address: str, secret: bytes) -> None:
         address, SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods=PROTECTED), "SuperExec"
     )
     wanted = AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP])
-    before = 0
+    before, token = 0, ""
     while True:
         found = asks.AcquireTask(wanted)
         if not (found.HasField("task") and found.token):
             time.sleep(LOOK)
             continue
-        _end(before)
-        before = os.fork()
+        if _end(before):
+            _give_up(address, token)
+        before, token = os.fork(), found.token
         if before == 0:
             try:
-                carry_one(address, found.token)
+                carry_one(address, token)
             finally:
                 os._exit(0)  # nothing of the parent's is to be cleaned up here
 
 
-def _end(process: int) -> None:
-    """See to it that the courier of the message before has ended.
+def _end(process: int) -> bool:
+    """See to it that the courier of the message before has ended; return whether it had to be made to.
 
     A SuperNode has one message under way at a time, but may hand out one whose content will never come, because its
     run was stopped meanwhile: who waits for that waits for ever.
@@ -74,8 +75,22 @@ def _end(process: int) -> None:
             log.warning("a message was given up: its content did not come")
             os.kill(process, signal.SIGKILL)
             os.waitpid(process, 0)
-            return
+            return True
         time.sleep(0.02)
+    return False
+
+
+def _give_up(address: str, token: str) -> None:
+    """Tell the SuperNode that a message will not be answered.
+
+    Else it answers in a minute itself, that its courier has crashed; takes that for the answer to whatever message is
+    under way by then; and hands out every later answer one message late.
+    """
+    client = _client(address, RuntimeTokenHttpInterceptor(token), "flwr-clientapp", patient=False)
+    try:
+        push_task_output(client, None, SubStatus.FAILED, "")
+    finally:
+        client.close()
 
 
 def carry_one(address: str, token: str) -> None:
@@ -102,14 +117,17 @@ def carry_one(address: str, token: str) -> None:
 
 
 def _client(
-    address: str, credential: RuntimeTokenHttpInterceptor | SuperExecAuthHttpInterceptor, name: str
+    address: str,
+    credential: RuntimeTokenHttpInterceptor | SuperExecAuthHttpInterceptor,
+    name: str,
+    patient: bool = True,
 ) -> RuntimeHttpClient:
     return RuntimeHttpClient.from_server_address(
         server_address=address,
         insecure=True,  # the loopback interface
         root_certificates=None,
         interceptors=[RuntimeVersionHttpInterceptor(component_name=name), credential],
-        retry_invoker=make_simple_http_retry_invoker(),
+        retry_invoker=make_simple_http_retry_invoker() if patient else None,
     )
 
 
