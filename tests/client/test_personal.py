@@ -243,6 +243,27 @@ def test_personal_steps_have_the_whole_noise_of_their_plan(cohort: Cohort, tmp_p
     assert asked == [plan.personal_noise * plan.clip] * 4
 
 
+def test_every_personal_step_draws_its_patients_anew(
+    cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = STUDY.replace(personal=FINE_TUNE)
+    made = Trainer(
+        study, PrivacyPlan.solve(study, SITES), cohort, lambda *_: SecretSource(), Shelf(tmp_path, "ab" * 16)
+    )
+    assert made.own is not None
+    drawn: list[bytes] = []
+    true = made.own._private.release
+
+    def release(inputs: Any, present: Any, targets: Any, owner: Any, *more: Any) -> Any:
+        drawn.append(inputs["clinical"].numpy().tobytes())
+        assert len(owner) < 0.9 * len(made.training.owner)  # at the plan's rate
+        return true(inputs, present, targets, owner, *more)
+
+    monkeypatch.setattr(made.own._private, "release", release)
+    made.learn_own(flatten(build(study)), 6, 0)
+    assert len(drawn) == len(set(drawn)) == 4
+
+
 # -- the agent ---------------------------------------------------------------------------------------------------
 
 
@@ -345,16 +366,47 @@ def test_steps_charged_and_lost_with_the_process_are_not_taken_again(
     def fail(*_: Any) -> None:
         raise OSError("the disk is full")
 
-    monkeypatch.setattr(Shelf, "store", fail)
-    reply, sums = made.ask(NORTH, "personal", 1, 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(Shelf, "store", fail)
+        reply, sums = made.ask(NORTH, "personal", 1, 0)
     assert (reply.ok, sums) == (False, {})
-    monkeypatch.undo()
+    # The very process goes on as one that was started anew: what is not on the disk was not learned.
+    assert made.ask(NORTH, "personal", 1, 1)[0].code == "PM310"
+    assert steps == ["personal"] * 4
     steps.clear()
     reply, sums = anew(made).ask(NORTH, "personal", 1, 1)
     assert (reply.ok, reply.code, sums) == (False, "PM310", {})
     assert "Nothing was released" in reply.reason
     assert steps == []
     assert len(rows(made, "charge")) == 1
+
+
+class Killed(BaseException):
+    """The process ends here; nothing in it is told."""
+
+
+@pytest.mark.parametrize(("place", "taken"), [((Own, "learn"), 8), ((Shelf, "store"), 10)], ids=["before", "after"])
+def test_an_agent_killed_between_a_charge_and_what_it_learned_takes_no_more_steps_than_it_charged(
+    tmp_path: Path, steps: list[str], monkeypatch: pytest.MonkeyPatch, place: tuple[Any, str], taken: int
+) -> None:
+    made = together(tmp_path, personal=DITTO)
+    assert made.ask(NORTH, "step", 1)[0].ok
+
+    def die(*_: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*place, die)
+        with pytest.raises(Killed):
+            made.ask(NORTH, "step", 2, 0)
+    made = anew(made)
+    for number, attempt in ((2, 1), (3, 0), (4, 0)):
+        assert made.ask(NORTH, "step", number, attempt)[0].ok
+    charged = [row for row in rows(made, "charge") if row[0] == "personal"]
+    assert [row[1:4] for row in charged] == [(1, 0, 2), (2, 0, 2), (2, 1, 2), (3, 0, 2), (4, 0, 2)]
+    assert steps.count("personal") == taken <= sum(row[3] for row in charged)
+    assert made.ask(NORTH, "step", 5)[0].ok  # the sixth charge, of six
+    assert made.ask(NORTH, "step", 6)[0].code == "PM310"
 
 
 def test_scores_of_the_own_model_are_a_release_of_their_own(tmp_path: Path) -> None:

@@ -186,6 +186,45 @@ def test_a_coordinator_that_signs_a_false_result_is_found_out(run: Path, signed:
     assert said in "\n".join(check_run(run, coordinator=signed.hub.identity.public).wrong)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("unit", "record"), ("mechanism", "fedavg"), ("delta", 1e-4), ("colluders", 0), ("sampling_rate", 0.4), ("clip", 2.0),
+        ("evaluation_release", "exact"),
+    ],
+)  # fmt: skip
+def test_every_word_of_a_result_about_the_mechanism_is_the_studys(
+    run: Path, signed: Signed, key: str, value: Any
+) -> None:
+    edited(run / "result.json", lambda told: told["privacy"].update({key: value}))
+    again(run, signed.hub)
+    assert len(check_run(run).wrong) == 1
+    assert f"result.json: privacy.{key} is {value!r}; by the study it is" in check_run(run).wrong[0]
+
+
+@pytest.mark.parametrize("steps", [3, -1])
+def test_steps_that_no_such_run_takes(run: Path, signed: Signed, steps: int) -> None:
+    edited(run / "result.json", lambda told: told["privacy"].update(steps=steps))
+    again(run, signed.hub)
+    assert check_run(run).wrong[0] == f"result.json: {steps} steps; the study allows 2"
+
+
+def test_what_a_receipt_comes_to_is_its_worst_cohort_at_its_own_delta(run: Path, signed: Signed) -> None:
+    edited(run / "result.json", lambda told: told["privacy"]["spent"][NORTH].update(delta=1e-4))
+    again(run, signed.hub)
+    assert check_run(run).wrong == [f"result.json: says something else of '{NORTH}' than its receipt"]
+    receipt(run, Identity.at(signed.sites[0].identity), epsilon=0.1)
+    edited(run / "result.json", lambda told: told["privacy"]["spent"][NORTH].update(delta=1e-3, epsilon=0.1))
+    again(run, signed.hub)
+    assert check_run(run).wrong == [f"receipts/{NORTH}.json: its epsilon is not the largest of its cohorts'"]
+
+
+def test_a_run_whose_noise_followed_a_seed_says_so(run: Path, signed: Signed) -> None:
+    edited(run / "result.json", lambda told: told["privacy"].update(insecure=True))
+    again(run, signed.hub)
+    assert any(note.startswith("INSECURE") for note in check_run(run).notes)
+
+
 def test_a_coordinator_that_signs_another_study_is_found_out(run: Path, signed: Signed) -> None:
     (run / "study.toml").write_text(STUDY.replace(privacy={"epsilon": 1.0}).to_toml())
     again(run, signed.hub)
