@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import federation
 import pytest
 from federation import Together, change
 from pmfed_client.agent import Agent
 from pmfed_client.auditlog import AuditLog
-from pmfed_client.pause import pause, paused, resume
+from pmfed_client.pause import check_open, pause, paused, resume
 from pmfed_client.site import Site, read_sites
 
-from pmfed.errors import UsageError
+from pmfed.errors import ClosedError, LedgerError, UsageError
 from pmfed.study import Study
+from pmfed.wire import Kind
 
 STUDY = Study.from_text(federation.STUDY, "study.toml")
 NORTH = federation.SITES[0]
@@ -97,6 +99,34 @@ def test_outside_its_hours_a_site_computes_nothing_at_enrolment_and_at_every_mes
     assert charges(together) == 1
     reply, _ = together.ask(NORTH, "finish")
     assert reply.ok
+
+
+def test_every_kind_of_message_that_computes_waits_for_its_hours_and_masks_do_not(folder: Path) -> None:
+    """Half a round that others wait for is ended; nothing new of patients is computed."""
+    change(folder / NORTH / "site.toml", "^min_patients", 'hours = "20:00-06:00"\ntime_zone = "UTC"\nmin_patients')
+    site = next(site for site in read_sites(folder) if site.name == NORTH)
+    noon, night = (datetime(2026, 1, 15, hour, tzinfo=UTC) for hour in (12, 23))
+    closed = set()
+    for kind in get_args(Kind):
+        check_open(site, kind, night)
+        with contextlib.suppress(ClosedError):
+            check_open(site, kind, noon)
+            continue
+        closed.add(kind)
+    assert closed == {"enroll", "statistics", "step", "evaluate", "personal"}
+
+
+def test_a_site_that_cannot_note_that_it_is_resumed_stays_paused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = read_sites(folder)[0]
+    assert pause(site)
+
+    def full(*_: Any, **__: Any) -> None:
+        raise LedgerError("the disk is full.")
+
+    monkeypatch.setattr(AuditLog, "add", full)
+    with pytest.raises(LedgerError):
+        resume(site)
+    assert paused(site)
 
 
 def test_all_runs_of_a_study_share_what_one_study_may_cost(folder: Path) -> None:
