@@ -245,7 +245,7 @@ class Following:
         lines = self.out / "metrics.jsonl"
         return lines.read_text(encoding="utf-8").count("\n") if lines.exists() else 0
 
-    def reached(self, rounds: int) -> None:
+    def reached(self, rounds: int, within: float = 900.0) -> None:
         """Wait until so many rounds are done; RunError when the run ends before."""
 
         def there() -> bool:
@@ -253,9 +253,9 @@ class Following:
                 raise RunError(f"the run ended after {self.rounds} rounds: {self.words()}")
             return self.rounds >= rounds
 
-        until(there)
+        until(there, within)
 
-    def end(self, timeout: float = 600.0) -> tuple[int, str]:
+    def end(self, timeout: float = 900.0) -> tuple[int, str]:
         """Wait for its end; return exit code and all it said."""
         return self.process.wait(timeout), self.words()
 

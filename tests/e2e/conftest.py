@@ -7,13 +7,14 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import federation
 import pytest
+from breaking import Federation
 
 from pmfed.cli import main
 
@@ -97,3 +98,23 @@ def start(request: pytest.FixtureRequest) -> Callable[..., Started]:
         return Started(process)
 
     return begin
+
+
+@pytest.fixture(scope="module")
+def hospitals(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
+    """Return a federation of real processes, all of them running, which the tests of a file break one after the other."""
+    there = Federation(tmp_path_factory.mktemp("f"))
+    try:
+        there.d.start_coordinator()
+        there.start()
+        yield there
+    finally:
+        there.end()
+
+
+@pytest.fixture
+def broken(hospitals: Federation) -> Iterator[Federation]:
+    """Every test begins with sites that are well, and ends without a patient's data anywhere."""
+    hospitals.ready()
+    yield hospitals
+    hospitals.check_canaries()

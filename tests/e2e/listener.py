@@ -11,7 +11,7 @@ EVERYTHING = 0x0003  # ETH_P_ALL
 
 
 class Listener:
-    """Listens from ``start`` to ``stop``; needs the rights of root.
+    """Listens until ``remove``; needs the rights of root.
 
     Raises
     ------
@@ -30,7 +30,7 @@ class Listener:
         self._thread = threading.Thread(target=self._listen, daemon=True)
         self._thread.start()
 
-    def stop(self) -> None:
+    def remove(self) -> None:
         """Stop, and note how many packets went by unheard."""
         self._go_on = False
         self._thread.join()
