@@ -127,6 +127,16 @@ def test_a_class_that_a_record_neither_has_nor_is_said_to_have_does_not_count() 
     assert task.measure((row + missed).sum(axis=0)) == {"dice": 0.0, "iou": 0.0}
 
 
+def test_a_segmentation_drawn_again_has_the_exact_figures_and_not_those_of_its_bins() -> None:
+    task = Segmentation(Outcome(column="y", task="segmentation", folder="m", classes=("none", "lesion")), coarse=True)
+    truth, said = np.zeros((2, 50, 4, 4), np.uint8)
+    truth[:, 0, 0], said[:, 0] = 1, 1  # one pixel of four: Dice 2/5, IoU 1/4
+    outputs = np.moveaxis(np.eye(2)[said], -1, 1)
+    drawn = task.measure(task.resample(task.rows(outputs, truth).sum(axis=0), 20, np.random.default_rng(0)))
+    np.testing.assert_allclose(drawn["dice"], 0.4)
+    np.testing.assert_allclose(drawn["iou"], 0.25)
+
+
 def test_the_loss_of_a_mask_is_cross_entropy_and_dice_of_its_own_pixels() -> None:
     outputs, truth = drawn("segmentation", 9, 6)
     task = task_of("segmentation")
