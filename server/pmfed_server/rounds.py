@@ -326,7 +326,8 @@ class Rounds:
         return evaluated
 
     def _finish(self) -> dict[str, str]:
-        nodes = list(self.sites) or self.fleet.gather(self.expected)
+        resumed = not self.sites  # for nothing but the receipts: who is away by now cannot keep the result from anybody
+        nodes = self.fleet.gather(self.expected, least=0) if resumed else list(self.sites)
         answers = self.fleet.ask(self._request("finish", round=self.round, sites=len(nodes)), nodes)
         receipts = {
             self.sites.get(answer.node, answer.reply.site): answer.reply.text
@@ -334,6 +335,8 @@ class Rounds:
             if answer.reply and answer.ok
         }
         for site in sorted(set(self.names) - set(receipts)):
+            if resumed:
+                self.left.setdefault(site, "was not there when the run was taken up again for its end")
             log.warning("%s: sent no receipt%s", site, "; it had left" if site in self.left else "")
         return receipts
 
