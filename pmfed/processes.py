@@ -134,8 +134,9 @@ def keep(folder: Path, programs: Sequence[Program], every: Callable[[], None] = 
                 every()
                 told = json.dumps({"pid": os.getpid(), "programs": {one.program.name: one.told for one in kept}})
                 if told != before:
-                    _write(folder / STATUS, told)
-                    before = told
+                    with contextlib.suppress(OSError):  # a full disk must not stop them; at the next look, again
+                        _write(folder / STATUS, told)
+                        before = told
                 time.sleep(LOOK)
         finally:
             _stop([one.process for one in reversed(kept) if one.process is not None])

@@ -103,6 +103,21 @@ def test_a_program_that_ends_at_once_is_not_started_in_a_rush(
     assert not all_well(tmp_path)
 
 
+def test_a_status_that_cannot_be_written_stops_nothing(
+    tmp_path: Path, start: Callable[..., subprocess.Popen[bytes]]
+) -> None:
+    alive = tmp_path / "alive"
+    process = start(program(tmp_path, "one", f"open({str(alive)!r}, 'a').write('.'); {STAYS}"))
+    until(lambda: pid_of(tmp_path, "one"))
+    first = pid_of(tmp_path, "one")
+    (tmp_path / "running.json.new").mkdir()  # in the way, as a full disk would be
+    os.kill(first, signal.SIGKILL)
+    until(lambda: alive.read_text() == "..")
+    assert process.poll() is None
+    (tmp_path / "running.json.new").rmdir()
+    until(lambda: pid_of(tmp_path, "one") not in (None, first))
+
+
 def test_programs_do_not_outlive_a_keeper_that_is_killed(
     tmp_path: Path, start: Callable[..., subprocess.Popen[bytes]]
 ) -> None:
