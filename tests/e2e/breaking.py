@@ -12,6 +12,7 @@ from typing import Any
 import federation
 import pytest
 from cable import Cable
+from disk import Disk
 from listener import Listener
 from pmfed_server.results import read_lines
 from pmfed_simulations.deployment import Deployment, Following, until
@@ -23,17 +24,18 @@ WHEN_ASKED = [
     pytest.mark.slow,
     pytest.mark.skipif(
         "PMFED_TEST_FAULTS" not in os.environ,
-        reason="takes minutes and wants root, for namespaces: set PMFED_TEST_FAULTS to run it",
+        reason="takes minutes and wants root, for namespaces and mounts: set PMFED_TEST_FAULTS to run it",
     ),
 ]
 
 NGINX = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin")
 SITES = (*federation.SITES, "east")  # with fewer than four no sum survives a site that is lost
 CANARIES = (federation.ID_CANARY.encode(), federation.VALUE_CANARY.encode())
+ROOM = 32 << 20  # bytes of the disk that can be full
 
 
 class Federation:
-    """Four sites; west is behind a cable that can be cut, where that can be had."""
+    """Four sites: west is behind a cable that can be cut, south on a disk that can be full, where those can be had."""
 
     def __init__(self, folder: Path) -> None:
         self.fed = federation.write_federation(folder / "fed")
@@ -41,9 +43,11 @@ class Federation:
             federation.change(self.fed / "sites" / name / "site.toml", "epsilon = 2.5", "epsilon = 1000.0")
         self.place("east")
         self.cable: Cable | None = None
+        self.disk: Disk | None = None
         self.listener: Listener | None = None
         try:
             self.cable = Cable() if NGINX else None
+            self.disk = Disk(folder / "d" / "south", ROOM)
             self.listener = Listener()
         except PermissionError:
             pass
@@ -79,7 +83,7 @@ class Federation:
         try:
             self.d.stop()
         finally:
-            for thing in (self.listener, self.cable):
+            for thing in (self.listener, self.disk, self.cable):
                 if thing is not None:
                     thing.remove()
         assert self.d.left() == []
