@@ -29,8 +29,9 @@ class Order:
     Guarantee
     ---------
     Of the requests that ``take`` lets through, no step is of an earlier round than an evaluation, and no evaluation of an
-    earlier round than a step; means and scales come first; after an evaluation out of turn, or of the last round, no further
-    round is begun; each (round, attempt) of an evaluation is answered once, and evaluations at most ``most`` times. The
+    earlier round than a step, but for one: a run whose last step failed at another site, and may take no more, asks about the
+    model it had before. Means and scales come first; after an evaluation out of turn (as that one is), or of the last round,
+    no further round is begun; each (round, attempt) of an evaluation is answered once, and evaluations at most ``most`` times. The
     site's own model is asked about last: no step comes after it.
     """
 
@@ -64,7 +65,7 @@ class Order:
         if request.kind == "personal":
             if self.study.tuned is None:
                 raise ProtocolError("this study gives no site a model of its own. Nothing was released.")
-            if request.round < max(self.step[0], self.evaluated[0]) or place <= self.own:
+            if request.round < max(self._failed, self.evaluated[0]) or place <= self.own:
                 raise _out_of_order("a model of an earlier round, or this very one, is asked about again")
             if self.owns >= TRIES:
                 raise _out_of_order(f"the site's own model was asked about {self.owns} times, and that is enough")
@@ -73,11 +74,16 @@ class Order:
                 raise _out_of_order("the site's own model is finished already")
             if request.round < self.evaluated[0] or (self.over and request.round > self.evaluated[0]):
                 raise _out_of_order(f"the model of round {self.evaluated[0]} was evaluated already")
-        elif request.round < max(self.step[0], self.own[0]) or place <= self.evaluated:
+        elif request.round < max(self._failed, self.own[0]) or place <= self.evaluated:
             raise _out_of_order("a model of an earlier round, or this very one, is asked about again")
         elif self.answers >= self.most:
             raise _out_of_order(f"{self.answers} evaluations were answered in this run, and it needs no more")
         self._note(request.kind, place)
+
+    @property
+    def _failed(self) -> int:
+        """The round before the last step's: what a run goes back to when that step came to nothing."""
+        return self.step[0] - 1
 
     def _note(self, kind: str, place: tuple[int, int]) -> None:
         if kind == "step":
@@ -87,7 +93,8 @@ class Order:
             self.own, self.owns = max(self.own, place), self.owns + 1
             return
         self.evaluated, self.answers = max(self.evaluated, place), self.answers + 1
-        in_turn = place[0] == 1 or place[0] % self.study.evaluation.every == 0
+        due = place[0] == 1 or place[0] % self.study.evaluation.every == 0
+        in_turn = due and place[0] >= self.step[0]
         self.over = self.over or not in_turn or place[0] == self.study.training.rounds
 
 

@@ -46,6 +46,8 @@ HONEST: dict[str, tuple[Asked, ...]] = {
     "resumed after the evaluation of a round": (("step", 3, 0), ("evaluate", 3, 0), ("step", 4, 100)),
     "resumed from the checkpoint before": (("step", 3, 0), ("evaluate", 3, 0), ("step", 3, 100), ("evaluate", 3, 100)),
     "ended early, for want of budget": (("step", 4, 1), ("evaluate", 4, 0), ("evaluate", 4, 100)),
+    "ended by a last step that failed at another site": (("step", 3, 0), ("step", 4, 0), ("evaluate", 3, 0), ("evaluate", 3, 100)),
+    "the same, with models of the sites' own": (("step", 3, 0), ("step", 4, 0), ("evaluate", 3, 0), ("personal", 3, 0)),
     "nothing trained at all": (("evaluate", 0, 0),),
     "models of the sites' own": (("step", 6, 0), ("evaluate", 6, 0), ("personal", 6, 0), ("personal", 6, 1), ("personal", 6, 100)),
 }  # fmt: skip
@@ -61,13 +63,15 @@ def test_an_honest_run_is_let_through(asked: tuple[Asked, ...]) -> None:
     [
         ((), ("step", 0, 0)), ((), ("step", 7, 0)), ((), ("evaluate", 7, 0)), ((), ("statistics", 1, 0)),
         ((("step", 1, 0),), ("statistics", 0, 1)), ((("evaluate", 1, 0),), ("statistics", 0, 1)),
-        ((("step", 3, 0),), ("evaluate", 2, 0)),  # an older model than the one that was trained on
+        ((("step", 3, 0),), ("evaluate", 1, 0)),  # an older model than the one that was trained on
+        ((("step", 4, 0), ("evaluate", 3, 0)), ("step", 4, 1)),  # its last step failed, so that was the end
+        ((("step", 4, 0), ("evaluate", 3, 0)), ("step", 5, 0)),
         ((("step", 3, 0), ("evaluate", 3, 1)), ("evaluate", 3, 1)),
         ((("step", 3, 0), ("evaluate", 3, 1)), ("evaluate", 3, 0)),
         ((("step", 3, 0), ("evaluate", 3, 0)), ("step", 2, 9)),
         ((("step", 2, 0), ("evaluate", 2, 0)), ("step", 3, 0)),  # out of turn: that was the end
         ((("step", 6, 0), ("evaluate", 6, 0)), ("step", 7, 0)),
-        ((("step", 3, 0),), ("personal", 2, 0)), ((("evaluate", 3, 0),), ("personal", 2, 0)), ((), ("personal", 7, 0)),
+        ((("step", 3, 0),), ("personal", 1, 0)), ((("evaluate", 3, 0),), ("personal", 2, 0)), ((), ("personal", 7, 0)),
         ((("personal", 3, 1),), ("personal", 3, 1)), ((("personal", 3, 1),), ("personal", 3, 0)),
         ((("personal", 3, 0),), ("step", 3, 1)), ((("personal", 3, 0),), ("step", 4, 0)), ((("personal", 3, 0),), ("evaluate", 2, 0)),
         (tuple(("personal", 6, attempt) for attempt in range(TRIES)), ("personal", 6, TRIES)),
@@ -123,6 +127,11 @@ def test_no_order_of_asking_gets_more(asked: list[Asked]) -> None:
     assert evaluations == sorted(evaluations)
     rounds = [round for _, round, _ in taken]
     for place, (kind, round, _) in enumerate(taken):
-        others = [taken[i][1] for i in range(place) if taken[i][0] != kind]
+        steps = [taken[i][1] for i in range(place) if taken[i][0] == "step"]
+        others = [taken[i][1] for i in range(place) if taken[i][0] not in ("step", kind)]
         assert round >= max(others, default=0)
+        if kind != "step":
+            assert round >= max(steps, default=0) - 1
+            if round < max(steps, default=0):
+                assert not any(then == "step" and later > round for then, later, _ in taken[place + 1 :])
         assert round <= STUDY.training.rounds or not rounds

@@ -291,6 +291,13 @@ def test_a_late_answer_is_not_taken_for_that_of_another_round(sites: Federation)
     assert outcome.left == {}  # it came back
 
 
+def test_a_last_round_that_fails_leaves_the_model_of_the_round_before(sites: Federation) -> None:
+    outcome = sites.run(at("step", 6, lambda: resident.forget(WEST)))
+    assert (outcome.rounds, outcome.steps) == (5, 6)  # charged for six, so there is no seventh attempt
+    assert outcome.evaluated.total.sum() > 0
+    assert set(outcome.left) == {WEST}
+
+
 def test_a_site_that_is_away_for_the_last_sum_has_left(sites: Federation) -> None:
     def away(request: Request, replies: list[Message]) -> list[Message]:
         here = (request.kind, request.round, request.attempt) == ("evaluate", 6, 0)
