@@ -80,7 +80,9 @@ def start(request: pytest.FixtureRequest) -> Callable[..., Started]:
     """Return a way to start real processes; what is left of them is killed when the test ends."""
 
     def begin(*words: object, before: str = "") -> Started:
-        code = f"{before}\nfrom pmfed.cli import main\nmain()"
+        # A shell's background ignores Ctrl-C and hands that on to all it starts; the tests may run there.
+        heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+        code = f"{heed}\n{before}\nfrom pmfed.cli import main\nmain()"
         process = subprocess.Popen(
             [sys.executable, "-c", code, *map(str, words)],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
