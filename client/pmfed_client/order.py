@@ -65,7 +65,7 @@ class Order:
         if request.kind == "personal":
             if self.study.tuned is None:
                 raise ProtocolError("this study gives no site a model of its own. Nothing was released.")
-            if request.round < max(self._failed, self.evaluated[0]) or place <= self.own:
+            if request.round < max(self._oldest, self.evaluated[0]) or place <= self.own:
                 raise _out_of_order("a model of an earlier round, or this very one, is asked about again")
             if self.owns >= TRIES:
                 raise _out_of_order(f"the site's own model was asked about {self.owns} times, and that is enough")
@@ -74,15 +74,15 @@ class Order:
                 raise _out_of_order("the site's own model is finished already")
             if request.round < self.evaluated[0] or (self.over and request.round > self.evaluated[0]):
                 raise _out_of_order(f"the model of round {self.evaluated[0]} was evaluated already")
-        elif request.round < max(self._failed, self.own[0]) or place <= self.evaluated:
+        elif request.round < max(self._oldest, self.own[0]) or place <= self.evaluated:
             raise _out_of_order("a model of an earlier round, or this very one, is asked about again")
         elif self.answers >= self.most:
             raise _out_of_order(f"{self.answers} evaluations were answered in this run, and it needs no more")
         self._note(request.kind, place)
 
     @property
-    def _failed(self) -> int:
-        """The round before the last step's: what a run goes back to when that step came to nothing."""
+    def _oldest(self) -> int:
+        """The oldest round whose model may still be asked about: that before the last step, should it have come to nothing."""
         return self.step[0] - 1
 
     def _note(self, kind: str, place: tuple[int, int]) -> None:

@@ -115,6 +115,7 @@ class Fleet:
             For some nodes, a text of their own.
         """
         record = ArrayRecord({"parameters": Array(vector)}) if vector is not None else None
+        size = 0 if vector is None else vector.nbytes
         messages = []
         for node in nodes:
             own = request if texts is None else request.model_copy(update={"text": texts[node]})
@@ -123,7 +124,7 @@ class Fleet:
                 content["arrays"] = record
             kind, group = MESSAGE_TYPES[request.kind], str(request.round)
             messages.append(Message(content, node, kind, group_id=group, ttl=self.patience + 60))
-            self.bytes_down += (vector.nbytes if vector is not None else 0) + len(own.text)
+            self.bytes_down += size + len(own.text)
         deadline = time.monotonic() + self.patience
         asked = list(zip(self.grid.push_messages(messages), nodes, strict=True))
         messages.clear()
@@ -131,7 +132,7 @@ class Fleet:
         for name, node in asked:
             if not name:
                 yield Answer(node, None, problem="is no longer known to Flower")
-        at_once = max(1, ROOM // vector.nbytes) if vector is not None and vector.nbytes else max(1, len(waiting))
+        at_once = max(1, ROOM // max(1, size))
         pause = 0.01
         while waiting and time.monotonic() < deadline:
             names = list(waiting)
