@@ -108,7 +108,7 @@ def test_a_status_that_cannot_be_written_stops_nothing(
 ) -> None:
     alive = tmp_path / "alive"
     process = start(program(tmp_path, "one", f"open({str(alive)!r}, 'a').write('.'); {STAYS}"))
-    until(lambda: pid_of(tmp_path, "one"))
+    until(lambda: pid_of(tmp_path, "one") and alive.exists() and alive.read_text() == ".")
     first = pid_of(tmp_path, "one")
     (tmp_path / "running.json.new").mkdir()  # in the way, as a full disk would be
     os.kill(first, signal.SIGKILL)
