@@ -209,17 +209,21 @@ def site_resume(site: SiteFolder = Path()) -> None:
 
 @site_app.command("status")
 def site_status(site: AnyFolder = Path()) -> None:
-    """Show whether the site runs, how its programs are, and whether it is paused."""
+    """Show whether the site runs, how its programs are, whether the coordinator answers, and whether it is paused."""
+    from pmfed_client.clock import coordinator_line
+    from pmfed_client.node import Node
     from pmfed_client.pause import paused
     from pmfed_client.site import Site
 
     from pmfed.processes import status_lines
 
     if _running_in(site) == site.absolute() and not (site / "site.toml").exists():
-        print("\n".join(["node", *status_lines(site.absolute())]))
+        print("\n".join(["node", *status_lines(site.absolute()), coordinator_line(Node.read(site))]))
         return
     place = Site.read(site)
     print("\n".join([place.name, *status_lines(place.folder)]))
+    if place.coordinator is not None:
+        print(coordinator_line(Node.of(place)))
     print(f"approved studies: {len(list(place.approved.glob('*.toml')))}")
     if place.policy.hours is not None:
         print(f"computes from {place.policy.hours.replace('-', ' to ')} ({place.policy.time_zone}) only")

@@ -15,6 +15,7 @@ from typing import NoReturn
 
 from pmfed.errors import UsageError
 from pmfed.processes import Program, flower_environment, free_port, hand_over
+from pmfed_client.clock import coordinator_line
 from pmfed_client.home import make_node_key, write_private
 from pmfed_client.line import check_length
 from pmfed_client.node import Node, node_user
@@ -31,8 +32,9 @@ def start_site(site: Site, seed: int | None = None) -> NoReturn:
     UsageError
         The site runs already, its node runs as another user, or the coordinator's certificate is not there.
     """
+    kept = programs(site, seed)
     saying = f"{site.name} runs. Logs are in {site.folder}; stop with Ctrl-C or: pmfed site stop {site.folder}"
-    hand_over(site.folder, programs(site, seed), saying)
+    hand_over(site.folder, kept, f"{saying}\n{coordinator_line(Node.of(site))}")
 
 
 def start_agent(site: Site, seed: int | None = None) -> NoReturn:
@@ -45,8 +47,10 @@ def start_agent(site: Site, seed: int | None = None) -> NoReturn:
 def start_node(folder: Path) -> NoReturn:
     """Run a site's node alone, from the folder that `node.split` made."""
     folder = folder.absolute()
+    node = Node.read(folder)
+    kept = node_programs(node)
     saying = f"the node runs. Its logs are in {folder}; stop with Ctrl-C or: pmfed site stop {folder}"
-    hand_over(folder, node_programs(Node.read(folder)), saying)
+    hand_over(folder, kept, f"{saying}\n{coordinator_line(node)}")
 
 
 def programs(site: Site, seed: int | None) -> list[Program]:

@@ -6,6 +6,7 @@ Real processes, as in test_faults.py. The run of the others must end right, and 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import ssl
 import subprocess
@@ -18,7 +19,7 @@ import federation
 import hostile
 import httpx
 import pytest
-from breaking import NGINX, SITES, WHEN_ASKED, Federation, lines, missed
+from breaking import NGINX, SITES, WHEN_ASKED, Federation, lines, lost, missed, model
 from flwr.proto.runtime_pb2 import AcquireTaskRequest
 from flwr.supercore.constant import TaskType
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor, SuperExecAuthHttpInterceptor
@@ -106,6 +107,66 @@ def test_strangers_take_no_part_and_are_told_why(broken: Federation) -> None:
         until(lambda: "Failed to activate SuperNode" in log_of(broken, "stranger"))
     finally:
         d.stop("stranger", "misled", "liar")
+
+
+def test_who_has_a_sites_node_key_is_not_that_site(broken: Federation) -> None:
+    """The thief's node is let in by Flower, under the name on the card; but what it says is not signed by that site."""
+    d = broken.d
+    study = broken.study("stolen", 2)
+    thief = d.add("thief", broken.place("thief"), known=False)
+    for file in ("node.key", "node.pub"):
+        shutil.copy(d.sites["east"].folder / file, thief.folder)
+    federation.change(thief.folder / "site.toml", '^name = "thief"', 'name = "east"')
+    key = json.loads(card_of(thief))["key"]
+    thief.roster.write_text(Roster.of({**Roster.read(d.sites["north"].roster).keys, "east": key}).canonical())
+    approve(Site.read(thief.folder), study, lambda _: True)
+    path = d.approve(study, SITES)
+    d.stop("east")
+    d.start_site("thief", 0)
+    try:
+        until(lambda: d.process("thief", "courier") and d.online(*SITES))
+        code, said = d.run(path, broken.runs / "stolen", len(SITES), patience=120.0).end()
+    finally:
+        d.stop("thief")
+        broken.start("east")
+    assert code == 0, said
+    result = json.loads((broken.runs / "stolen" / "result.json").read_text())
+    assert [site["name"] for site in result["sites"]] == sorted({*SITES} - {"east"})
+    assert list(result["refused"]) == ["east"]
+    assert "sign" in result["refused"]["east"], result["refused"]
+    broken.check_books(broken.runs / "stolen", 2, *({*SITES} - {"east"}))
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler: no clock can be made wrong")
+def test_a_site_whose_clock_is_wrong_is_told_and_the_others_go_on(broken: Federation) -> None:
+    """Flower takes signatures from five minutes ago to five seconds ahead; whoever is outside takes no part until set right."""
+    d = broken.d
+    d.stop("east")
+    wrong = broken.wrong(3 * 3600)
+    d.start_site("east", 0, environment=wrong)
+    try:
+        until(lambda: "terminated" in log_of(broken, "east"))
+        path = d.approve(broken.study("ahead", 2), SITES)
+        code, said = d.run(path, broken.runs / "ahead", len(SITES) - 1, patience=120.0).end()
+        assert code == 0, said
+        assert all(line["sites"] == len(SITES) - 1 for line in lines(broken.runs / "ahead"))
+        status = subprocess.run(
+            [sys.executable, "-m", "pmfed.cli", "site", "status", str(d.folder / "east")],
+            env={**os.environ, **wrong}, capture_output=True, text=True, check=True,
+        ).stdout  # fmt: skip
+        assert "THIS MACHINE'S CLOCK is 3 h 0 min AHEAD of the coordinator's" in status
+        assert "THIS MACHINE'S CLOCK is 3 h 0 min AHEAD" in (d.folder / "said.log").read_text()
+    finally:
+        d.stop("east")
+        broken.start("east", clock=-240)
+    run = broken.run("behind", 2)
+    code, said = run.end()
+    assert code == 0, said
+    assert lost(run.out) == []
+    assert model(run.out) == broken.simulated("behind")
+    broken.check_books(run.out, 2)
+    d.stop("east")
+    broken.start("east")
 
 
 def public(there: Federation) -> str:

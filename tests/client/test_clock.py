@@ -1,0 +1,115 @@
+"""A site sees by itself that its clock is wrong: nobody else would tell it."""
+
+from __future__ import annotations
+
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+from pmfed_client.clock import ahead, coordinator_line
+from pmfed_client.home import make_home
+from pmfed_client.node import Node
+from pmfed_server import certificates
+
+from pmfed.cli import main
+
+HOUR = 3600.0
+
+
+@pytest.fixture
+def coordinator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Node]]:
+    """Return a way to run an HTTPS server whose clock differs from ours; its certificate is of its time, not of ours."""
+    servers: list[HTTPServer] = []
+
+    def begin(seconds: float, told: str | None = None) -> Node:
+        class Clock(datetime):
+            @classmethod
+            def now(cls, tz: object = None) -> datetime:
+                return datetime.fromtimestamp(time.time() + seconds, UTC)
+
+        class Answer(BaseHTTPRequestHandler):
+            def do_HEAD(self) -> None:
+                self.send_response_only(404)
+                self.send_header("Date", told or formatdate(time.time() + seconds, usegmt=True))
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        monkeypatch.setattr(certificates, "datetime", Clock)
+        folder = tmp_path / str(len(servers))
+        folder.mkdir()
+        certificates.make_authority(folder)
+        certificates.issue(folder, "server", ["localhost"])
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(folder / "server.crt", folder / "server.key")
+        server = HTTPServer(("127.0.0.1", 0), Answer)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        servers.append(server)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        return Node(f"localhost:{server.server_port}", folder / "ca.crt", folder, folder, folder)
+
+    yield begin
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize("seconds", [0.0, 3 * HOUR, -3 * HOUR, -4000 * 24 * HOUR], ids=str)
+def test_the_difference_is_seen_though_the_certificate_is_not_valid_by_our_clock(
+    coordinator: Callable[..., Node], seconds: float
+) -> None:
+    assert abs(ahead(coordinator(seconds)) + seconds) < 2
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (0, "answers, and the clocks agree"),
+        (240, "answers, and the clocks agree"),  # four minutes behind: Flower lets five pass
+        (-30, "CLOCK is 30 s AHEAD of the coordinator's"),
+        (600, "CLOCK is 10 min BEHIND the coordinator's"),
+        (-2.5 * HOUR, "CLOCK is 2 h 30 min AHEAD of the coordinator's"),
+    ],
+)
+def test_it_is_said_which_way_and_by_how_much(coordinator: Callable[..., Node], seconds: float, said: str) -> None:
+    line = coordinator_line(coordinator(seconds))
+    assert said in line.replace(" 29 s ", " 30 s ").replace(" 31 s ", " 30 s ")
+
+
+def test_whoever_is_not_of_our_authority_is_not_believed(coordinator: Callable[..., Node]) -> None:
+    one, other = coordinator(0), coordinator(0)
+    misled = Node(one.address, other.certificate, other.key, other.home, other.socket)
+    with pytest.raises(OSError, match="certificate verify failed"):
+        ahead(misled)
+    assert "NOT REACHED" in coordinator_line(misled)
+    assert "certificate" in coordinator_line(misled)
+    named = Node(one.address.replace("localhost", "127.0.0.1"), one.certificate, one.key, one.home, one.socket)
+    assert "NOT REACHED" in coordinator_line(named)  # the certificate is for another name
+
+
+@pytest.mark.parametrize("told", ["noon", "Thu, 99 Foo 2026 10:00:00 GMT", "-"])
+def test_an_answer_that_tells_no_time_is_no_answer(coordinator: Callable[..., Node], told: str) -> None:
+    assert "NOT REACHED (its answer does not tell the time" in coordinator_line(coordinator(0, told))
+
+
+def test_status_tells(
+    coordinator: Callable[..., Node],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    node = coordinator(-HOUR)
+    site = make_home(tmp_path / "north", "north").folder
+    (site / "ca.crt").write_bytes(node.certificate.read_bytes())
+    with (site / "site.toml").open("a") as file:
+        file.write(f'[coordinator]\naddress = "{node.address}"\n')
+    monkeypatch.setattr("sys.argv", ["pmfed", "site", "status", str(site)])
+    main()
+    assert "1 h 0 min AHEAD of the coordinator's" in capsys.readouterr().out
