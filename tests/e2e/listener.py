@@ -11,7 +11,14 @@ EVERYTHING = 0x0003  # ETH_P_ALL
 
 
 class Listener:
-    """Listens until ``remove``; needs the rights of root.
+    """Listens for some words until ``remove``; needs the rights of root.
+
+    Nothing else is kept: models of other programs may pass here, too.
+
+    Attributes
+    ----------
+    heard
+        Which of the words were said, so far.
 
     Raises
     ------
@@ -19,12 +26,14 @@ class Listener:
         Nobody may listen here.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, words: Iterable[bytes]) -> None:
+        self.words, self.heard = tuple(words), set[bytes]()
+        self._overlap = max(map(len, self.words)) - 1
         self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(EVERYTHING))
         self.socket.setsockopt(socket.SOL_SOCKET, 33, 1 << 28)  # SO_RCVBUFFORCE: a busy machine looks rarely
         self.socket.bind(("lo", 0))
         self.socket.settimeout(0.5)
-        self.streams: dict[tuple[int, int], bytearray] = {}
+        self._tails: dict[tuple[int, int], bytes] = {}
         self.missed = 0
         self._go_on = True
         self._thread = threading.Thread(target=self._listen, daemon=True)
@@ -36,13 +45,6 @@ class Listener:
         self._thread.join()
         self.missed = struct.unpack("II", self.socket.getsockopt(263, 6, 8))[1]  # SOL_PACKET, PACKET_STATISTICS
         self.socket.close()
-
-    def heard(self, ports: Iterable[int] | None = None) -> bytes:
-        """Return what was sent from or to some ports, or at all."""
-        wanted = None if ports is None else set(ports)
-        return b"\n".join(
-            bytes(said) for pair, said in list(self.streams.items()) if wanted is None or wanted & set(pair)
-        )
 
     def _listen(self) -> None:
         while self._go_on:
@@ -61,4 +63,6 @@ class Listener:
                 continue
             tcp = packet[14 + length :]
             ports = struct.unpack("!HH", tcp[:4])
-            self.streams.setdefault((ports[0], ports[1]), bytearray()).extend(tcp[(tcp[12] >> 4) * 4 :])
+            said = self._tails.get((ports[0], ports[1]), b"") + tcp[(tcp[12] >> 4) * 4 :]
+            self.heard |= {word for word in self.words if word in said}
+            self._tails[ports[0], ports[1]] = said[-self._overlap :]
