@@ -275,7 +275,7 @@ class Agent:
 
     def _join(self, run: str, study: Study, sites: int) -> Session:
         """Admit a study and reserve the run; a run that is reserved already is admitted and reserved the same way."""
-        found(self.site.device)  # before anything is reserved
+        found(self.site.device, self.site.precision)  # before anything is reserved
         masking = self._masking(run, study, sites)
         cohort = self._cohort or read_cohort(study, self.site.sources, self.site.name, self.site.places)
         make = self.rehearsal.plan or PrivacyPlan.solve
@@ -291,7 +291,7 @@ class Agent:
         if self._audit is not None and self._audit.path.exists():
             order.recall(self._audit.lines(), run)
         shelf = Shelf(self.site.personal, run) if study.personal else None
-        trainer = Trainer(study, plan, cohort, self._source(run), shelf, self.site.device)
+        trainer = Trainer(study, plan, cohort, self._source(run), shelf, self.site.device, self.site.precision)
         return Session(study, plan, trainer, masking, order)
 
     def _masking(self, run: str, study: Study, sites: int) -> Masking | None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from pydantic import TypeAdapter, ValidationError
 
 from pmfed.errors import UsageError
+from pmfed.modality import Name
 from pmfed.secagg.keys import Identity
 from pmfed_client.site import FILE, Site
 
@@ -50,11 +51,13 @@ def make_home(folder: Path, name: str) -> Site:
     UsageError
         The folder is not empty, or the name is none.
     """
-    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,47}", name):
+    try:
+        TypeAdapter(Name).validate_python(name)
+    except ValidationError:
         raise UsageError(
             f"'{name}' is no name for a site.",
             "1 to 48 small letters, digits, '-' or '_', beginning with a letter or digit.",
-        )
+        ) from None
     folder = folder.absolute()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder}: exists and is not empty.", "Choose another folder; nothing is overwritten.")

@@ -23,6 +23,7 @@ from pmfed.models import build, flatten, load, named
 from pmfed.models.parts import stay_mask
 from pmfed.privacy.gradients import PrivateStep
 from pmfed.privacy.noise import Source
+from pmfed.privacy.pages import Precision
 from pmfed.privacy.plan import PrivacyPlan
 from pmfed.sections.personal import Ditto
 from pmfed.study import Study
@@ -152,8 +153,8 @@ class Own:
         The run's; these steps follow ``plan.alone()``, which the ledger was charged by.
     shelf
         Where the model and its state are kept.
-    device
-        Where it trains.
+    device, precision
+        Where it trains, and what its layers round to there.
 
     Guarantee
     ---------
@@ -168,11 +169,12 @@ class Own:
         plan: PrivacyPlan,
         shelf: Shelf,
         device: torch.device = torch.device("cpu"),  # noqa: B008
+        precision: Precision = "float32",
     ) -> None:
         assert study.tuned is not None
         self.study, self.how, self._shelf = study, study.tuned, shelf
         self.model = build(study).to(device)
-        self._private = PrivateStep(self.model, task_for(study).loss, plan.alone())
+        self._private = PrivateStep(self.model, task_for(study).loss, plan.alone(), precision=precision)
         self._expected = expected(study, plan)
         self._values, self._total = np.zeros(self._private.size), np.zeros(self._private.size)
         self._round = self._averaged = 0

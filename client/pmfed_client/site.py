@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field
 from pmfed.cohort.imaging.places import Places
 from pmfed.errors import StudyError
 from pmfed.modality import Name
+from pmfed.privacy.pages import Precision
 from pmfed.secagg.roster import FILE as ROSTER
 from pmfed.validate import Frozen, read_toml
 from pmfed_client.policy import Policy
@@ -30,6 +31,7 @@ class _About(Frozen):
     name: Name
     title: str = ""
     device: Annotated[str, Field(pattern=r"^(cpu|cuda(:[0-9]{1,2})?)$")] = "cpu"
+    precision: Precision = "float32"
 
 
 class Coordinator(Frozen):
@@ -65,6 +67,8 @@ class Site(Frozen):
         How it is called in files, and by people.
     device
         Where it trains: "cpu", "cuda", "cuda:1".
+    precision
+        What layers of a network round the operands of their products to while it trains.
     folder
         Where site.toml lies, with the ledger and the identity key beside it.
     sources
@@ -82,6 +86,7 @@ class Site(Frozen):
     name: Name
     title: str = ""
     device: str = "cpu"
+    precision: Precision = "float32"
     folder: Path
     sources: dict[str, Path | str] = Field(default_factory=dict)
     policy: Policy
@@ -166,6 +171,7 @@ class Site(Frozen):
             name=file.site.name,
             title=file.site.title,
             device=file.site.device,
+            precision=file.site.precision,
             folder=folder,
             sources={
                 name: source if "://" in source else folder / source for name, source in sorted(file.data.items())

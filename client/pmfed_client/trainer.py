@@ -20,6 +20,7 @@ from pmfed.errors import PolicyError
 from pmfed.models import build, load
 from pmfed.privacy.gradients import PrivateStep
 from pmfed.privacy.noise import LARGEST, Source
+from pmfed.privacy.pages import Precision
 from pmfed.privacy.plan import PrivacyPlan
 from pmfed.privacy.sampling import poisson
 from pmfed.secagg.grid import Words, evaluation_grid, gradient_grid, statistics_grid
@@ -57,8 +58,8 @@ class Trainer:
         ``draw(what, round, attempt)`` gives the randomness of one release.
     shelf
         Where the site keeps what is its own; a study with ``[personal]`` needs it.
-    device
-        Where the model trains: of `[site]` in site.toml.
+    device, precision
+        Where the model trains, and what its layers round to there: of `[site]` in site.toml. Scores are float32.
 
     Attributes
     ----------
@@ -68,19 +69,19 @@ class Trainer:
 
     def __init__(
         self, study: Study, plan: PrivacyPlan, cohort: Cohort, draw: Draw, shelf: Shelf | None = None,
-        device: str = "cpu",
+        device: str = "cpu", precision: Precision = "float32",
     ) -> None:  # fmt: skip
         self.study, self.plan, self.cohort, self.draw = study, plan, cohort, draw
         self.task = task_for(study)
-        self.device = found(device)
+        self.device = found(device, precision)
         self.model = build(study).to(self.device)
         self.parts = Parts(study, self.model, plan, shelf)
         self.size = int((~self.parts.mask).sum())
         self.scales = statistics_size(study) if study.needs_statistics else 0
         self._statistics: bytes | None = None
         self.augment = Augment(study)
-        self.private = PrivateStep(self.model, self.task.loss, plan, stays=self.parts.mask)
-        self.own = Own(study, plan, shelf, self.device) if study.tuned and shelf else None
+        self.private = PrivateStep(self.model, self.task.loss, plan, stays=self.parts.mask, precision=precision)
+        self.own = Own(study, plan, shelf, self.device, precision) if study.tuned and shelf else None
         self._ready: tuple[Batch, Cohort] | None = None
 
     @property

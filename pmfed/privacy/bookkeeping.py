@@ -26,7 +26,7 @@ from torch.overrides import TorchFunctionMode
 
 from pmfed.privacy import layers, recurrent
 from pmfed.privacy.batches import Batch, Patients, room, rows, spread
-from pmfed.privacy.pages import Page, Shared
+from pmfed.privacy.pages import Page, Precision, Shared
 
 MEMORY = 32 << 20
 """Bytes that activations and noted gradients of one chunk may take: more leaves the cache."""
@@ -116,12 +116,16 @@ class BookKeeper:
         The trainable ones by name, in order.
     loss
         ``(outputs (1, ...), targets (1, ...)) -> ()``: of one record.
+    precision
+        What layers with a rule round the operands of their products to.
     """
 
     def __init__(
-        self, model: nn.Module, shell: nn.Module, parameters: Mapping[str, nn.Parameter], loss: Callable[..., Tensor]
-    ) -> None:
+        self, model: nn.Module, shell: nn.Module, parameters: Mapping[str, nn.Parameter],
+        loss: Callable[..., Tensor], precision: Precision = "float32",
+    ) -> None:  # fmt: skip
         self.model, self.shell, self.parameters, self.loss = model, shell, parameters, loss
+        self.precision: Precision = precision
         self.chunk: int | None = None
         """Records that fit into ``MEMORY``, known after ``probe``."""
         self._shared: set[int] = set()
@@ -168,13 +172,16 @@ class BookKeeper:
         return page.total((clip / (norms + 1e-6)).clamp(max=1.0)), dropped
 
     def check(self, batch: Batch, starts: NDArray[np.int64], ends: NDArray[np.int64], most: int = 2) -> None:
-        """Compare with plain autograd, record by record, on two records: code that hides from Python shows here."""
+        """Compare with plain autograd, record by record, on two records: code that hides from Python shows here.
+
+        Both in float32: rounding would hide a small error.
+        """
         last = max(1, int(np.searchsorted(ends, most, side="right")))
         high = min(int(ends[last - 1]), most)
         some, starts, ends = rows(batch, 0, high), starts[:last], np.minimum(ends[:last], high)
         device = batch[2].device
         state = _random_state(device)
-        page = self.page(some, starts, ends)
+        page = self.page(some, starts, ends, "float32")
         if not torch.equal(state, _random_state(device)):
             return  # dropout: no two passes are the same
         exact = [page.patients.mean(g) for g in self._one_by_one(some)]
@@ -207,7 +214,9 @@ class BookKeeper:
         found = {name: t.detach() for name, t in self.model.named_parameters() if name not in self.parameters}
         return {**found, **dict(self.model.named_buffers())}
 
-    def page(self, batch: Batch, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> Page:
+    def page(
+        self, batch: Batch, starts: NDArray[np.int64], ends: NDArray[np.int64], precision: Precision | None = None
+    ) -> Page:
         """Run forward and backward over whole patients.
 
         Parameters
@@ -216,6 +225,8 @@ class BookKeeper:
             The patients' records.
         starts, ends
             (patients,), where each patient's records lie.
+        precision
+            The book-keeper's own unless given.
 
         Raises
         ------
@@ -224,16 +235,18 @@ class BookKeeper:
         """
         while True:
             try:
-                return self._page(batch, starts, ends)
+                return self._page(batch, starts, ends, precision or self.precision)
             except Shared:  # now known, and there are only so many parameters
                 continue
 
-    def _page(self, batch: Batch, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> Page:
+    def _page(
+        self, batch: Batch, starts: NDArray[np.int64], ends: NDArray[np.int64], precision: Precision
+    ) -> Page:  # fmt: skip
         detached = {name: p.detach() for name, p in self.parameters.items()}
         constants = self._constants()
         tensors = list(detached.values())
         patients = Patients(starts, ends, tensors[0].device)
-        page = Page(patients, tensors, constants.values(), self._shared)
+        page = Page(patients, tensors, constants.values(), self._shared, precision)
 
         def single(inputs: Mapping[str, Tensor], present: Mapping[str, Tensor], target: Tensor) -> Tensor:
             page.marker = target

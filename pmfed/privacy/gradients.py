@@ -25,6 +25,7 @@ from pmfed.errors import DataError, StudyError
 from pmfed.privacy.batches import Batch, Patients, Tensors, room, rows, spread, whole
 from pmfed.privacy.bookkeeping import BookKeeper, Unsupported
 from pmfed.privacy.noise import Source
+from pmfed.privacy.pages import Precision
 from pmfed.privacy.plan import PrivacyPlan
 from pmfed.privacy.shortcut import LinearModel, by_outer_product, is_linear, one_each, same
 
@@ -111,6 +112,9 @@ class PrivateStep:
         "auto" keeps books where the model can be run so, which is known after the first batch; else vmap.
     stays
         Which numbers of the sum never leave the site, (parameters,) bool: they get the plan's ``local_std``.
+    precision
+        "bfloat16": where books are kept, linear layers and convolutions round what they multiply, forward and backward.
+        All else is float32; so is everything where no books are kept (vmap, a linear model).
 
     Guarantee
     ---------
@@ -129,9 +133,9 @@ class PrivateStep:
 
     def __init__(
         self, model: nn.Module, loss: Loss, plan: PrivacyPlan, strategy: Strategy = "auto",
-        stays: NDArray[np.bool_] | None = None,
+        stays: NDArray[np.bool_] | None = None, precision: Precision = "float32",
     ) -> None:  # fmt: skip
-        self.model, self.loss, self.plan = model, loss, plan
+        self.model, self.loss, self.plan, self.precision = model, loss, plan, precision
         named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         if not named:
             raise StudyError("the model has no trainable parameters.")
@@ -147,7 +151,7 @@ class PrivateStep:
         self._linear: LinearModel | None = model if shortcut else None  # type: ignore[assignment]
         self._keeper: BookKeeper | None = None
         if strategy != "vmap" and not shortcut:
-            self._keeper = BookKeeper(model, self._shell, dict(named), self._of_one)
+            self._keeper = BookKeeper(model, self._shell, dict(named), self._of_one, precision)
         self._strategy = strategy
         self._stays = stays if stays is not None and stays.any() else None
         if self._stays is not None and (not plan.local or self._stays.shape != (self.size,)):

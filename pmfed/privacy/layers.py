@@ -2,6 +2,10 @@
 
 Each is a ``torch.autograd.Function`` on plain tensors whose first axis is the records. Gradients of the inputs
 are torch's own; gradients of the weights are left out of backward and noted on the ``Page``.
+
+Where the page's precision is bfloat16, layers that multiply round what they multiply, and nothing else is rounded: what
+they give is float32 again, so norms, activations and the loss are float32 arithmetic. torch.autocast does not do: its lists
+of operations differ between processors and graphics cards, leave activations rounded, and say nothing of backward here.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pmfed.privacy.pages import Page, Rows, apply
+from pmfed.privacy.pages import Page, Rows, apply, full
 
 aten = torch.ops.aten
 
@@ -30,17 +34,20 @@ def fresh(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, page: Page, _: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, weight)
         ctx.page, ctx.wanted = page, (page.find(weight), page.find(bias))
-        return fresh(functional.linear(x, weight, bias), (*x.shape[:-1], weight.shape[0]))
+        x, weight = page.rounded(x), page.rounded(weight)
+        ctx.save_for_backward(x, weight)
+        y = functional.linear(x, weight, None if bias is None else page.rounded(bias))
+        return fresh(full(y), (*x.shape[:-1], weight.shape[0]))
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
         x, weight = ctx.saved_tensors
         page, (w, b) = ctx.page, ctx.wanted
-        note_matrix(page, w, x, g)
+        slope = page.rounded(g)
+        note_matrix(page, w, x, slope)
         page.dense(b, lambda: g.reshape(page.records, -1, g.shape[-1]).sum(1))
-        return None, None, g.matmul(weight) if ctx.needs_input_grad[2] else None, None, None
+        return None, None, full(slope.matmul(weight)) if ctx.needs_input_grad[2] else None, None, None
 
 
 def note_matrix(page: Page, index: int | None, x: Tensor, g: Tensor) -> None:
@@ -51,10 +58,13 @@ def note_matrix(page: Page, index: int | None, x: Tensor, g: Tensor) -> None:
     a, g = (t.detach().reshape(page.records, 1, -1, t.shape[-1]) for t in (x, g))
 
     def weighted(weights: Tensor) -> Tensor:
-        scaled = g * weights.to(g.dtype).view(-1, 1, 1, 1)
-        return scaled.reshape(-1, g.shape[-1]).mT @ a.reshape(-1, a.shape[-1])
+        slopes = full(g)
+        scaled = slopes * weights.to(slopes.dtype).view(-1, 1, 1, 1)
+        return scaled.reshape(-1, g.shape[-1]).mT @ full(a).reshape(-1, a.shape[-1])
 
-    page.product(index, (a, g), lambda rows: (a[rows], g[rows]), weighted, lambda: g[:, 0].mT @ a[:, 0])
+    page.product(
+        index, (a, g), lambda rows: (full(a[rows]), full(g[rows])), weighted, lambda: full(g)[:, 0].mT @ full(a)[:, 0]
+    )
 
 
 def linear(page: Page, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
@@ -65,24 +75,27 @@ def linear(page: Page, x: Tensor, weight: Tensor, bias: Tensor | None = None) ->
 class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, page: Page, _: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, how: _How) -> Tensor:
-        ctx.save_for_backward(x, weight)
         ctx.page, ctx.how, ctx.wanted = page, how, (page.find(weight), page.find(bias))
+        x, weight = page.rounded(x), page.rounded(weight)
+        ctx.save_for_backward(x, weight)
         images = x.reshape(-1, *x.shape[-1 - how.ndim :])
-        y = aten.convolution(images, weight, bias, *how.arguments(), how.groups)
-        return fresh(y, (*x.shape[: -1 - how.ndim], *y.shape[1:]))
+        y = aten.convolution(
+            images, weight, None if bias is None else page.rounded(bias), *how.arguments(), how.groups
+        )  # fmt: skip
+        return fresh(full(y), (*x.shape[: -1 - how.ndim], *y.shape[1:]))
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
         x, weight = ctx.saved_tensors
         how: _How = ctx.how
         page, (w, b) = ctx.page, ctx.wanted
-        images, slopes = (t.reshape(-1, *t.shape[-1 - how.ndim :]) for t in (x, g))
-        found = None
+        images, exact = (t.reshape(-1, *t.shape[-1 - how.ndim :]) for t in (x, g))
+        slopes, found = page.rounded(exact), None
         if ctx.needs_input_grad[2]:
-            found = how.backward(slopes, images, weight, how.groups, inputs=True).view(x.shape)
+            found = full(how.backward(slopes, images, weight, how.groups, inputs=True)).view(x.shape)
         if w is not None:
             _note_convolution(page, w, images, slopes, weight.shape, how)
-        page.dense(b, lambda: slopes.flatten(2).sum(2).view(page.records, -1, slopes.shape[1]).sum(1))
+        page.dense(b, lambda: exact.flatten(2).sum(2).view(page.records, -1, exact.shape[1]).sum(1))
         return None, None, found, None, None, None
 
 
@@ -124,10 +137,10 @@ def _note_convolution(page: Page, index: int, x: Tensor, g: Tensor, shape: torch
     def gradients() -> Tensor:
         """One gradient per record, (R, *weight)."""
         if positions < GROUPED and many == 1 and not how.transposed:
-            slopes = g.reshape(records, how.groups, -1, positions)
-            return (slopes @ how.unfold(x, shape)).reshape(records, *shape)
-        slopes, images = (t.reshape(1, -1, *t.shape[2:]) for t in (g, x))
-        weight = g.new_empty(1).expand(len(x) * shape[0], *shape[1:])  # only its shape is read
+            slopes = full(g).reshape(records, how.groups, -1, positions)
+            return (slopes @ how.unfold(full(x), shape)).reshape(records, *shape)
+        slopes, images = (full(t).reshape(1, -1, *t.shape[2:]) for t in (g, x))
+        weight = slopes.new_empty(1).expand(len(x) * shape[0], *shape[1:])  # only its shape is read
         found = how.backward(slopes, images, weight, how.groups * len(x), inputs=False)
         return found.view(records, many, *shape).sum(1) if many > 1 else found.view(records, *shape)
 
@@ -136,7 +149,7 @@ def _note_convolution(page: Page, index: int, x: Tensor, g: Tensor, shape: torch
         return
 
     def rows_of(rows: Tensor | slice) -> tuple[Tensor, Tensor]:
-        some, slopes = (t.view(records, many, *t.shape[1:])[rows].flatten(0, 1) for t in (x, g))
+        some, slopes = (full(t.view(records, many, *t.shape[1:])[rows].flatten(0, 1)) for t in (x, g))
         n = len(some) // many
         pair = how.unfold(some, shape), slopes.reshape(len(slopes), how.groups, -1, positions).mT
         if many > 1:
@@ -146,8 +159,9 @@ def _note_convolution(page: Page, index: int, x: Tensor, g: Tensor, shape: torch
         return pair
 
     def weighted(weights: Tensor) -> Tensor:
-        scale = weights.to(g.dtype).repeat_interleave(many).view(-1, *[1] * (g.ndim - 1))
-        return how.backward(g * scale, x, g.new_empty(1).expand(shape), how.groups, inputs=False)
+        slopes = full(g)
+        scale = weights.to(slopes.dtype).repeat_interleave(many).view(-1, *[1] * (g.ndim - 1))
+        return how.backward(slopes * scale, full(x), slopes.new_empty(1).expand(shape), how.groups, inputs=False)
 
     ins, outs = shape[1:].numel(), shape[0] // how.groups
     page.product(index, (x, g), rows_of, weighted, gradients, (positions * many, how.groups, ins, outs))

@@ -9,7 +9,7 @@ kept (``Dense``); where not, ``a`` and ``g`` are kept (``Product``).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -25,6 +25,9 @@ ROUNDING = 1e-6
 Terms of one patient may cancel. The gradient that is added up carries their float32 rounding, so a norm that
 did not would let a patient of large, cancelling terms weigh more than the clip.
 """
+
+Precision = Literal["float32", "bfloat16"]
+"""What layers that multiply round their operands to."""
 
 Positions = Callable[[Tensor | slice], tuple[Tensor, Tensor]]
 """Some of the records -> inputs (n, groups, T, in) and output gradients (n, groups, T, out)."""
@@ -140,9 +143,11 @@ class Page:
     """One backward pass over some patients: what was noted of each parameter."""
 
     def __init__(
-        self, patients: Patients, parameters: Sequence[Tensor], constants: Iterable[Tensor], shared: set[int]
-    ) -> None:
+        self, patients: Patients, parameters: Sequence[Tensor], constants: Iterable[Tensor], shared: set[int],
+        precision: Precision = "float32",
+    ) -> None:  # fmt: skip
         self.patients, self.records = patients, patients.records
+        self._low = precision == "bfloat16"
         self.entries: list[Entry] = []
         self._leaves: dict[int, Tensor] = {}
         self.anchor = torch.zeros((), device=patients.device, requires_grad=True)  # gives every layer a backward
@@ -163,6 +168,10 @@ class Page:
             raise Shared
         self._used |= found
         return not found & self._shared
+
+    def rounded(self, tensor: Tensor) -> Tensor:
+        """Return an operand of a layer that multiplies, as the page's precision has it."""
+        return tensor.to(torch.bfloat16) if self._low and tensor.dtype == torch.float32 else tensor
 
     def enter(self, run: Callable[..., Any], *tensors: Tensor) -> Any:
         """Leave vmap: run on plain tensors, records first."""
@@ -199,7 +208,7 @@ class Page:
         if keep_dense(length, groups, ins, outs, self.records / self.patients.size):
             self.dense(index, gradients)
         else:
-            size = a.element_size() * groups * length * (ins + outs)
+            size = full(a[:0]).element_size() * groups * length * (ins + outs)
             self.entries.append(Product(index, self.patients, kept, positions, weighted, size))
 
     def close(self) -> None:
@@ -266,6 +275,11 @@ class _Leaf(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> Any:
         ctx.page.dense(ctx.index, lambda: g)
         return None, None, None, None
+
+
+def full(tensor: Tensor) -> Tensor:
+    """Return rounded numbers as float32, which holds them exactly: norms, weights and sums are made of these."""
+    return tensor.float() if tensor.dtype == torch.bfloat16 else tensor
 
 
 def apply(function: Any, *arguments: Any) -> Any:

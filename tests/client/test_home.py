@@ -61,8 +61,9 @@ def test_nothing_is_overwritten_and_no_name_is_made_up(tmp_path: Path) -> None:
     before = site.identity.read_bytes()
     with pytest.raises(UsageError, match="not empty"):
         make_home(tmp_path / "north", "north")
-    with pytest.raises(UsageError, match="no name for a site"):
-        make_home(tmp_path / "other", "North Hospital")
+    for name in ("North Hospital", "north\n", "-north", "", 49 * "n"):
+        with pytest.raises(UsageError, match="no name for a site"):
+            make_home(tmp_path / "other", name)
     assert site.identity.read_bytes() == before
     assert not (tmp_path / "other").exists()
 

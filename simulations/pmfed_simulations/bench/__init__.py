@@ -19,7 +19,7 @@ from rich.table import Table
 from pmfed.errors import UsageError
 
 REPEATS = 5
-GROUPS = ("simulation", "engine", "secagg", "noise", "readers_imaging", "readers_ehr", "readers_genomics")
+GROUPS = ("simulation", "engine", "precision", "secagg", "noise", "readers_imaging", "readers_ehr", "readers_genomics")
 ALONE = {"deployed": "rows", "crowd": "crowd", "soak": "soak"}  # take minutes to hours; only when asked for by name
 
 
