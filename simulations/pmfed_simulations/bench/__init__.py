@@ -19,8 +19,14 @@ from rich.table import Table
 from pmfed.errors import UsageError
 
 REPEATS = 5
-GROUPS = ("simulation", "engine", "precision", "secagg", "noise", "readers_imaging", "readers_ehr", "readers_genomics")
-ALONE = {"deployed": "rows", "crowd": "crowd", "soak": "soak"}  # take minutes to hours; only when asked for by name
+GROUPS = ("simulation", "engine", "secagg", "noise", "readers_imaging", "readers_ehr", "readers_genomics")
+ALONE = {
+    "precision": ("precision", "rows"),
+    "deployed": ("deployed", "rows"),
+    "crowd": ("deployed", "crowd"),
+    "soak": ("deployed", "soak"),
+}
+"""Module and function; these take minutes to hours and run only when asked for by name."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +110,8 @@ def run_bench(only: str | None, json_file: Path | None) -> None:
         raise UsageError(f"--only {only} is not one of {', '.join((*GROUPS, *ALONE))}.")
     rows: list[Row] = []
     if only in ALONE:
-        rows = getattr(import_module("pmfed_simulations.bench.deployed"), ALONE[only])()
+        module, function = ALONE[only]
+        rows = getattr(import_module(f"pmfed_simulations.bench.{module}"), function)()
     for group in () if only in ALONE else (only,) if only else GROUPS:
         rows += import_module(f"pmfed_simulations.bench.{group}").rows()
     _show(rows)

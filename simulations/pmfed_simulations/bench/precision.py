@@ -21,7 +21,10 @@ PLAN = PrivacyPlan("patient", "fedsgd", 1.0, 1.0, 0.1, 1, 1, 0, 1e-5)
 
 
 def rows() -> list[Row]:
-    """Return a row for a small CNN and one for MONAI's ResNet10, on the graphics card where there is one."""
+    """Return a row for a small CNN and one for MONAI's ResNet10, on the graphics card where there is one.
+
+    Without units for bfloat16 the latter takes ten minutes.
+    """
     from monai.networks.nets.resnet import resnet10
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
