@@ -20,33 +20,42 @@ WIDTHS: dict[Net, dict[Layer, int]] = {
 }
 """How many numbers each of them makes of a picture."""
 
+View = Literal["whole", "square", "centre", "close", "mirrored", "turned"]
+"""How the network looks at a picture: all of it, stretched to the network's square; the largest square in its middle, so that
+nothing is stretched; of that square the middle three quarters, or half; all of it, left for right; all of it, by a quarter turn."""
+
 UNSCALED = (0.5, 0.25)  # mean and scale of a modality that says nothing of them
 NO_CENTRE = "'centred' is for the features of a network; it needs 'weights'"
 OWN_SCALE = "leave out 'mean' and 'scale': the network of 'weights' has its own"
 
 
 Layers = Annotated[tuple[Layer, ...], Field(min_length=1)]
+Views = Annotated[tuple[View, ...], Field(min_length=1)]
 
 
 class Layered(Frozen):
-    """A network and the layers its features are taken from: side by side, each as long as the others."""
+    """A network and the layers its features are taken from: side by side, each as long as the others.
+
+    Features are the means over ``views``: as many passes through the network, and no more numbers.
+    """
 
     net: Net
     layers: Layers
+    views: Views = ("whole",)
 
-    @field_validator("layers")
+    @field_validator("layers", "views")
     @classmethod
-    def _each_once(cls, layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
-        if len(set(layers)) != len(layers):
-            raise ValueError("a layer stands twice")
-        return layers
+    def _each_once(cls, told: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(told)) != len(told):
+            raise ValueError("the same stands twice")
+        return told
 
 
 class WeightsFile(Layered):
     """Weights in a file that lies at every site: safetensors, never a pickle.
 
     ``source`` is its name in ``[data]``; a file whose SHA-256 is not ``sha256`` is not used. ``net`` says what the
-    weights fit, ``layers`` where features are taken from it.
+    weights fit, ``layers`` where features are taken from it, ``views`` how it looks at a picture.
     """
 
     source: str

@@ -6,19 +6,21 @@ import hashlib
 import importlib.util
 import io
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.numpy import save
 from sklearn.datasets import load_sample_image
 
 from pmfed.cohort.pretrained import files
-from pmfed.cohort.pretrained.backbone import Backbone, backbone
+from pmfed.cohort.pretrained.backbone import NEAR, Backbone, backbone, seen_as
 from pmfed.errors import DataError
 from pmfed.modality import Layered, WeightsFile
-from pmfed.modality.weights import WIDTHS
+from pmfed.modality.weights import WIDTHS, View
 
 LITE = "efficientnet-lite0"
 TENSORS = dict[str, np.ndarray[Any, Any]]
@@ -98,6 +100,42 @@ def test_layers_are_those_of_one_pass_side_by_side(name: Any) -> None:
     assert [len(part) for part in expected] == [WIDTHS[name][layer] for layer in layers]
     turned = backbone(Layered(net=name, layers=("last", "middle")), {})(picture("china.jpg"))
     np.testing.assert_allclose(turned, np.concatenate([expected[2], expected[0]]) / np.sqrt(2), atol=1e-6)
+
+
+def test_views_are_averaged_before_they_are_brought_to_norm_1() -> None:
+    alone, photo = backbone(Layered(net=LITE, layers=("late",)), {}), picture("china.jpg")
+    assert photo.shape[1:] == (427, 640)
+    means: list[torch.Tensor] = []
+    handle = alone._net._blocks[-1].register_forward_hook(lambda _, __, out: means.append(out.mean(dim=(0, 2, 3))))
+    shown = {
+        "whole": photo,
+        "square": photo[:, :, 106:533],
+        "centre": photo[:, 53:373, 160:480],
+        "close": photo[:, 106:320, 213:427],
+        "mirrored": photo[:, :, ::-1],
+        "turned": np.rot90(photo, 1, (1, 2)),
+    }
+    assert set(shown) == set(get_args(View))
+    expected = {view: alone(pixels) for view, pixels in shown.items()}
+    handle.remove()
+    for view in get_args(View):
+        found = backbone(Layered(net=LITE, layers=("late",), views=(view,)), {})(photo)
+        np.testing.assert_allclose(found, expected[view], atol=1e-6, err_msg=view)
+    several = backbone(Layered(net=LITE, layers=("late",), views=tuple(shown)), {})(photo)
+    together = torch.nn.functional.normalize(torch.stack(means).mean(dim=0), dim=0)
+    np.testing.assert_allclose(several, together.numpy(), atol=1e-6)
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.sampled_from(get_args(View)))
+def test_every_view_shows_something_of_every_picture(height: int, width: int, view: View) -> None:
+    pixels = torch.arange(float(height * width)).reshape(1, 1, height, width)
+    shown = seen_as(view, pixels)
+    assert shown.numel() > 0
+    assert set(shown.flatten().tolist()) <= set(pixels.flatten().tolist())
+    if view in NEAR:
+        assert shown.shape[2] == shown.shape[3] <= min(height, width)
+    else:
+        assert shown.numel() == pixels.numel()
 
 
 def test_a_grey_picture_counts_as_three_equal_colours() -> None:

@@ -136,6 +136,11 @@ def test_other_layers_are_other_features(site: Path) -> None:
     np.testing.assert_allclose(found.inputs["photo"][:, 320:] * np.sqrt(2), last, atol=1e-6)
     assert read_cohort(study, sources(site), "north", places).findings.counts["photo: pictures from the cache"] == 4
     assert len(flatten(build(study))) == 320 + 1280 + 1
+    views = {**spec, "weights": {**spec["weights"], "views": ["whole", "mirrored"]}}
+    both = read_cohort(STUDY.replace(modalities={"photo": views}), sources(site), "north", places)
+    assert both.findings.counts["photo: pictures from the cache"] == 0
+    assert both.inputs["photo"].shape == found.inputs["photo"].shape
+    assert not np.allclose(both.inputs["photo"], found.inputs["photo"], atol=1e-3)
     assert '"weights":"efficientnet-lite0"' in STUDY.canonical().replace(" ", "")
     assert study.public_weights == STUDY.public_weights
 
@@ -154,6 +159,8 @@ def test_only_what_is_trained_counts() -> None:
         (lambda: Images(table="t", folder="f", size=(4, 4), weights="resnet"), "efficientnet-lite0"),
         (lambda: Images(table="t", folder="f", size=(4, 4), weights={"net": "efficientnet-lite0", "layers": ["last", "last"]}), "stands twice"),
         (lambda: Images(table="t", folder="f", size=(4, 4), weights={"net": "efficientnet-lite0", "layers": []}), "at least 1"),
+        (lambda: Images(table="t", folder="f", size=(4, 4), weights={"net": "efficientnet-lite0", "layers": ["last"], "views": ["turned", "turned"]}), "stands twice"),
+        (lambda: Images(table="t", folder="f", size=(4, 4), weights={"net": "efficientnet-lite0", "layers": ["last"], "views": ["above"]}), "'whole'"),
         (lambda: Images(table="t", folder="f", size=(4, 4), weights={"source": "w", "sha256": "A", "net": "efficientnet-lite0"}), "sha256"),
     ],
 )  # fmt: skip
