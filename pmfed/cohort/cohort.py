@@ -19,12 +19,13 @@ from pmfed.cohort.files import read_block
 from pmfed.cohort.images import read_images
 from pmfed.cohort.imaging.masks import read_masks
 from pmfed.cohort.imaging.places import Places
+from pmfed.cohort.imaging.segments import read_segmentations
 from pmfed.cohort.imaging.zipped import read_zipped_images
 from pmfed.cohort.pretrained.pictures import read_features
 from pmfed.cohort.records import Records, Sheet, modalities_at, read_records, read_sheets
 from pmfed.cohort.tables import MISSING, Problems, count, first_row, labels
 from pmfed.errors import DataError
-from pmfed.modality import SCANS, Genotypes, Images, Modality, Nifti, Numeric, Signals, Table, shape_of
+from pmfed.modality import SCANS, Dicom, Genotypes, Images, Modality, Nifti, Numeric, Signals, Table, shape_of
 from pmfed.study import Study
 
 if TYPE_CHECKING:
@@ -253,7 +254,7 @@ def read_cohort(study: Study, sources: Mapping[str, Path | str], site: str, plac
         if not size:
             warnings.append(f"there are no {split} patients.")
     if study.outcome.task == "segmentation":
-        targets: NDArray[Any] = _masks(study, sources, sheets, records, problems)
+        targets: NDArray[Any] = _masks(study, sources, sheets, records, present, when, problems, places or Places())
         problems.raise_any()
     else:
         targets = records.targets.astype(np.int64 if study.outcome.task == "multiclass" else np.float32)
@@ -340,19 +341,31 @@ def _moments(sheet: Sheet, column: str, rows: Ints, problems: Problems, *, first
 
 
 def _masks(
-    study: Study, sources: Mapping[str, Path | str], sheets: Mapping[str, Sheet], records: Records, problems: Problems
+    study: Study,
+    sources: Mapping[str, Path | str],
+    sheets: Mapping[str, Sheet],
+    records: Records,
+    present: Mapping[str, Bools],
+    when: Moments | None,
+    problems: Problems,
+    places: Places,
 ) -> NDArray[np.uint8]:
-    """Read the masks of a segmentation; the study saw to it that images and masks stand in one row."""
-    (modality,) = study.modalities.values()
-    assert isinstance(modality, Images | Nifti)
+    """Read the masks of a segmentation; the study saw to it that listed images and masks stand in one row."""
+    ((name, modality),) = study.modalities.items()
+    assert isinstance(modality, Images | Nifti | Dicom)
     source, table = study.outcome.folder or "", study.cohort.table
     if source not in sources:
         problems.add(f"there is no source '{source}', the folder of the masks.", "Add it to [data] in site.toml.")
         return np.zeros((len(records.owner), *modality.size), dtype=np.uint8)
-    files, scans = (
-        _files(column, sheets[table], records.rows[table]) for column in (study.outcome.column, modality.file)
-    )
+    files = _files(study.outcome.column, sheets[table], records.rows[table])
     folder, images = Path(sources[source]), Path(sources[modality.folder])
+    if isinstance(modality, Dicom):
+        return read_segmentations(
+            study.outcome, modality, files, present[name], folder, sheets[table].path, images,
+            [records.ids[owner] for owner in records.owner], when, problems, patient=study.cohort.patient, places=places,
+            link=Path(sources[modality.link.table]) if modality.link else None,
+        )  # fmt: skip
+    scans = _files(modality.file, sheets[table], records.rows[table])
     return read_masks(study.outcome, modality, files, scans, folder, images, sheets[table].path, problems)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from pmfed.modality import Images, Modality, Nifti
+from pmfed.modality import Dicom, Images, Modality, Nifti
 
 if TYPE_CHECKING:
     from pmfed.sections.model import ModelSpec
@@ -29,13 +29,13 @@ def misfit(
     if outcome.task != "segmentation":
         return ""
     name, modality = next(iter(modalities.items()))
-    if len(modalities) > 1 or not isinstance(modality, Images | Nifti):
-        return "modalities: a segmentation has exactly one, of kind 'images' or 'nifti'"
-    if modality.table != table:
+    if len(modalities) > 1 or not isinstance(modality, Images | Nifti | Dicom):
+        return "modalities: a segmentation has exactly one, of kind 'images', 'nifti' or 'dicom'"
+    if not isinstance(modality, Dicom) and modality.table != table:
         return f"modalities.{name}.table: the images are listed in the cohort's table, '{table}', beside their masks"
-    if isinstance(modality, Nifti):
+    if not isinstance(modality, Images):
         if record is not None:
-            return "cohort.record: of NIfTI files one per patient is read; leave it out, and list a row per patient"
+            return "cohort.record: of scans one per patient is read; leave it out, and list a row per patient"
         if modality.view != "middle":
             return f"modalities.{name}.view: of a mask only the middle slice is known"
     size, halvings = modality.size, len(model.channels) - 1

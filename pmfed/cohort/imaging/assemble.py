@@ -48,13 +48,13 @@ def needed(spec: Dicom, found: Found) -> Need:
         raise ScanError(TOO_LARGE)
     if any(header.frames > 1 for header in headers):
         return Need(found.files)
-    planes = [_plane(header) for header in headers]
+    planes = [plane_of(header) for header in headers]
     if len(spec.size) == 3:
         placed = stack(planes)
         return Need(tuple(found.files[place] for place in placed.order), placed)
     if spec.view == "brightest":
         return Need(found.files)
-    order = _order(planes, [header.number for header in headers])
+    order = in_space(planes, [header.number for header in headers])
     return Need((found.files[order[len(order) // 2]],), by_number=len(planes) > 1 and None in planes)
 
 
@@ -91,7 +91,7 @@ def _middle(spec: Dicom, contents: Iterable[bytes]) -> tuple[Floats, Sequence[fl
     pictures = [Picture(content) for content in contents]
     frames = [(picture, frame) for picture in pictures for frame in range(picture.frames)]
     planes = [plane for picture in pictures for plane in picture.planes()] if len(frames) > 1 else [None]
-    order = _order(planes, range(len(frames)))
+    order = in_space(planes, range(len(frames)))
     picture, frame = frames[order[len(order) // 2]]
     values = _windowed(spec, picture.decode(frame))[0]
     return values, picture.spacing(frame), {}
@@ -168,7 +168,7 @@ def _windowed(spec: Dicom, pixels: Pixels) -> Floats:
     return windowed(pixels.values, spec.window, (pixels.low, pixels.high), pixels.inverted)
 
 
-def _order(planes: Sequence[Plane | None], otherwise: Iterable[int]) -> list[int]:
+def in_space(planes: Sequence[Plane | None], otherwise: Iterable[int]) -> list[int]:
     """Return the order of pictures in space, or by number where one of them has no place."""
     numbers = list(otherwise)
     if len(planes) == 1:
@@ -182,7 +182,8 @@ def _order(planes: Sequence[Plane | None], otherwise: Iterable[int]) -> list[int
     return sorted(range(len(planes)), key=lambda place: (round(along[place], 3), numbers[place]))
 
 
-def _plane(header: Header) -> Plane | None:
+def plane_of(header: Header) -> Plane | None:
+    """Return where a file of one frame lies; None where its header does not say."""
     if header.position is None or header.direction is None or header.spacing is None:
         return None
     return Plane(header.position, header.direction, header.spacing)

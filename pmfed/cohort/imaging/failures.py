@@ -38,6 +38,13 @@ BOMB = "unpack to far more than their size"
 OTHER_VALUES = "hold a number that stands for no class"
 OTHER_GRID = "lie on another grid than their scan"
 COLOUR_MASK = "are in colour, where each number stands for a class"
+NOT_SEGMENTATION = "are not DICOM Segmentation objects"
+NOT_BINARY = "hold fractions or label maps rather than outlines"
+OTHER_SEGMENT = "hold a segment that stands for no class"
+OVERLAP = "hold segments of two classes in one place"
+NO_SERIES = "do not say which series they were drawn on"
+OTHER_SERIES = "were drawn on another series than the one that is read"
+NO_SCAN = "have no scan to lie on"
 
 REMEDIES: Mapping[str, str] = {
     OUTSIDE: "Copy them into the folder, or name the real folder in [data]; links out of it are not followed.",
@@ -70,6 +77,13 @@ REMEDIES: Mapping[str, str] = {
     OTHER_VALUES: "Name the number of each class in 'values' of [outcome], or correct the masks.",
     OTHER_GRID: "Draw or resample them on the scan they belong to: same voxels, same place.",
     COLOUR_MASK: "Save them as grey values or with a palette.",
+    NOT_SEGMENTATION: "Export the segmentation itself (Modality SEG), not a structure set or a picture of it.",
+    NOT_BINARY: "Export them as segmentations of type BINARY; a fraction has no outline until somebody chooses a threshold.",
+    OTHER_SEGMENT: "Label the segments as the study's classes, or name their numbers in 'values' of [outcome].",
+    OVERLAP: "Correct them: each pixel is of one class.",
+    NO_SERIES: "Export them with ReferencedSeriesSequence.",
+    OTHER_SERIES: "Narrow the study's series to the one that was drawn on, or list the object that belongs to it.",
+    NO_SCAN: "Export the scans as well, or leave the cells empty.",
     BOMB: "Pack the files again; see docs/imaging.md for the bounds.",
 }
 

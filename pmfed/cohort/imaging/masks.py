@@ -1,10 +1,13 @@
-"""Masks beside images: which class every pixel is, from PNG or NIfTI files listed in the cohort table."""
+"""Masks beside images: which class every pixel is, from PNG or NIfTI files listed in the cohort table.
+
+DICOM's own masks are read by `pmfed.cohort.imaging.segments`.
+"""
 
 from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +33,7 @@ from pmfed.modality import Images, Nifti
 from pmfed.sections.outcome import Outcome
 
 Masks = NDArray[np.uint8]
+Floats = NDArray[np.float32]
 
 
 def read_masks(
@@ -104,11 +108,33 @@ def _volume(content: bytes, scan: bytes | None, spec: Nifti, values: Sequence[in
     turned, spacing = oriented(found, affine, spec.orientation)
     if len(spec.size) == 2:
         turned = turned[len(turned) // 2]
-    classes = _classes(turned, values)
-    # Each class as a picture of its own, so that no pixel gets a class between two others.
-    apart = (classes[..., None] == np.arange(len(values))).astype(np.float32)
-    fitted = sized(apart, spacing[3 - len(spec.size) :], spec.size, spec.spacing, spec.fit)
-    chosen: Masks = fitted.argmax(axis=-1).astype(np.uint8)
+    flat = spacing[3 - len(spec.size) :]
+    return class_by_class(
+        _classes(turned, values), len(values), lambda one: sized(one, flat, spec.size, spec.spacing, spec.fit)
+    )
+
+
+def class_by_class(classes: Masks, count: int, way: Callable[[Floats], Floats]) -> Masks:
+    """Send each class its scan's way as a picture of its own, so that no pixel gets a class between two others.
+
+    Parameters
+    ----------
+    classes
+        Of every pixel, below ``count``.
+    way
+        From the share of a class in every old pixel to that in every new one.
+
+    Returns
+    -------
+    uint8
+        Of every new pixel the class with the largest share, the first of equals.
+    """
+    most = way((classes == 0).astype(np.float32)).copy()
+    chosen: Masks = np.zeros(most.shape, dtype=np.uint8)
+    for place in range(1, count):
+        share = way((classes == place).astype(np.float32))
+        more = share > most
+        chosen[more], most[more] = place, share[more]
     return chosen
 
 

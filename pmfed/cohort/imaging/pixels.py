@@ -84,7 +84,7 @@ class Picture:
         import pydicom
 
         with as_scan_error(DAMAGED):
-            self._dataset = data = pydicom.dcmread(io.BytesIO(content))
+            self.dataset = data = pydicom.dcmread(io.BytesIO(content))
             self._syntax = str(data.file_meta.TransferSyntaxUID)
             self.rows, self.columns = int(data.get("Rows") or 0), int(data.get("Columns") or 0)
             self.frames = int(numbers(data.get("NumberOfFrames"), 1, (1.0,))[0]) or 1
@@ -99,10 +99,10 @@ class Picture:
     def _turn_palette(self) -> None:
         """Bring a palette of 16 bits to little endian, for which pydicom takes it."""
         for colour in ("Red", "Green", "Blue"):
-            table = self._dataset.get(f"{colour}PaletteColorLookupTableData")
-            if table and self._dataset.RedPaletteColorLookupTableDescriptor[2] == 16:
+            table = self.dataset.get(f"{colour}PaletteColorLookupTableData")
+            if table and self.dataset.RedPaletteColorLookupTableDescriptor[2] == 16:
                 turned = np.frombuffer(table, ">u2").astype("<u2").tobytes()
-                setattr(self._dataset, f"{colour}PaletteColorLookupTableData", turned)
+                setattr(self.dataset, f"{colour}PaletteColorLookupTableData", turned)
 
     def _check_size(self, content: bytes) -> None:
         """Bound what decoding will take, before it takes it."""
@@ -112,7 +112,7 @@ class Picture:
         if not 0 < self.rows * self.columns * self.frames * self._samples <= MOST_VALUES:
             raise ScanError(TOO_LARGE)
         if self._syntax in NATIVE:
-            if "PixelData" in self._dataset and len(content) < get_expected_length(self._dataset):
+            if "PixelData" in self.dataset and len(content) < get_expected_length(self.dataset):
                 raise ScanError(CUT_OFF)
         elif self._syntax in JPEG:
             for frame in generate_frames(content, number_of_frames=self.frames):
@@ -126,10 +126,10 @@ class Picture:
             return [self._plane(frame) for frame in range(self.frames)]
 
     def _plane(self, frame: int) -> Plane | None:
-        position = numbers(self._said(frame, "PlanePositionSequence", "ImagePositionPatient"), 3)
-        direction = numbers(self._said(frame, "PlaneOrientationSequence", "ImageOrientationPatient"), 6)
+        position = numbers(self.said(frame, "PlanePositionSequence", "ImagePositionPatient"), 3)
+        direction = numbers(self.said(frame, "PlaneOrientationSequence", "ImageOrientationPatient"), 6)
         spacing = self.spacing(frame)
-        if self.frames > 1 and "PerFrameFunctionalGroupsSequence" not in self._dataset:
+        if self.frames > 1 and "PerFrameFunctionalGroupsSequence" not in self.dataset:
             return None  # one position for all frames is none
         if position is None or direction is None or spacing is None:
             return None
@@ -137,19 +137,19 @@ class Picture:
 
     def spacing(self, frame: int = 0) -> tuple[float, float] | None:
         """Return the distance between rows and between columns in mm, None where the headers do not say."""
-        said = numbers(self._said(frame, "PixelMeasuresSequence", "PixelSpacing"), 2)
-        found: tuple[float, float] | None = said or numbers(self._dataset.get("ImagerPixelSpacing"), 2)
+        said = numbers(self.said(frame, "PixelMeasuresSequence", "PixelSpacing"), 2)
+        found: tuple[float, float] | None = said or numbers(self.dataset.get("ImagerPixelSpacing"), 2)
         return found if found is not None and min(found) > 0 else None
 
-    def _said(self, frame: int, group: str, name: str) -> Any:
+    def said(self, frame: int, group: str, name: str) -> Any:
         """Return an attribute from the frame's own functional group, the shared one, or the file (PS3.3 C.7.6.16)."""
-        own = self._dataset.get("PerFrameFunctionalGroupsSequence") or ()
-        shared = self._dataset.get("SharedFunctionalGroupsSequence") or ()
+        own = self.dataset.get("PerFrameFunctionalGroupsSequence") or ()
+        shared = self.dataset.get("SharedFunctionalGroupsSequence") or ()
         for item in (*own[frame : frame + 1], *shared[:1]):
             inside = item.get(group)
             if inside and inside[0].get(name) is not None:
                 return inside[0].get(name)
-        return self._dataset.get(name)
+        return self.dataset.get(name)
 
     def decode(self, frame: int | None = None) -> Pixels:
         """Decode one frame, or all of them.
@@ -161,13 +161,13 @@ class Picture:
         """
         silence_gdcm()
         with as_scan_error(COMPRESSION):
-            decoder = require("pydicom.pixels").get_decoder(self._dataset.file_meta.TransferSyntaxUID)
+            decoder = require("pydicom.pixels").get_decoder(self.dataset.file_meta.TransferSyntaxUID)
             # GDCM reads eight bits of this one; twelve take a library whose licence the extra does not force on anyone.
-            twelve = self._syntax == EXTENDED and int(self._dataset.BitsStored) > 8 and find_spec("libjpeg") is None
+            twelve = self._syntax == EXTENDED and int(self.dataset.BitsStored) > 8 and find_spec("libjpeg") is None
             if twelve or not decoder.is_available:
                 raise ScanError(COMPRESSION)
         with as_scan_error(DAMAGED):
-            raw, meta = decoder.as_array(self._dataset, raw=False, index=frame)
+            raw, meta = decoder.as_array(self.dataset, raw=False, index=frame)
             form = str(meta["photometric_interpretation"])
             if form == "RGB":
                 return self._coloured(raw, int(meta["bits_stored"]))
@@ -185,19 +185,19 @@ class Picture:
     def _palette(self, raw: NDArray[Any]) -> Pixels:
         from pydicom.pixels.processing import apply_color_lut
 
-        looked_up = apply_color_lut(raw, self._dataset)[..., :3]
+        looked_up = apply_color_lut(raw, self.dataset)[..., :3]
         bits = 8 * looked_up.dtype.itemsize
         if bits == 16:
             # Some writers say that a palette has 16 bits and fill eight of them (PS3.3 section C.7.6.3.1.6).
-            number, first, _ = self._dataset.RedPaletteColorLookupTableDescriptor
+            number, first, _ = self.dataset.RedPaletteColorLookupTableDescriptor
             every = np.arange(first, first + (number or 2**16)).astype(raw.dtype)
-            bits = 8 if apply_color_lut(every, self._dataset).max() < 256 else 16
+            bits = 8 if apply_color_lut(every, self.dataset).max() < 256 else 16
         return self._coloured(looked_up, bits)
 
     def _grey(self, raw: NDArray[Any], first: int, inverted: bool) -> Pixels:
         from pydicom.pixels.processing import apply_modality_lut
 
-        data = self._dataset
+        data = self.dataset
         values = np.empty(raw.shape, dtype=np.float32)
         low = high = math.nan
         if data.get("ModalityLUTSequence"):
@@ -216,9 +216,9 @@ class Picture:
 
     def _rescale(self, frame: int) -> tuple[float, float]:
         group = "PixelValueTransformationSequence"
-        said = [self._said(frame, group, "RescaleSlope"), self._said(frame, group, "RescaleIntercept")]
+        said = [self.said(frame, group, "RescaleSlope"), self.said(frame, group, "RescaleIntercept")]
         if said[0] is None:
-            said[0] = self._dataset.get("DoseGridScaling")
+            said[0] = self.dataset.get("DoseGridScaling")
         slope, intercept = (
             (usual,) if value is None or value == "" else numbers(value, 1, (math.nan,))
             for value, usual in zip(said, (1.0, 0.0), strict=True)
@@ -228,18 +228,18 @@ class Picture:
         return float(slope[0]), float(intercept[0])
 
     def _stored_range(self) -> tuple[float, float]:
-        if "PixelData" not in self._dataset:
+        if "PixelData" not in self.dataset:
             return math.nan, math.nan
-        bits = int(self._dataset.BitsStored)
-        if self._dataset.get("PixelRepresentation"):
+        bits = int(self.dataset.BitsStored)
+        if self.dataset.get("PixelRepresentation"):
             return -(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1
         return 0.0, 2.0**bits - 1
 
     def _padding(self, raw: NDArray[Any]) -> NDArray[np.bool_]:
         """Mark pixels outside what was scanned (PS3.3 section C.7.5.1.1.2), and what is not a number."""
         nothing: NDArray[np.bool_] = ~np.isfinite(raw) if raw.dtype.kind == "f" else np.zeros(raw.shape, dtype=bool)
-        ends = numbers(self._dataset.get("PixelPaddingValue"), 1)
+        ends = numbers(self.dataset.get("PixelPaddingValue"), 1)
         if ends is not None:
-            ends += numbers(self._dataset.get("PixelPaddingRangeLimit"), 1, ends)
+            ends += numbers(self.dataset.get("PixelPaddingRangeLimit"), 1, ends)
             nothing |= (raw >= min(ends)) & (raw <= max(ends))
         return nothing
