@@ -133,7 +133,7 @@ def test_a_site_names_its_device(tmp_path: Path) -> None:
             Site.read(toml)
 
 
-def test_a_site_s_own_settings_reach_all_it_trains(tmp_path: Path) -> None:
+def test_a_site_s_own_settings_reach_all_it_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     federation.write_federation(tmp_path / "fed")
     toml = tmp_path / "fed/sites/north/site.toml"
     federation.change(toml, 'name = "north"', 'name = "north"\nprecision = "bfloat16"')
@@ -142,10 +142,16 @@ def test_a_site_s_own_settings_reach_all_it_trains(tmp_path: Path) -> None:
     assert together.ask("north", "enroll")[0].ok
     (session,) = together.agents["north"]._sessions.values()
     assert session.trainer.private.precision == "bfloat16"
+    federation.change(toml, 'precision = "bfloat16"', 'precision = "bfloat16"\ndevice = "cuda:1"')
+    asked = []
+    for place in ("agent", "trainer"):
+        monkeypatch.setattr(f"pmfed_client.{place}.found", lambda *said: asked.append(said) or torch.device("cpu"))
+    assert federation.Together(tmp_path / "fed/sites", study).ask("north", "enroll")[0].ok
+    assert asked == [("cuda:1", "bfloat16")] * 2  # before anything is reserved, and for the model
     tuned = '[personal]\nmethod = "fine-tune"\nsteps = 1\nlearning_rate = 0.1\nshare = 0.3\n'
-    asked = Study.from_text(STUDY + tuned, "study.toml")
-    plan, shelf = PrivacyPlan.solve(asked, 2), Shelf(tmp_path, "0" * 32)
-    own = Trainer(asked, plan, cohort(), lambda *_: SeededSource(3, "site"), shelf, precision="bfloat16").own
+    other = Study.from_text(STUDY + tuned, "study.toml")
+    plan, shelf = PrivacyPlan.solve(other, 2), Shelf(tmp_path, "0" * 32)
+    own = Trainer(other, plan, cohort(), lambda *_: SeededSource(3, "site"), shelf, precision="bfloat16").own
     assert own is not None
     assert own._private.precision == "bfloat16"
 

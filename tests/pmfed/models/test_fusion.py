@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -142,6 +143,19 @@ def test_modalities_are_dropped_patient_by_patient_and_anew_in_every_step() -> N
     assert any(not torch.equal(first[name], second[name]) for name in first)
     for present in dropped(0.0):
         assert all(np.array_equal(there.numpy(), held.present[name]) for name, there in present.items())
+
+
+def test_each_modality_is_dropped_by_a_draw_of_its_own() -> None:
+    """That one is dropped says nothing of another: both go as often as chance has it."""
+    had = {name: there.reshape(-1, 2).any(axis=1) for name, there in cohort(STUDY, 200).present.items()}
+    steps = [
+        {name: had[name] & ~there.numpy().reshape(-1, 2).any(axis=1) for name, there in present.items()}
+        for present in dropped(0.4, 200)
+    ]
+    for one, other in itertools.combinations(sorted(STUDY.modalities), 2):
+        both = np.concatenate([(gone[one] & gone[other])[had[one] & had[other]] for gone in steps])
+        assert len(both) > 500
+        assert abs(both.mean() - 0.16) < 5 * np.sqrt(0.16 * 0.84 / len(both))
 
 
 def test_evaluation_sees_every_modality() -> None:

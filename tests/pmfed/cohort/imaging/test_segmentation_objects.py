@@ -117,6 +117,13 @@ def read(
     return masks
 
 
+def silent(made: Dataset) -> None:
+    """Take away which pictures an object was drawn on."""
+    del made.SourceImageSequence
+    for item in made.PerFrameFunctionalGroupsSequence:
+        del item.DerivationImageSequence
+
+
 def refused(words: str, *asked: Any, **more: Any) -> None:
     with pytest.raises(DataError, match=words) as caught:
         read(*asked, **more)
@@ -209,9 +216,7 @@ def test_a_picture_without_a_place_is_known_by_its_instance(tmp_path: Path) -> N
     save(sources[2], tmp_path / "xray.dcm")
     made.save_as(tmp_path / "seg.dcm")
     assert np.array_equal(read(tmp_path, ["seg.dcm"], wanted=spec(size=SHAPE[1:]))[0], truth[2])
-    del made.SourceImageSequence
-    for item in made.PerFrameFunctionalGroupsSequence:
-        del item.DerivationImageSequence
+    silent(made)
     made.save_as(tmp_path / "seg.dcm")
     refused("lie on another grid than their scan", tmp_path, ["seg.dcm"], wanted=spec(size=SHAPE[1:]))
 
@@ -250,13 +255,16 @@ def test_what_does_not_belong_is_refused_with_a_count(tmp_path: Path) -> None:
     other = series(tmp_path / "other", name="t")
     theirs = series(tmp_path / "theirs", patient="p2")
     truth = balls()
-    drawn(theirs, truth).save_as(tmp_path / "canary-theirs.dcm")  # in the very same place
+    made = drawn(theirs, truth)  # in the very same place
+    made.save_as(tmp_path / "canary-theirs.dcm")
+    silent(made)  # about pictures, not about the series
+    made.save_as(tmp_path / "canary-silent.dcm")
     drawn(other[:2], truth[:2]).save_as(tmp_path / "canary-other.dcm")
     for path in (tmp_path / "other").iterdir():
         path.unlink()
     where = r"patients.csv: column 'mask': masks that "
-    refused(where + "were drawn on another series than the one that is read: 2 of 2", tmp_path,
-            ["canary-theirs.dcm", "canary-other.dcm"], patients=["p1", "p1"])  # fmt: skip
+    refused(where + "were drawn on another series than the one that is read: 3 of 3", tmp_path,
+            ["canary-theirs.dcm", "canary-other.dcm", "canary-silent.dcm"], patients=["p1"] * 3)  # fmt: skip
     assert read(tmp_path, ["canary-theirs.dcm"], patients=["p2"]).any()
 
     def changed(name: str, **said: Any) -> list[str]:
@@ -270,9 +278,8 @@ def test_what_does_not_belong_is_refused_with_a_count(tmp_path: Path) -> None:
         return [f"canary-{name}.dcm"]
 
     def unnamed(made: Dataset) -> None:
-        del made.ReferencedSeriesSequence, made.SourceImageSequence
-        for item in made.PerFrameFunctionalGroupsSequence:
-            del item.DerivationImageSequence
+        del made.ReferencedSeriesSequence
+        silent(made)
 
     def moved(made: Dataset) -> None:
         for item in made.PerFrameFunctionalGroupsSequence:
