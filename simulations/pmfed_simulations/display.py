@@ -28,7 +28,7 @@ def show_start(simulation: Simulation) -> None:
     console = Console(markup=False, highlight=False)
     console.print(study.study.title, style="bold")
     console.print(
-        f"{patients} patients at {len(cohorts)} hospitals; {study.training.rounds} rounds; promise: epsilon "
+        f"{patients} {study.cohort.stand_in or 'patient'}s at {len(cohorts)} hospitals; {study.training.rounds} rounds; promise: epsilon "
         f"{study.privacy.epsilon:g}, delta {study.privacy.delta:g} per {study.privacy.unit}; "
         f"{len(simulation.jobs)} training(s) in all",
     )

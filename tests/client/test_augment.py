@@ -187,6 +187,9 @@ def test_copies_are_averaged_before_the_clip_and_a_patient_weighs_no_more_than_t
         mean = np.mean(every, axis=0)
         expected = mean * min(1, clip / np.linalg.norm(mean))
         np.testing.assert_allclose(total([unit]), expected, rtol=1e-3, atol=1e-5)
+        # Below the clip a sum of copies would show, too.
+        whole = loose.private.clipped_sum(made.inputs, made.present, made.targets, made.owner).vector
+        np.testing.assert_allclose(whole, mean, rtol=1e-3, atol=1e-5)
     everybody = list(range(20))
     for unit in (0, 3, 19):
         change = np.linalg.norm(total(everybody) - total([u for u in everybody if u != unit]))

@@ -196,6 +196,12 @@ def test_data_without_patients_promises_nothing_to_a_patient(tmp_path: Path) -> 
     result |= {"stand_in": "image", "public_weights": {"skin": "efficientnet-lite0, weights of ImageNet"}}
     words = page(tmp_path, (result, rounds, curves)).words
     assert "Every image in the training is protected" in words
+    assert "HospitalImagesHeld out" in words
+    assert "own held-out images" in words
+    assert "Images held out from training" in words
+    assert not re.search(r"\d patients|held-out patients|Patients held out", words)
+    assert "Images" in printed(spending(result))
+    assert "Patients" not in printed(spending(result))
     assert "No patient ids: one image stands for a patient." in words
     assert "this is no promise to a person" in words
     assert "What is protected is the patient" not in words

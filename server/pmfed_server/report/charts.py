@@ -260,7 +260,7 @@ def wilson(share: float, total: float, z: float = 1.959964) -> tuple[float, floa
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def calibration(bins: Sequence[dict[str, Any]], title: str) -> Markup:
+def calibration(bins: Sequence[dict[str, Any]], title: str, people: str) -> Markup:
     """Return observed against predicted risk per bin with Wilson's interval, and how many patients each bin holds."""
     width, left, side = 470.0, 52.0, 380.0
     found = [(float(b["predicted"]), float(b["observed"]), float(b["count"])) for b in bins]
@@ -274,17 +274,17 @@ def calibration(bins: Sequence[dict[str, Any]], title: str) -> Markup:
         y_axis(y, left, left + side, "observed share"),
         x_axis(x, 36, 36 + side, "predicted probability"),
         line(x(0), y(0), x(top), y(top), "guide reference"),
-        text(left + side, base - 36, f"patients per bin, at most {most:,.0f}", "tick", "end"),
+        text(left + side, base - 36, f"{people} per bin, at most {most:,.0f}", "tick", "end"),
     ]
     for (predicted, observed, total), (low, high) in zip(found, known, strict=True):
         parts.append(line(x(predicted), y(low), x(predicted), y(high), "interval thin federation"))
-        tip = f"predicted {predicted:.2f}, observed {observed:.2f} ({low:.2f} to {high:.2f}), {total:,.0f} patients"
+        tip = f"predicted {predicted:.2f}, observed {observed:.2f} ({low:.2f} to {high:.2f}), {total:,.0f} {people}"
         parts.append(dot(x(predicted), y(observed), 5, "federation", tip))
         tall = 30 * total / most
         bar = {"x": x(predicted) - 5, "y": base - tall, "width": 10, "height": tall, "class_": "bar"}
         parts.append(el("rect", el("title", tip), **bar))
     parts.append(line(left, base, left + side, base, "base"))
-    words = "; ".join(f"predicted {p:.2f}, observed {o:.2f}, {n:.0f} patients" for p, o, n in found)
+    words = "; ".join(f"predicted {p:.2f}, observed {o:.2f}, {n:.0f} {people}" for p, o, n in found)
     return picture(width, base + 6, title, f"{words}. The dashed line is perfect calibration.", *parts)
 
 
@@ -317,7 +317,7 @@ def survival(groups: Sequence[dict[str, Any]], unit: str, horizon: float, title:
     return picture(width, height, title, "; ".join(told) + ".", *parts)
 
 
-def density(edges: Sequence[float], counts: Sequence[Sequence[float]], unit: str, title: str) -> Markup:
+def density(edges: Sequence[float], counts: Sequence[Sequence[float]], unit: str, title: str, people: str) -> Markup:
     """Return predicted against true outcome as a map of counts (``counts[predicted][true]``) with the identity line."""
     width, left, side = 470.0, 52.0, 380.0
     x, y = Scale(edges[0], edges[-1], left, left + side), Scale(edges[0], edges[-1], 36 + side, 36)
@@ -330,7 +330,7 @@ def density(edges: Sequence[float], counts: Sequence[Sequence[float]], unit: str
                 continue
             box = {"x": x(edges[j]), "y": y(edges[i + 1]), "width": x(edges[j + 1]) - x(edges[j])}
             tip = f"true {edges[j]:g} to {edges[j + 1]:g}, predicted {edges[i]:g} to {edges[i + 1]:g}"
-            tip += f": {n:,.0f} patients"
+            tip += f": {n:,.0f} {people}"
             height, shade = y(edges[i]) - y(edges[i + 1]), 0.08 + 0.92 * math.sqrt(n / most)
             cells.append(el("rect", el("title", tip), class_="cell", height=height, fill_opacity=shade, **box))
     near = sum(n for i, c in enumerate(counts) for j, n in enumerate(c) if abs(i - j) <= 1 and n > 0)
@@ -343,14 +343,14 @@ def density(edges: Sequence[float], counts: Sequence[Sequence[float]], unit: str
     parts = [
         y_axis(y, left, left + side, f"predicted{of}", 6), x_axis(x, 36, 36 + side, f"true{of}"), *cells,
         line(x(edges[0]), y(edges[0]), x(edges[-1]), y(edges[-1]), "guide reference"),
-        *key, text(left + 90, base, "1 patient", "tick", "end"),
-        text(left + 224, base, f"{most:,.0f} patients per cell", "tick"),
+        *key, text(left + 90, base, f"1 {people[:-1]}", "tick", "end"),
+        text(left + 224, base, f"{most:,.0f} {people} per cell", "tick"),
     ]  # fmt: skip
-    words = f"{total:,.0f} patients; {near / total:.0%} lie within one cell of the line of equality."
+    words = f"{total:,.0f} {people}; {near / total:.0%} lie within one cell of the line of equality."
     return picture(width, base + 8, title, words, *parts)
 
 
-def confusion(classes: Sequence[str], counts: Sequence[Sequence[float]], title: str) -> Markup:
+def confusion(classes: Sequence[str], counts: Sequence[Sequence[float]], title: str, people: str) -> Markup:
     """Return the confusion matrix (``counts[true][predicted]``), shaded by the share of the true class."""
     names = [shorten(str(name), 22) for name in classes]
     longest = max(map(len, names))
@@ -376,7 +376,7 @@ def confusion(classes: Sequence[str], counts: Sequence[Sequence[float]], title: 
                 on = "count on-full" if share > 0.55 else "count"
                 parts.append(text(left + (j + 0.5) * cell - 1, top + (i + 0.5) * cell + 3.5, f"{n:,.0f}", on, "middle"))
     right = sum(row[i] for i, row in enumerate(counts))
-    words = f"{right:,.0f} of {sum(map(sum, counts)):,.0f} patients are in their true class: " + "; ".join(
+    words = f"{right:,.0f} of {sum(map(sum, counts)):,.0f} {people} are in their true class: " + "; ".join(
         f"{name} {row[i]:,.0f} of {sum(row):,.0f}" for i, (name, row) in enumerate(zip(classes, counts, strict=True))
     )
     width = max(left + side + (5.2 * longest if slanted else 8), 430)

@@ -27,8 +27,8 @@ LABELS = {
     "iou": "IoU",
 }  # fmt: skip
 PROTOCOLS = {
-    "holdout": "Patients held out from training",
-    "cv": "Cross-validation: every patient predicted by a model that never saw them",
+    "holdout": "{people} held out from training",
+    "cv": "Cross-validation: every {person} predicted by a model that never saw them",
     "leave-one-site-out": "Leave one site out: every hospital predicted by a model that never saw it",
 }
 
@@ -105,6 +105,17 @@ def delta_text(value: float | None) -> str:
 def person(result: Result) -> str:
     """Return what an id of the data stands for: a patient, or what takes a patient's place."""
     return str(result.get("stand_in") or "patient")
+
+
+def people(result: Result) -> str:
+    """Return the same of several, as the heading of a column."""
+    return f"{person(result).capitalize()}s"
+
+
+def protocol(result: Result) -> str:
+    """Return how the figures were made, in a line; "" where it is not told."""
+    told = str(result.get("protocol") or "")
+    return PROTOCOLS.get(told, told).format(people=people(result), person=person(result))
 
 
 def unit_of(result: Result) -> str:

@@ -73,7 +73,7 @@ def content(result: Result, rounds: Sequence[Mapping[str, Any]], curves: Mapping
         "headline": words.headline(result),
         "cards": _cards(result),
         "metric": figures.metric_label(result),
-        "protocol": figures.PROTOCOLS.get(str(result.get("protocol")), ""),
+        "protocol": figures.protocol(result),
         "comparison": _comparison(_order(found), digits),
         "with_sd": any(row.sd is not None for row in found),
         "forest": _forest(result, found, digits),
@@ -220,9 +220,10 @@ def _hospitals(result: Result, digits: int) -> dict[str, Any] | None:
         return None
     drawn = sorted(drawn, key=lambda pair: -(pair.patients or 0))
     label = figures.metric_label(result)
-    title = f"{label} on each hospital's own held-out patients"
+    title = f"{label} on each hospital's own held-out {figures.person(result)}s"
     return {
         "lines": lines,
+        "people": figures.people(result),
         "has": {key for line in lines for key, value in line.items() if value},
         "chart": charts.pairs(drawn[:MOST_HOSPITALS], label, _better(result), digits, title) if drawn else None,
         "left_out": max(0, len(drawn) - MOST_HOSPITALS),
@@ -246,31 +247,34 @@ def _cell(row: figures.Row | None, digits: int) -> str:
 def _fit(result: Result, curves: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return how predictions agree with the truth: the chart that suits the task, and how to read it."""
     bins = [found for found in curves.get("calibration") or () if finite(found.get("count")) and found["count"] >= 1]
+    people = f"{figures.person(result)}s"
     if curves.get("survival"):
         return _survival(result, curves["survival"], bins)
     if bins:
         return {
             "title": "Predicted against observed",
-            "chart": charts.calibration(bins, "Calibration on held-out patients"),
-            "note": "Dots on the dashed line mean that of the patients given a risk of 20 %, 20 % had the outcome. "
+            "chart": charts.calibration(bins, f"Calibration on held-out {people}", people),
+            "note": f"Dots on the dashed line mean that of the {people} given a risk of 20 %, 20 % had the outcome. "
             "Lines are 95 % intervals (Wilson)." + (_noised(result) and " They do not count the noise of the release."),
         }
     if curves.get("predicted_true"):
         found = curves["predicted_true"]
         chart = charts.density(
-            found["edges"], found["counts"], str(result.get("unit") or ""), "Predicted against true values"
+            found["edges"], found["counts"], str(result.get("unit") or ""), "Predicted against true values", people
         )
         return {
             "title": "Predicted against true",
             "chart": chart,
-            "note": "Each cell counts held-out patients; on the dashed line the prediction equals the truth.",
+            "note": f"Each cell counts held-out {people}; on the dashed line the prediction equals the truth.",
         }
     if curves.get("confusion"):
         found = curves["confusion"]
         return {
             "title": "Predicted against true class",
-            "chart": charts.confusion(found["classes"], found["counts"], "Confusion matrix on held-out patients"),
-            "note": "Numbers are held-out patients; the stronger a colour, the larger the share of the true class.",
+            "chart": charts.confusion(
+                found["classes"], found["counts"], f"Confusion matrix on held-out {people}", people
+            ),
+            "note": f"Numbers are held-out {people}; the stronger a colour, the larger the share of the true class.",
         }
     return None
 
@@ -285,7 +289,9 @@ def _survival(result: Result, found: Mapping[str, Any], bins: Sequence[dict[str,
         "twentieth of the group is still watched. The further apart, the better the model tells them from each other."
     )
     if bins:
-        chart = charts.el("div", chart, charts.calibration(bins, f"Calibration at {by}"))  # one below the other
+        chart = charts.el(
+            "div", chart, charts.calibration(bins, f"Calibration at {by}", "patients")
+        )  # one below the other
         note += (
             f" Below, the risk by {by} in five groups: dots on the dashed line mean that as many had the event as were "
             "predicted to. What patients who left would have had is Kaplan-Meier's; lines are 95 % intervals."
@@ -347,5 +353,5 @@ def _facts(result: Result) -> list[tuple[str, str]]:
     if result.get("seeds"):
         shown.append(("Seeds", str(result["seeds"])))
     if result.get("protocol"):
-        shown.append(("Protocol", figures.PROTOCOLS.get(result["protocol"], str(result["protocol"]))))
+        shown.append(("Protocol", figures.protocol(result)))
     return shown

@@ -22,6 +22,7 @@ from pmfed_server.report.figures import (
     kind_of,
     metric_label,
     number,
+    people,
     person,
     row_digits,
     rows,
@@ -246,11 +247,11 @@ def _scope(result: Result, private: bool) -> list[str]:
     release = privacy.get("evaluation_release")
     if release == "private":
         said.append(
-            "The results on held-out patients were noised before they left the hospitals, and charged to the ledgers."
+            f"The results on held-out {person(result)}s were noised before they left the hospitals, and charged to the ledgers."
         )
     elif release == "exact":
         said.append(
-            "The results on held-out patients in this report are exact. No promise covers them: handle this report as "
+            f"The results on held-out {person(result)}s in this report are exact. No promise covers them: handle this report as "
             "you would the hospitals' own statistics."
         )
     bare = [entry for entry in comparisons(result) if not entry.get("private") and kind_of(entry) != "federation"]
@@ -261,7 +262,7 @@ def _scope(result: Result, private: bool) -> list[str]:
         )
     if private and ((result.get("seeds") or 1) > 1 or result.get("protocol") in ("cv", "leave-one-site-out")):
         said.append(
-            "Several models were trained on the same patients to measure the spread. The promise is that of one of "
+            f"Several models were trained on the same {person(result)}s to measure the spread. The promise is that of one of "
             "them; publishing more adds up."
         )
     if private:
@@ -359,7 +360,7 @@ def spending(result: Result) -> Table:
     built = Table(title="Privacy spent at each hospital", title_justify="left")
     for name, justify in (
         ("Hospital", "left"),
-        ("Patients", "right"),
+        (people(result), "right"),
         ("Held out", "right"),
         ("ε", "right"),
         ("ε, all runs", "right"),
