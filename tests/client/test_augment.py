@@ -18,6 +18,7 @@ from pmfed.errors import StudyError
 from pmfed.models import flatten
 from pmfed.privacy.noise import SeededSource
 from pmfed.privacy.plan import PrivacyPlan
+from pmfed.privacy.sampling import poisson
 from pmfed.sections.augmentation import Augmentation
 from pmfed.study import Study
 
@@ -163,6 +164,22 @@ def test_a_patients_copies_know_no_other_patient() -> None:
         alone = augment(batch.take(np.array([unit])), own[[unit]])
         start = 3 * batch.first[unit]
         assert torch.equal(alone.inputs["picture"], together[start : start + len(alone.owner)])
+
+
+def test_a_patients_copies_do_not_hang_on_who_else_is_drawn() -> None:
+    few, all_of = (trainer(), trainer())
+    all_of.plan = replace(few.plan, sampling_rate=1.0)
+    some, everybody = (one.sampled(one.training, SeededSource(3, "site")) for one in (few, all_of))
+    assert 3 < len(some.count) < len(everybody.count) == 20
+    chosen = poisson(20, few.plan.sampling_rate, after(SeededSource(3, "site"), 20))
+    theirs = np.isin(everybody.owner, chosen)
+    assert torch.equal(some.inputs["picture"], everybody.inputs["picture"][theirs])
+
+
+def after(source: SeededSource, seeds: int) -> SeededSource:
+    """Return a source that has given its seeds."""
+    source.uniform(seeds)
+    return source
 
 
 def test_copies_are_averaged_before_the_clip_and_a_patient_weighs_no_more_than_the_clip() -> None:
