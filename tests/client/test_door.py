@@ -147,6 +147,66 @@ def test_a_flood_of_connections_and_garbage_stops_nothing_for_long(folder: Path)
         server.stop(0).wait()
 
 
+def test_few_come_in_at_a_time_and_a_closed_door_lets_go_of_all(folder: Path) -> None:
+    mask = os.umask(0o022)
+    os.umask(mask)
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(folder / "agent.sock"))  # of a process that died
+    with socket.socket(socket.AF_UNIX) as behind:
+        behind.bind(str(folder / "behind"))
+        behind.listen(8 * MOST)
+        threading.Thread(target=_hold, args=(behind,), daemon=True).start()
+        door = Door(folder / "agent.sock", folder / "behind", {os.geteuid()})
+        assert os.umask(mask) == mask  # what this process writes later is not for its owner alone
+        callers = [_caller(folder) for _ in range(3 * MOST)]
+        within = [caller for caller in callers if not _ended(caller)]
+        assert len(within) == MOST
+        within.pop().close()
+        assert any(not _ended(_kept(callers, folder)) for _ in range(50))  # who leaves makes room
+        door.close()
+        assert all(_ended(caller, 10.0) for caller in within)
+        assert not (folder / "agent.sock").exists()
+    for caller in callers:
+        caller.close()
+
+
+def _hold(behind: socket.socket) -> None:
+    """Take every connection, and end it when the other side does."""
+
+    def wait(one: socket.socket) -> None:
+        one.recv(1)
+        one.close()
+
+    while True:
+        try:
+            one, _ = behind.accept()
+        except OSError:
+            return
+        threading.Thread(target=wait, args=(one,), daemon=True).start()
+
+
+def _caller(folder: Path) -> socket.socket:
+    caller = socket.socket(socket.AF_UNIX)
+    caller.connect(str(folder / "agent.sock"))
+    return caller
+
+
+def _kept(callers: list[socket.socket], folder: Path) -> socket.socket:
+    callers.append(_caller(folder))
+    return callers[-1]
+
+
+def _ended(caller: socket.socket, seconds: float = 0.2) -> bool:
+    """Whether the door has let go of a caller."""
+    caller.settimeout(seconds)
+    try:
+        return caller.recv(1) == b""
+    except TimeoutError:
+        return False
+    except OSError:
+        return True
+
+
 def _patiently(path: Path) -> str:
     """Ask until the door has noticed that the flood is over."""
     for _ in range(50):
