@@ -65,7 +65,7 @@ def unpack(message: bytes) -> tuple[bytes, dict[str, npt.NDArray[Any]]]:
             end += size * np.dtype(kind).itemsize
         if end != len(message) or len(record) != header["record"]:
             raise ValueError
-    except (ValueError, TypeError, KeyError, OverflowError):
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         raise ProtocolError("a message between courier and agent is damaged. Nothing was released.") from None
     return record, arrays
 
