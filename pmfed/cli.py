@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -152,6 +152,7 @@ def _given(context: typer.Context, name: str) -> bool:
 
 
 def _simulate(ready: Simulation, quiet: bool) -> None:
+    from pmfed_server.report.shown import show_result
     from pmfed_simulations.display import show_start, watch
     from pmfed_simulations.simulate import simulate as run
 
@@ -168,24 +169,8 @@ def _simulate(ready: Simulation, quiet: bool) -> None:
             raise type(error)(error.what, again) from None
         raise type(error)(error.what, f"{error.remedy}\n  {again}") from None
     if not quiet:
-        _show(result, ready.out)
-
-
-def _show(result: dict[str, Any], out: Path) -> None:
-    from pmfed_server.report import spending, table
-    from pmfed_server.report.words import headline
-    from rich.console import Console
-
-    console = Console(markup=False, highlight=False)
-    console.print()
-    console.print(table(result))
-    console.print(spending(result))
-    for sentence in headline(result):
-        console.print(sentence)
-    for name, reason in result.get("refused", {}).items():
-        console.print(f"Left out: {name}: {reason}")
-    console.print(f"\nreport  {out / 'report.html'}")
-    console.print(f"numbers {out / 'result.json'}")
+        print()
+        show_result(result, ready.out)
 
 
 @study_app.command("check")

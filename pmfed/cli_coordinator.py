@@ -176,21 +176,10 @@ def coordinator_report(run: RunFolder) -> None:
     """Show the result of a finished run."""
     import json
 
-    from pmfed_server.report import spending, table
-    from pmfed_server.report.words import headline
-    from rich.console import Console
+    from pmfed_server.report.shown import show_result
 
     try:
         result = json.loads((run / "result.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise UsageError(f"{run}: holds no result.", "The run is not finished: pmfed coordinator list") from None
-    console = Console(markup=False, highlight=False)
-    console.print(table(result))
-    console.print(spending(result))
-    for sentence in headline(result):
-        console.print(sentence)
-    for name, reason in result.get("refused", {}).items():
-        console.print(f"Left out: {name}: {reason}")
-    for name, reason in result.get("left", {}).items():
-        console.print(f"Left before the end: {name}: {reason}")
-    print(f"report  {run / 'report.html'}\nnumbers {run / 'result.json'}")
+    show_result(result, run)
