@@ -1,8 +1,9 @@
-"""Keep memory that is freed: a training step then finds warm pages instead of asking the system for zeroed ones."""
+"""How a process treats its memory: what trains keeps what it freed, what passes models on lets go of them at once."""
 
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
@@ -31,3 +32,14 @@ def keep_freed() -> bool:
         return False
     mallopt = ctypes.CDLL(None).mallopt
     return bool(mallopt(_M_MMAP_THRESHOLD, _MOST)) and bool(mallopt(_M_TRIM_THRESHOLD, _MOST))
+
+
+def let_go_early() -> None:
+    """Have Python look for circles often, and quickly, in this process.
+
+    HTTP libraries leave requests and answers behind in circles, each with megabytes of a model. Python lets go of those once it
+    has counted some hundred new objects, whatever their size: that was a whole model and more.
+    """
+    gc.collect()
+    gc.freeze()  # what was imported stays, and need not be looked at
+    gc.set_threshold(50, 1, 1)

@@ -36,6 +36,8 @@ ENOUGH = 10_000_000  # bytes of a log; what is longer is put aside
 ASIDE = 3  # logs that were put aside and are kept: LOG.1 is the newest
 WELL = 60.0  # seconds after which a program counts as having come up
 GRACE = 10.0  # seconds a program may take to stop
+THRIFTY = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20), "MALLOC_ARENA_MAX": "2"}
+"""For programs that pass models on in pieces of 5 MB: else glibc keeps such blocks once they are freed, for each thread apart."""
 _PR_SET_PDEATHSIG = 1
 
 

@@ -7,7 +7,9 @@ a message: kind by kind it knows which fields and arrays may leave, of which typ
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from io import BytesIO
 from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
@@ -20,6 +22,7 @@ from pmfed.validate import Frozen
 
 VERSION: Literal[1] = 1
 MAX_RECORD = 1 << 20  # bytes of JSON; studies with thousands of features still fit
+MAX_HEAD = 1 << 12  # bytes that say what an array is
 
 Kind = Literal["enroll", "keys", "shares", "statistics", "step", "evaluate", "personal", "sign", "unmask", "finish"]
 Arrays = Mapping[str, npt.NDArray[Any]]
@@ -120,6 +123,23 @@ def check_reply(reply: Reply, arrays: Arrays, shapes: Shapes) -> None:
 
 
 Record = TypeVar("Record", Request, Reply)
+
+
+def unpack_array(data: bytes) -> npt.NDArray[Any]:
+    """Return the array that Flower packed as an .npy file: a view of its bytes, where NumPy's own reader makes a copy.
+
+    Raises
+    ------
+    ValueError
+        It is none, is longer or shorter than it says, or holds Python objects.
+    """
+    head = BytesIO(data[:MAX_HEAD])
+    if np.lib.format.read_magic(head) != (1, 0):
+        raise ValueError("another version of the format")
+    shape, _, kind = np.lib.format.read_array_header_1_0(head)
+    if len(data) != head.tell() + math.prod(shape) * kind.itemsize:
+        raise ValueError("not as long as it says")
+    return np.frombuffer(data, kind, offset=head.tell()).reshape(shape)
 
 
 def dump(record: Request | Reply) -> bytes:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
+from pmfed.wire import unpack_array
 from pmfed_client.resident import connect
 
 app = ClientApp()
@@ -32,7 +33,8 @@ def carry(message: Message, context: Context) -> Message:
         record = bytes(message.content["pmfed"]["record"])  # type: ignore[arg-type]
         # Not content.array_records: Flower's views keep what they show until Python looks for circles.
         incoming = message.content.get("arrays")
-        arrays = {name: array.numpy() for name, array in incoming.items()} if isinstance(incoming, ArrayRecord) else {}
+        sent = incoming if isinstance(incoming, ArrayRecord) else {}
+        arrays = {name: unpack_array(array.data) for name, array in sent.items()}
         answer, outgoing = connect(context.node_config)(record, arrays)
     except Exception:  # its text could hold anything, and would travel
         answer, outgoing = b"", {}

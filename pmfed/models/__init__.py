@@ -35,7 +35,7 @@ def build(study: Study) -> nn.Module:
 def flatten(model: nn.Module) -> npt.NDArray[np.float32]:
     """Return the trainable parameters as one float32 vector, in ``named_parameters`` order."""
     parts = [parameter.detach().reshape(-1) for parameter in model.parameters() if parameter.requires_grad]
-    return torch.cat(parts).cpu().numpy().astype(np.float32)
+    return torch.cat(parts).cpu().numpy().astype(np.float32, copy=False)
 
 
 def load(model: nn.Module, vector: npt.NDArray[np.float32]) -> None:
@@ -53,18 +53,20 @@ def load(model: nn.Module, vector: npt.NDArray[np.float32]) -> None:
 def shared_start(study: Study) -> npt.NDArray[np.float32]:
     """Return the initial values of what travels: all trainable parameters but those that stay at the sites."""
     model = build(study)
-    return flatten(model)[~stay_mask(study, model)]
+    return flatten(model)[~stay_mask(study, model)] if study.parts else flatten(model)
 
 
 def named(
     model: nn.Module, vector: npt.NDArray[np.float32], without: frozenset[str] = frozenset()
 ) -> dict[str, npt.NDArray[np.float32]]:
-    """Return a flat vector as a tensor per trainable parameter, for a model file; ``without`` those it does not hold."""
+    """Return a flat vector as a tensor per trainable parameter, for a model file; ``without`` those it does not hold.
+
+    The tensors are views of the vector.
+    """
     tensors, position = {}, 0
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and name not in without:
-            part = vector[position : position + parameter.numel()]
-            tensors[name] = part.reshape(tuple(parameter.shape)).copy()
+            tensors[name] = vector[position : position + parameter.numel()].reshape(tuple(parameter.shape))
             position += parameter.numel()
     assert position == len(vector), "the vector must hold exactly these parameters"
     return tensors

@@ -15,6 +15,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from pmfed.errors import PmfedError
+from pmfed.memory import let_go_early
 from pmfed.privacy.plan import PrivacyPlan
 from pmfed.study import Study
 from pmfed_server.enrolment import Registered
@@ -28,6 +29,7 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Run the study of the folder that the run configuration names."""
     torch.set_num_threads(1)
+    let_go_early()
     config = context.run_config
     folder = Path(str(config["run"]))
     try:

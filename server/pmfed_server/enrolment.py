@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pmfed import __version__
-from pmfed.errors import RunError
+from pmfed.errors import KeysError, RunError
 from pmfed.study import Study
 from pmfed.wire import Request
 from pmfed_server.fleet import Answer, Fleet
@@ -56,6 +56,7 @@ class Enrolment:
         self.insecure = False
         self.versions: dict[str, str] = {}
         self.strikes: dict[int, int] = {}
+        self.connected: set[int] = set()
         self._cards: dict[int, Any] = {}
         self._asked = 0
         self.introductions = 0
@@ -80,27 +81,41 @@ class Enrolment:
         self._introduce()
 
     def roster(self) -> list[int]:
-        """Return the nodes to ask: those that did not fail too often in a row and that the others have keys with.
+        """Return the nodes to ask: connected, not failed too often in a row, and the others have keys with them.
 
+        Who is not connected is neither asked nor blamed: an attempt would be charged to all others, and come to nothing.
         A site that missed an introduction, because it was away, costs one more as long as it has strikes left.
         """
-        well = [node for node in self.sites if self.strikes.get(node, 0) < STRIKES]
-        if any(node not in self._cards for node in well):
-            self.introduce_again()
-        return [node for node in well if node in self._cards and self.strikes.get(node, 0) < STRIKES]
+        self.connected = set(self.fleet.grid.get_node_ids())
+        if not all(self.has_keys(node) for node in self._well()):
+            self._introduce_again()
+        return [node for node in self._well() if self.has_keys(node)]
 
-    def strike(self, node: int) -> None:
-        """Note that a site failed."""
+    def _well(self) -> list[int]:
+        return [node for node in self.sites if node in self.connected and self.strikes.get(node, 0) < STRIKES]
+
+    def note(self, failed: Sequence[Answer]) -> None:
+        """Note which sites failed, and which of them because they have no keys any more."""
+        for answer in failed:
+            self._strike(answer.node)
+            if answer.code == KeysError.code:
+                self._cards.pop(answer.node, None)
+
+    def has_keys(self, node: int) -> bool:
+        """Whether a site and the others have keys with each other."""
+        return node in self._cards
+
+    def _strike(self, node: int) -> None:
         self.strikes[node] = self.strikes.get(node, 0) + 1
 
-    def introduce_again(self) -> None:
-        """A site lost its keys: fresh ones for everybody who is still there."""
+    def _introduce_again(self) -> None:
+        """A site lost its keys, or was away: fresh ones for everybody who is still there."""
         log.info("introducing the sites to each other again")
-        well = [node for node in self.sites if self.strikes.get(node, 0) < STRIKES]
+        well = self._well()
         self._ask(well)
         for node in well:
             if node not in self._cards:
-                self.strike(node)
+                self._strike(node)
         self._introduce()
 
     def _ask(self, nodes: Sequence[int]) -> None:
@@ -110,7 +125,8 @@ class Enrolment:
         registered = self._registered() if self._registered else None
         for answer in self.fleet.ask(request, nodes):
             if not answer.ok or answer.reply is None:
-                self.refused[name(answer)] = answer.problem
+                known = self.sites.get(answer.node) or (registered or {}).get(answer.node)
+                self.refused[known or name(answer)] = answer.problem
                 continue
             if registered is not None and registered.get(answer.node) != answer.reply.site:
                 whose = registered.get(answer.node, f"node {answer.node}")
@@ -140,7 +156,15 @@ class Enrolment:
         self.fleet.ask(self._request("finish", sites=1), [node])
 
     def _introduce(self) -> None:
-        """Send every site the cards of all; without cards sums travel bare."""
+        """Send every site the cards of all; without cards sums travel bare.
+
+        A site that does not take them is left out, and can be introduced again; the others share keys all the same.
+
+        Raises
+        ------
+        RunError
+            Fewer than the quorum took them.
+        """
         self.masked = any(card is not None for card in self._cards.values())
         if not self.masked:
             return
@@ -148,9 +172,14 @@ class Enrolment:
         text = json.dumps([self._cards[node] for node in sorted(self._cards, key=self.sites.__getitem__)])
         request = self._request("keys", text=text, sites=len(self._cards))
         answers = self.fleet.ask(request, list(self._cards))
-        if failed := {name(answer): answer.problem for answer in answers if not answer.ok}:
+        failed = [answer for answer in answers if not answer.ok]
+        for answer in failed:
+            del self._cards[answer.node]
+            self._strike(answer.node)
+        if len(self._cards) < self.study.quorum(len(self.sites)):
             raise RunError(
-                "the sites could not be introduced to each other.\n" + listed(failed),
+                "the sites could not be introduced to each other.\n"
+                + listed({self.sites[answer.node]: answer.problem for answer in failed}),
                 "Every site must have pinned the same roster: compare its fingerprint with them.",
             )
 

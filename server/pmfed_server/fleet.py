@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from pmfed.errors import RunError
-from pmfed.wire import ALLOWED, WORDS, Reply, Request, dump, parse_reply
+from pmfed.wire import ALLOWED, WORDS, Reply, Request, dump, parse_reply, unpack_array
 
 MESSAGE_TYPES = {
     "enroll": "query.enroll",
@@ -28,6 +28,8 @@ MESSAGE_TYPES = {
     "finish": "query.finish",
 }
 
+Model = Callable[[], npt.NDArray[np.float32]]
+"""Gives a model when it is needed: whoever passes it on need not hold it."""
 NOBODY = -1
 LONGEST = 0.5  # seconds between two looks for answers
 ROOM = 64 << 20  # bytes of answers taken from Flower at a time: of large models one, whoever else has answered
@@ -98,7 +100,7 @@ class Fleet:
         self,
         request: Request,
         nodes: Sequence[int],
-        vector: npt.NDArray[np.float32] | None = None,
+        model: Model | None = None,
         texts: Mapping[int, str] | None = None,
     ) -> Iterator[Answer]:
         """Send one request to each node and yield the answers as they arrive, one per node.
@@ -109,25 +111,13 @@ class Fleet:
             What to ask.
         nodes
             Whom.
-        vector
-            Parameters to send along, shape (parameters,).
+        model
+            Gives the parameters to send along, (parameters,).
         texts
             For some nodes, a text of their own.
         """
-        record = ArrayRecord({"parameters": Array(vector)}) if vector is not None else None
-        size = 0 if vector is None else vector.nbytes
-        messages = []
-        for node in nodes:
-            own = request if texts is None else request.model_copy(update={"text": texts[node]})
-            content = RecordDict({"pmfed": ConfigRecord({"record": dump(own)})})
-            if record is not None:
-                content["arrays"] = record
-            kind, group = MESSAGE_TYPES[request.kind], str(request.round)
-            messages.append(Message(content, node, kind, group_id=group, ttl=self.patience + 60))
-            self.bytes_down += size + len(own.text)
         deadline = time.monotonic() + self.patience
-        asked = list(zip(self.grid.push_messages(messages), nodes, strict=True))
-        messages.clear()
+        asked, size = self._push(request, nodes, model, texts)
         waiting = {name: node for name, node in asked if name}
         for name, node in asked:
             if not name:
@@ -151,6 +141,28 @@ class Fleet:
         for node in waiting.values():
             yield Answer(node, None, problem="did not answer in time")
 
+    def _push(
+        self, request: Request, nodes: Sequence[int], model: Model | None, texts: Mapping[int, str] | None
+    ) -> tuple[list[tuple[str, int]], int]:
+        """Hand Flower a message to each node; return each one's name and node, and the bytes of the model.
+
+        A function of its own, so that nothing of the model is kept while answers are awaited.
+        """
+        vector = None if model is None else model()
+        record = None if vector is None else ArrayRecord({"parameters": Array(vector)})
+        size = 0 if vector is None else vector.nbytes
+        del vector  # Flower packed a copy
+        messages = []
+        for node in nodes:
+            own = request if texts is None else request.model_copy(update={"text": texts[node]})
+            content = RecordDict({"pmfed": ConfigRecord({"record": dump(own)})})
+            if record is not None:
+                content["arrays"] = record  # one for all: Flower carries it to the SuperLink once
+            kind, group = MESSAGE_TYPES[request.kind], str(request.round)
+            messages.append(Message(content, node, kind, group_id=group, ttl=self.patience + 60))
+            self.bytes_down += size + len(own.text)
+        return list(zip(self.grid.push_messages(messages), nodes, strict=True)), size
+
     def _read(self, node: int, message: Message, request: Request) -> Answer:
         """Read one answer; whatever is wrong with it is that site's problem only."""
         if message.has_error():
@@ -172,7 +184,8 @@ class Fleet:
                 return Answer(node, None, problem="answered another question")
             if not reply.ok:
                 return Answer(node, reply, problem=reply.reason, code=reply.code)
-            arrays = {name: array.numpy() for name, array in sent.items()} if isinstance(sent, ArrayRecord) else {}
+            came = sent if isinstance(sent, ArrayRecord) else {}
+            arrays = {name: unpack_array(array.data) for name, array in came.items()}
             self.bytes_up += len(reply.text)
             for name, array in arrays.items():
                 if name not in ALLOWED[request.kind] or array.dtype not in WORDS or array.ndim != 1:

@@ -5,16 +5,27 @@ Everything here works on vectors the sites have already made private: post-proce
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
 from pmfed.sections.training import Training
+from pmfed_server.stored import Stored, parts
 
 Vector = npt.NDArray[np.float32]
+Ask = Callable[[slice], npt.NDArray[np.float64]]
+"""Gives a part of a vector; nobody holds all of it in float64."""
+
+MOMENTS = {"sgd": (), "momentum": ("first",), "adam": ("first", "second")}
 
 
 class ServerOptimizer:
     """SGD, momentum (Polyak 1964) or Adam (Kingma and Ba 2015), with the mean of the last iterates.
+
+    Its vectors lie in files and are worked on a part at a time: they are needed for a moment in each round.
 
     Parameters
     ----------
@@ -22,6 +33,8 @@ class ServerOptimizer:
         The study's ``[training]``.
     start
         The initial parameters, shape (parameters,).
+    folder
+        Where its files lie.
 
     Notes
     -----
@@ -29,66 +42,73 @@ class ServerOptimizer:
     1992; for DP-SGD: De et al. 2022).
     """
 
-    def __init__(self, training: Training, start: Vector) -> None:
-        self.training = training
-        self.parameters = start.astype(np.float32).copy()
-        self.step_count = 0
-        self.first = np.zeros_like(self.parameters)
-        self.second = np.zeros_like(self.parameters)
-        self.total = np.zeros(len(self.parameters), dtype=np.float64)
-        self.averaged = 0
+    def __init__(self, training: Training, start: Vector, folder: Path) -> None:
+        self.training, self.folder = training, folder
+        self.step_count = self.averaged = 0
+        needed = () if training.algorithm == "fedavg" else MOMENTS[training.optimizer.name]
+        self._stored = {name: Stored(folder, len(start), np.float32) for name in ("parameters", *needed)}
+        self._stored["parameters"][:] = start
 
-    def step(self, gradient: npt.NDArray[np.float64]) -> None:
-        """Take one step down the gradient, shape (parameters,)."""
-        spec = self.training.optimizer
-        slope = gradient.astype(np.float32)
+    @property
+    def parameters(self) -> Stored:
+        """The last model."""
+        return self._stored["parameters"]
+
+    def step(self, gradient: Ask) -> None:
+        """Take one step down the gradient, (parameters,)."""
         self.step_count += 1
+        for part in parts(len(self.parameters)):
+            self._put(part, self.parameters[part] - self._way(part, gradient(part).astype(np.float32)))
+        self.averaged += self._averages
+
+    def replace(self, change: Ask) -> None:
+        """Add the mean of the sites' model changes (fedavg): a step of rate 1 without momentum."""
+        self.step_count += 1
+        for part in parts(len(self.parameters)):
+            self._put(part, self.parameters[part] + change(part).astype(np.float32))
+        self.averaged += self._averages
+
+    def _way(self, part: slice, slope: Vector) -> Vector:
+        """Return how far down to go along a slope."""
+        spec, stored = self.training.optimizer, self._stored
         rate = np.float32(spec.learning_rate)
         if spec.name == "sgd":
-            self.parameters -= rate * slope
-        elif spec.name == "momentum":
-            self.first = np.float32(spec.momentum) * self.first + slope
-            self.parameters -= rate * self.first
-        else:
-            b1, b2 = np.float32(spec.momentum), np.float32(0.999)
-            self.first = b1 * self.first + (1 - b1) * slope
-            self.second = b2 * self.second + (1 - b2) * slope**2
-            mean = self.first / (1 - b1**self.step_count)
-            spread = np.sqrt(self.second / (1 - b2**self.step_count)) + np.float32(1e-8)
-            self.parameters -= rate * mean / spread
-        if self.step_count > self.training.rounds * (1 - self.training.average_last):
-            self.total += self.parameters
-            self.averaged += 1
+            return rate * slope
+        if spec.name == "momentum":
+            stored["first"][part] = first = np.float32(spec.momentum) * stored["first"][part] + slope
+            return rate * first
+        b1, b2 = np.float32(spec.momentum), np.float32(0.999)
+        stored["first"][part] = first = b1 * stored["first"][part] + (1 - b1) * slope
+        stored["second"][part] = second = b2 * stored["second"][part] + (1 - b2) * slope**2
+        mean = first / (1 - b1**self.step_count)
+        spread = np.sqrt(second / (1 - b2**self.step_count)) + np.float32(1e-8)
+        return rate * mean / spread
 
-    def replace(self, change: npt.NDArray[np.float64]) -> None:
-        """Add the mean of the sites' model changes (fedavg): a step of rate 1 without momentum."""
-        self.parameters = self.parameters + change.astype(np.float32)
-        self.step_count += 1
-        if self.step_count > self.training.rounds * (1 - self.training.average_last):
-            self.total += self.parameters
-            self.averaged += 1
+    def _put(self, part: slice, moved: Vector) -> None:
+        self.parameters[part] = moved
+        if self._averages:
+            if "total" not in self._stored:
+                self._stored["total"] = Stored(self.folder, len(self.parameters), np.float64)
+            self._stored["total"][part] = self._stored["total"][part] + moved
+
+    @property
+    def _averages(self) -> bool:
+        """Whether the model of this step counts in the average."""
+        return self.step_count > self.training.rounds * (1 - self.training.average_last)
 
     @property
     def result(self) -> Vector:
         """The model to use now: the mean of the last iterates once there are any, else the last."""
-        if self.averaged == 0:
-            return self.parameters.copy()
-        return (self.total / self.averaged).astype(np.float32)
+        found: Vector = np.empty(len(self.parameters), np.float32)
+        for part in parts(len(found)):
+            found[part] = self._stored["total"][part] / self.averaged if self.averaged else self.parameters[part]
+        return found
 
-    def state(self) -> dict[str, npt.NDArray[np.generic]]:
-        """Return everything that resuming needs, as arrays."""
-        return {
-            "parameters": self.parameters,
-            "first": self.first,
-            "second": self.second,
-            "total": self.total,
-            "counts": np.array([self.step_count, self.averaged], dtype=np.int64),
-        }
+    def state(self) -> dict[str, Stored | npt.NDArray[Any]]:
+        """Return everything that resuming needs."""
+        return {**self._stored, "counts": np.array([self.step_count, self.averaged], dtype=np.int64)}
 
-    def restore(self, state: dict[str, npt.NDArray[np.generic]]) -> None:
-        """Take up a state that `state` gave."""
-        self.parameters = state["parameters"].astype(np.float32)
-        self.first = state["first"].astype(np.float32)
-        self.second = state["second"].astype(np.float32)
-        self.total = state["total"].astype(np.float64)
-        self.step_count, self.averaged = (int(count) for count in state["counts"])
+    def restore(self, state: Mapping[str, Stored]) -> None:
+        """Take up a state that `state` gave, and go on in its vectors."""
+        self._stored = {name: state[name] for name in (*self._stored, "total") if name in state}
+        self.step_count, self.averaged = (int(count) for count in state["counts"][:])

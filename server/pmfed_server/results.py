@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors.numpy import save
+from safetensors.numpy import save_file
 
 from pmfed import __version__
 from pmfed.models import build, named
@@ -23,9 +23,9 @@ from pmfed.privacy.plan import AGAINST, Against, PrivacyPlan
 from pmfed.study import Study
 from pmfed.tasks import task_for
 from pmfed.tasks.task import headline, intervals, measured
-from pmfed_server.checkpoint import write_atomically
+from pmfed_server.checkpoint import replacing, write_atomically
+from pmfed_server.outcome import Evaluated, Outcome
 from pmfed_server.report import write_report
-from pmfed_server.rounds import Evaluated, Outcome
 
 Metrics = dict[str, float | None]
 
@@ -187,7 +187,8 @@ def write_model(
     tensors: dict[str, npt.NDArray[Any]] = named(model, parameters, stays(study, model))
     if statistics is not None:
         tensors["statistics"] = statistics
-    write_atomically(path, save(tensors, {"study": study.canonical()}))
+    with replacing(path) as beside:
+        save_file(tensors, beside, {"study": study.canonical()})
 
 
 def write_results(folder: Path, study: Study, outcome: Outcome, result: Mapping[str, Any]) -> None:
@@ -198,7 +199,8 @@ def write_results(folder: Path, study: Study, outcome: Outcome, result: Mapping[
     if outcome.personal is not None:
         sums["personal"] = outcome.personal.total
         sums |= {f"personal:{name}": total for name, total in outcome.personal.per_site.items()}
-    write_atomically(folder / "evaluation.safetensors", save(sums))
+    with replacing(folder / "evaluation.safetensors") as beside:
+        save_file(sums, beside)
     if any(outcome.receipts.values()):
         (folder / "receipts").mkdir(exist_ok=True)
     for site, text in outcome.receipts.items():

@@ -10,10 +10,11 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,7 @@ from pmfed.cohort.statistics import statistics_size
 from pmfed.errors import BudgetError, RunError
 from pmfed.models import shared_start
 from pmfed.privacy.plan import PrivacyPlan
+from pmfed.secagg.grid import Grid as Rounding
 from pmfed.secagg.grid import evaluation_grid, gradient_grid, statistics_grid
 from pmfed.study import Study
 from pmfed.tasks import task_for
@@ -30,55 +32,22 @@ from pmfed.tasks.task import measured
 from pmfed.wire import Kind, Request
 from pmfed_server.checkpoint import read_checkpoint, write_atomically, write_checkpoint
 from pmfed_server.enrolment import Enrolment, Registered, listed, name
-from pmfed_server.fleet import Fleet
+from pmfed_server.fleet import Fleet, Model
 from pmfed_server.optimizer import ServerOptimizer
+from pmfed_server.outcome import Evaluated, Outcome
 from pmfed_server.sums import Summed, Sums
 
 log = logging.getLogger("pmfed.server")
 
-Sum = npt.NDArray[np.float64]
+AWAY = "was not there when the run was taken up again"
 
 
-@dataclass
-class Evaluated:
-    """What held-out patients added up to: all together, and per site where study and sites allow it."""
+class Tried(NamedTuple):
+    """An attempt: its number, what came of it, and the grid its words are on."""
 
-    total: Sum
-    per_site: dict[str, Sum] = field(default_factory=dict)
-
-    @classmethod
-    def of_site(cls, site: str, total: Sum) -> Evaluated:
-        """Return the evaluation of one site alone."""
-        return cls(total, {site: total})
-
-    def measured_as(self, average: str) -> list[Sum]:
-        """Return the sums whose metrics are averaged: one per site, or the one of all patients together."""
-        return list(self.per_site.values()) if average == "sites" else [self.total]
-
-
-@dataclass
-class Outcome:
-    """What a finished run gives to `results`."""
-
-    sites: tuple[str, ...]
-    plan: PrivacyPlan
-    masked: bool
-    refused: dict[str, str]
-    evaluated: Evaluated
-    receipts: dict[str, str]
-    parameters: npt.NDArray[np.float32]
-    statistics: npt.NDArray[np.float32] | None
-    steps: int
-    rounds: int
-    train_seconds: float
-    bytes_up: float
-    bytes_down: float
-    insecure: bool = False
-    versions: dict[str, str] = field(default_factory=dict)
-    personal: Evaluated | None = None
-    """What the sites' own models scored, where each trains a whole one."""
-    left: dict[str, str] = field(default_factory=dict)
-    """Sites that took part and were not there when they were last asked for a sum: site -> reason."""
+    attempt: int
+    summed: Summed
+    grid: Rounding
 
 
 class Rounds:
@@ -112,11 +81,10 @@ class Rounds:
         self.run_id, self.expected = run, sites
         self.fleet = Fleet(grid, patience)
         self.task = task_for(study)
-        self.optimizer = ServerOptimizer(study.training, shared_start(study))
-        self.unit = gradient_grid(study, sites)
+        self.optimizer = ServerOptimizer(study.training, shared_start(study), folder)
         self.enrolment = Enrolment(self.fleet, study, self._request, registered)
         self.sites = self.enrolment.sites
-        self.sums = Sums(self.fleet, study, self.enrolment)
+        self.sums = Sums(self.fleet, study, self.enrolment, folder)
         self.statistics: npt.NDArray[np.float32] | None = None
         self.names: tuple[str, ...] = ()
         self.left: dict[str, str] = {}
@@ -148,10 +116,11 @@ class Rounds:
                 self.personal = self._personalise()
             self._checkpoint()  # sites forget a run once it is finished; nothing may be needed from them after that
         receipts = self._finish()
-        count = max(1, len(self.names))
+        many = max(1, len(self.names))
+        refused = {site: why for site, why in self.enrolment.refused.items() if site not in self.names}
         return Outcome(
-            self.names, self.plan, self.enrolment.masked, self.enrolment.refused, self.evaluated, receipts, self.optimizer.result, self.statistics,
-            self.charged, self.round, self.train_seconds, self.fleet.bytes_up / count, self.fleet.bytes_down / count,
+            self.names, self.plan, self.enrolment.masked, refused, self.evaluated, receipts, self.optimizer.result, self.statistics,
+            self.charged, self.round, self.train_seconds, self.fleet.bytes_up / many, self.fleet.bytes_down / many,
             self.enrolment.insecure, self.enrolment.versions, self.personal, self.left,
         )  # fmt: skip
 
@@ -163,17 +132,15 @@ class Rounds:
             return
         state, progress = found
         self.optimizer.restore(state)
-        self.statistics = state.get("statistics")
+        self.statistics = state["statistics"][:] if "statistics" in state else None
         self.names = tuple(progress["sites"])
         self.left = dict(progress.get("left", {}))
         self.round = int(progress["round"])
         self.resumes = int(progress["resumes"]) + 1
         if "evaluation" in state:
-            per_site = {name: state[f"evaluation:{name}"] for name in self.names if f"evaluation:{name}" in state}
-            self.evaluated = Evaluated(state["evaluation"], per_site)
+            self.evaluated = Evaluated.of_state(state, "evaluation")
             if "personal" in state:
-                own = {name: state[f"personal:{name}"] for name in self.names if f"personal:{name}" in state}
-                self.personal = Evaluated(state["personal"], own)
+                self.personal = Evaluated.of_state(state, "personal")
             self.charged = int(progress["charged"])
         else:
             # The round under way when the coordinator died may have been charged: count it as if it had.
@@ -184,23 +151,29 @@ class Rounds:
         nodes = self.fleet.gather(self.expected)
         self.plan = replace(self.plan, sites=len(nodes))
         self.enrolment.enrol(nodes)
-        self.names = tuple(sorted(self.sites.values()))
-        self.left = {}  # whoever agreed is there
-        agreed = {"sites": self.names, "refused": self.enrolment.refused}  # for whoever follows the run
+        there, refused = sorted(self.sites.values()), self.enrolment.refused
+        # Who took part before a resume was charged, and has left if it does not agree again.
+        self.left = {site: refused.get(site, AWAY) for site in self.names if site not in there}
+        self.names = tuple(sorted({*self.names, *there}))
+        agreed = {"sites": there, "refused": {**refused, **self.left}}  # for whoever follows the run
         write_atomically(self.folder / "enrolled.json", json.dumps(agreed).encode())
         self._checkpoint()  # a run killed in its first round must know, when resumed, that it had begun
 
     def _learn_statistics(self) -> None:
-        word = statistics_grid(self.study, len(self.sites)).word
+        """Learn means and scales: charged once in a run, so there is one attempt, and what can be read is taken."""
+        roster = self.enrolment.roster()
+        self._check_quorum(roster, 0)
+        grid = statistics_grid(self.study, len(roster))
         request = self._request("statistics", attempt=self.resumes)
-        summed = self.sums.collect(request, list(self.sites), statistics_size(self.study), word)
-        if summed.total is None or summed.failed:
+        summed = self.sums.collect(request, roster, statistics_size(self.study), grid.word)
+        self._note(summed, roster)
+        if summed.total is None:
             raise RunError(
                 "federated means and scales could not be learned.\n"
                 + listed({name(answer): answer.problem for answer in summed.failed}),
                 "They are charged once in a run. If they were charged and lost, start the study in a new folder.",
             )
-        self.statistics = statistics_grid(self.study, len(self.sites)).decode(summed.total).astype(np.float32)
+        self.statistics = grid.decode(summed.total).astype(np.float32)
         self._checkpoint()
 
     def _train(self) -> None:
@@ -209,6 +182,9 @@ class Rounds:
                 line = self._one_round()
                 if line is None:
                     break
+                every = self.study.evaluation.every
+                if self.study.evaluation.release == "exact" and (self.round % every == 0 or self.round == 1):
+                    line["metrics"] = self.measure(self._evaluate(self.round))
                 lines.write(json.dumps(line) + "\n")
                 lines.flush()
 
@@ -218,62 +194,45 @@ class Rounds:
         up, down = self.fleet.bytes_up, self.fleet.bytes_down
         number = self.round + 1
         dropped: dict[str, str] = {}
-        attempt = 100 * self.resumes
-        roster = self.enrolment.roster()
-        while True:
-            self._check_quorum(roster, dropped, number)
-            if self.charged >= self.study.training.rounds:
-                return None
-            if dropped:
-                self._checkpoint()  # the attempt before was charged, whatever becomes of this one
-            request = self._request("step", round=number, attempt=attempt)
-            summed = self.sums.collect(request, roster, self._size, self.unit.word, self._sent())
+        for tried in self._attempts("step", number, self._size, gradient_grid, self._model):
+            summed = tried.summed
             if not summed.nodes and all(answer.code == BudgetError.code for answer in summed.failed):
                 return None
             self.charged += 1
-            self._note(summed, roster)
             for answer in summed.failed:
                 site = self.sites[answer.node]
                 dropped[site] = self.left[site]
-                self.enrolment.strike(answer.node)
                 log.warning("round %d: %s: %s", number, site, dropped[site])
-            if summed.total is not None and (self.sums.recovers or not summed.failed):
+            if summed.total is not None:
                 break
-            attempt += 1
-            if summed.lost_keys:
-                self.enrolment.introduce_again()
-                roster = self.enrolment.roster()
-                continue
-            gone = {answer.node for answer in summed.failed}
-            roster = [node for node in roster if node not in gone]
+            if self.charged >= self.study.training.rounds:
+                return None
+        assert summed.total is not None
         for node in summed.nodes:
             self.enrolment.strikes[node] = 0
-        self._apply(self.unit.decode(summed.total), len(summed.nodes))
+        self._apply(summed.total, tried.grid, len(summed.nodes))
         self.round = number
         self._checkpoint()
         seconds = time.perf_counter() - started
         self.train_seconds += seconds
-        line: dict[str, Any] = {
+        return {
             "round": number,
             "epsilon": self.spent(self.charged),
             "sites": len(summed.nodes),
-            "attempt": attempt,
+            "attempt": tried.attempt,
             "dropped": dropped,
             "seconds": round(seconds, 4),
             "bytes_up": self.fleet.bytes_up - up,
             "bytes_down": self.fleet.bytes_down - down,
         }
-        every = self.study.evaluation.every
-        if self.study.evaluation.release == "exact" and (number % every == 0 or number == 1):
-            line["metrics"] = self.measure(self._evaluate(number))
-        return line
 
-    def _apply(self, total: Sum, sites: int) -> None:
+    def _apply(self, total: npt.NDArray[Any], grid: Rounding, sites: int) -> None:
         if self.study.training.algorithm == "fedavg":
-            self.optimizer.replace(total / sites)
+            self.optimizer.replace(lambda part: grid.decode(total[part]) / sites)
         else:
             # The divisor is public. The true batch size would tell how many patients took part.
-            self.optimizer.step(total / (self.plan.sampling_rate * self.study.cohort.expected_patients))
+            expected = self.plan.sampling_rate * self.study.cohort.expected_patients
+            self.optimizer.step(lambda part: grid.decode(total[part]) / expected)
 
     def _personalise(self) -> Evaluated:
         """Have the sites finish the models of their own, and ask for the sums over held-out patients.
@@ -294,29 +253,16 @@ class Rounds:
         """
         if kind == "evaluate" and self._evaluations.get(number):
             return self._evaluations[number]
-        roster = self.enrolment.roster()
-        grid = evaluation_grid(self.study, len(roster))
-        attempt = 100 * self.resumes
-        while True:
-            self._check_quorum(roster, {}, number)
-            request = self._request(kind, round=number, attempt=attempt)
-            sent = self._sent(self.optimizer.result)
-            summed = self.sums.collect(request, roster, self.task.cells, grid.word, sent)
-            self._note(summed, roster)
-            if summed.total is not None and (self.sums.recovers or not summed.failed):
+        model = lambda: self._sent(self.optimizer.result)  # noqa: E731
+        for tried in self._attempts(kind, number, self.task.cells, evaluation_grid, model):
+            summed, grid = tried.summed, tried.grid
+            if summed.total is not None:
                 break
             if self.study.evaluation.release == "private":
-                log.warning(
-                    "the evaluation (%s) is lost: %d of %d sites answered", kind, len(summed.nodes), len(roster)
-                )
+                asked = len(summed.nodes) + len(summed.failed)
+                log.warning("the evaluation (%s) is lost: %d of %d sites answered", kind, len(summed.nodes), asked)
                 return Evaluated(np.zeros(self.task.cells))
-            attempt += 1
-            if summed.lost_keys:
-                self.enrolment.introduce_again()
-                roster = self.enrolment.roster()
-                continue
-            gone = {answer.node for answer in summed.failed}
-            roster = [node for node in roster if node not in gone]
+        assert summed.total is not None
         evaluated = Evaluated(grid.decode(summed.total))
         for node in summed.nodes:
             if node in summed.own:
@@ -336,17 +282,49 @@ class Rounds:
         }
         for site in sorted(set(self.names) - set(receipts)):
             if resumed:
-                self.left.setdefault(site, "was not there when the run was taken up again for its end")
+                self.left.setdefault(site, AWAY)
             log.warning("%s: sent no receipt%s", site, "; it had left" if site in self.left else "")
         return receipts
 
     # -- helpers --------------------------------------------------------------------------------------------------
 
+    def _attempts(
+        self, kind: Kind, number: int, size: int, grid_of: Callable[[Study, int], Rounding], model: Model
+    ) -> Iterator[Tried]:
+        """Ask for a sum, and again as long as whoever asked wants to: each time without those that failed before.
+
+        Each attempt has another number, and so fresh patients, fresh noise and fresh masks.
+        """
+        roster = self.enrolment.roster()
+        first = 100 * self.resumes
+        for attempt in count(first):
+            self._check_quorum(roster, number)
+            if attempt > first:
+                self._checkpoint()  # the attempt before was charged, whatever becomes of this one
+            grid = grid_of(self.study, len(roster))
+            summed = self.sums.collect(
+                self._request(kind, round=number, attempt=attempt), roster, size, grid.word, model
+            )
+            self._note(summed, roster)
+            yield Tried(attempt, summed, grid)
+            gone = {answer.node for answer in summed.failed}
+            known = all(self.enrolment.has_keys(node) for node in gone)
+            roster = [node for node in roster if node not in gone] if known else self.enrolment.roster()
+
     def _note(self, summed: Summed, roster: Sequence[int]) -> None:
         """Note which sites gave nothing, and which were not even asked."""
+        self.enrolment.note(summed.failed)
         failed = {self.sites[one.node]: one.problem or "sent a vector of the wrong length" for one in summed.failed}
-        away = {site: "the others had no keys with it" for node, site in self.sites.items() if node not in roster}
-        self.left = {**away, **{site: why for site, why in self.left.items() if site in away}, **failed}
+        self.left = {**self._away(roster), **failed}
+
+    def _away(self, roster: Sequence[int]) -> dict[str, str]:
+        """Return who took part and is not asked, and why."""
+        asked = {self.sites[node] for node in roster}
+        connected = {self.sites[node] for node in self.sites.keys() & self.enrolment.connected}
+        reasons = {
+            site: "the others had no keys with it" if site in connected else "is not connected" for site in self.names
+        }
+        return {site: self.left.get(site, why) for site, why in reasons.items() if site not in asked}
 
     @property
     def _size(self) -> int:
@@ -367,30 +345,30 @@ class Rounds:
             sites=sites or len(self.sites), text=text,
         )  # fmt: skip
 
-    def _sent(self, parameters: npt.NDArray[np.float32] | None = None) -> npt.NDArray[np.float32]:
-        """One flat array travels down: the parameters, then the statistics where there are any."""
-        vector = self.optimizer.parameters if parameters is None else parameters
-        return vector if self.statistics is None else np.concatenate([vector, self.statistics])
+    def _model(self) -> npt.NDArray[np.float32]:
+        return self._sent(self.optimizer.parameters[:])
 
-    def _check_quorum(self, roster: Sequence[int], dropped: Mapping[str, str], number: int) -> None:
+    def _sent(self, parameters: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """One flat array travels down: the parameters, then the statistics where there are any."""
+        return parameters if self.statistics is None else np.concatenate([parameters, self.statistics])
+
+    def _check_quorum(self, roster: Sequence[int], number: int) -> None:
         needed = self.study.quorum(len(self.sites))
         if len(roster) < needed or len(roster) <= self.plan.colluders:
             raise RunError(
                 f"round {number}: {len(roster)} of {len(self.sites)} sites are left; the study needs {needed}.\n"
-                + listed(dropped),
+                + listed(self._away(roster)),
                 "What was charged stays charged. Mend the sites, then resume the run.",
             )
 
     def _checkpoint(self) -> None:
-        state: dict[str, npt.NDArray[Any]] = dict(self.optimizer.state())
+        state = self.optimizer.state()
         if self.statistics is not None:
             state["statistics"] = self.statistics
         if self.evaluated is not None:
-            state["evaluation"] = self.evaluated.total
-            state |= {f"evaluation:{name}": total for name, total in self.evaluated.per_site.items()}
+            state |= self.evaluated.state("evaluation")
         if self.personal is not None:
-            state["personal"] = self.personal.total
-            state |= {f"personal:{name}": total for name, total in self.personal.per_site.items()}
+            state |= self.personal.state("personal")
         progress = {
             "round": self.round,
             "charged": self.charged,

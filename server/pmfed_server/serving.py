@@ -11,12 +11,13 @@ import logging
 import os
 import pwd
 import shutil
+import sys
 import time
 import urllib.request
 from ssl import create_default_context
 
 from pmfed.errors import RunError, UsageError
-from pmfed.processes import Program, flower_environment, keep
+from pmfed.processes import THRIFTY, Program, flower_environment, keep
 from pmfed_server.checkpoint import write_atomically
 from pmfed_server.coordinator import Coordinator
 
@@ -96,10 +97,10 @@ def programs(coordinator: Coordinator, proxy: bool) -> list[Program]:
     """Return what a coordinator runs."""
     folder, home, logs = coordinator.folder, coordinator.home, coordinator.folder / "logs"
     port = str(coordinator.addresses.link_port)
-    flower = flower_environment(home)
+    flower = {**flower_environment(home), **THRIFTY}
     secret = ("--superexec-auth-secret-file", str(folder / "secret"))
     link = (
-        "flower-superlink", "--host", "127.0.0.1", "--port", port, "--ssl-ca-certfile", str(folder / "ca.crt"),
+        sys.executable, "-m", "pmfed_server.link", "--host", "127.0.0.1", "--port", port, "--ssl-ca-certfile", str(folder / "ca.crt"),
         "--ssl-certfile", str(folder / "link.crt"), "--ssl-keyfile", str(folder / "link.key"),
         "--enable-supernode-auth", "--isolation", "process", "--database", str(home / "state.db"),
         "--disable-runtime-dependency-installation", *secret,

@@ -1,20 +1,22 @@
 """Sums over sites, in whichever way the run adds them up: masked, masked with recovery, or (rehearsals) bare.
 
-Vectors are added as they arrive, so the coordinator holds one sum and one vector, however many sites there are.
+Vectors are added as they arrive, to a sum that lies in a file: while Flower unpacks a vector, which takes three times
+its memory, the coordinator holds no other, however many sites there are.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import ValidationError
 
-from pmfed.errors import KeysError, RunError
+from pmfed.errors import RunError
 from pmfed.secagg.masks import Label
 from pmfed.secagg.opening import unmask
 from pmfed.secagg.protocol import (
@@ -32,7 +34,8 @@ from pmfed.secagg.protocol import (
 from pmfed.study import Study
 from pmfed.wire import Request
 from pmfed_server.enrolment import Enrolment
-from pmfed_server.fleet import Answer, Fleet
+from pmfed_server.fleet import Answer, Fleet, Model
+from pmfed_server.stored import Stored, parts
 
 log = logging.getLogger("pmfed.server")
 
@@ -58,11 +61,6 @@ class Summed:
     failed: list[Answer]
     own: dict[int, npt.NDArray[Any]] = field(default_factory=dict)
 
-    @property
-    def lost_keys(self) -> bool:
-        """Whether a site must be introduced to the others again."""
-        return any(answer.code == KeysError.code for answer in self.failed)
-
 
 class Sums:
     """Asks sites for vectors and adds them up.
@@ -75,10 +73,12 @@ class Sums:
         Says whether sums survive dropouts.
     enrolment
         The sites, and whether they mask what they send.
+    folder
+        Where a sum lies while answers are awaited.
     """
 
-    def __init__(self, fleet: Fleet, study: Study, enrolment: Enrolment) -> None:
-        self.fleet, self.study, self.enrolment = fleet, study, enrolment
+    def __init__(self, fleet: Fleet, study: Study, enrolment: Enrolment, folder: Path) -> None:
+        self.fleet, self.study, self.enrolment, self.folder = fleet, study, enrolment, folder
         self.sites = enrolment.sites
         self._slots: dict[int, dict[str, Package]] = {}
         self._next = self._keys = 0
@@ -94,7 +94,7 @@ class Sums:
         nodes: Sequence[int],
         size: int,
         word: type[np.generic],
-        vector: npt.NDArray[np.float32] | None = None,
+        model: Model | None = None,
     ) -> Summed:
         """Ask nodes for a vector each and return the sum.
 
@@ -106,35 +106,41 @@ class Sums:
             Whom.
         size, word
             What each vector must be: its length, and uint32 or uint64.
-        vector
-            The model to send along.
+        model
+            Gives the model to send along.
         """
         nodes = list(nodes)
-        slot, texts, failed = None, None, []
+        request = self._naming(request, nodes)
+        opening, texts = None, None
         if self.recovers:
-            failed = self._prepare(request, nodes)
-            if failed:
+            if failed := self._prepare(request, nodes):
                 return Summed(None, [], failed)
             slot = min(self._slots)
             texts = {node: self._delivery(slot, node, nodes) for node in nodes}
-        request = self._naming(request, nodes)
-        found = Summed(np.zeros(size, word), [], [])
-        for answer in self.fleet.stream(request, nodes, vector, texts):
-            words = answer.arrays.get("sum")
-            if not answer.ok or words is None or words.dtype != word or len(words) != size:
-                found.failed.append(answer)
-                continue
-            assert found.total is not None
-            found.total += words
-            found.nodes.append(answer.node)
-            if "site" in answer.arrays:
-                found.own[answer.node] = answer.arrays["site"].copy()
+            release = request.kind, request.round, request.attempt, request.roster
+            opening = slot, Label.of(*release, model() if model else None)
+        found, total = Summed(None, [], []), Stored(self.folder, size, word)
+        for answer in self.fleet.stream(request, nodes, model, texts):
+            self._add(found, total, answer)
+            del answer  # and with it its vector, before the next is looked at
         found.nodes.sort()
-        if slot is not None:
-            self._open(request, slot, found, vector)
-        elif self.enrolment.masked and found.failed:
-            found.total = None  # masks cancel between all or none
+        if opening:
+            self._open(request, *opening, found, total)
+        elif not found.failed:  # masks cancel between all or none
+            found.total = total[:]
         return found
+
+    @staticmethod
+    def _add(found: Summed, total: Stored, answer: Answer) -> None:
+        words = answer.arrays.get("sum")
+        if not answer.ok or words is None or words.dtype != total.dtype or len(words) != len(total):
+            found.failed.append(replace(answer, arrays={}))
+            return
+        for part in parts(len(total)):
+            total[part] = total[part] + words[part]
+        found.nodes.append(answer.node)
+        if "site" in answer.arrays:
+            found.own[answer.node] = answer.arrays["site"].copy()
 
     def _naming(self, request: Request, nodes: Sequence[int], **more: Any) -> Request:
         names = tuple(sorted(self.sites[node] for node in nodes)) if self.enrolment.masked else ()
@@ -184,11 +190,9 @@ class Sums:
                 )
         return Delivery(slot=slot, parcels=parcels).model_dump_json()
 
-    def _open(self, request: Request, slot: int, found: Summed, vector: npt.NDArray[Any] | None) -> None:
+    def _open(self, request: Request, slot: int, label: Label, found: Summed, masked: Stored) -> None:
         """Have the survivors sign who they are and give their shares; take the masks off the sum."""
         packages = self._slots.pop(slot)
-        total, found.total = found.total, None
-        assert total is not None
         least = max(threshold_of(len(packages)), len(request.roster) - self.study.aggregation.dropouts)
         if len(found.nodes) < least:
             return
@@ -205,7 +209,7 @@ class Sums:
                 shares[self.sites[node]] = Shares.validate_json(text, strict=True)
             except ValidationError:
                 log.warning("%s sent no shares", self.sites[node])
-        label = Label.of(request.kind, request.round, request.attempt, request.roster, vector)
+        total = masked[:]
         try:
             colluders = self.study.privacy.colluders + self.study.aggregation.dropouts
             unmask(total, label, names, packages, shares, colluders)

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from pmfed_client.book import cohorts as cohort_names
 from pmfed_client.ledger import Ledger
+from pmfed_server.outcome import Evaluated
 from pmfed_server.results import Metrics, evaluation_noise, finite, metrics_of
-from pmfed_server.rounds import Evaluated
 
 from pmfed.cohort import Cohort
 from pmfed.errors import LedgerError

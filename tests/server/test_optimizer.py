@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from pmfed_server.checkpoint import read_checkpoint, write_checkpoint
 from pmfed_server.optimizer import ServerOptimizer
 
 from pmfed.sections.training import Optimizer, Training
 
 SIZE, ROUNDS = 7, 20
+PLACE = Path(tempfile.gettempdir())
 GRADIENTS = np.random.default_rng(0).normal(size=(ROUNDS, SIZE))
 START = np.random.default_rng(1).normal(size=SIZE).astype(np.float32)
 
@@ -22,11 +26,11 @@ def training(name: Any = "momentum", average_last: float = 0.5, momentum: float 
 
 
 def iterates(spec: Training, rounds: int = ROUNDS) -> tuple[ServerOptimizer, list[np.ndarray[Any, Any]]]:
-    optimizer = ServerOptimizer(spec, START)
+    optimizer = ServerOptimizer(spec, START, PLACE)
     models = []
     for gradient in GRADIENTS[:rounds]:
-        optimizer.step(gradient)
-        models.append(optimizer.parameters.copy())
+        optimizer.step(gradient.__getitem__)
+        models.append(optimizer.parameters[:])
     return optimizer, models
 
 
@@ -59,7 +63,7 @@ def test_before_the_last_share_the_result_is_the_last_model() -> None:
     assert optimizer.averaged == 0
     assert np.array_equal(optimizer.result, models[-1])
     optimizer.result[:] = 0  # a copy
-    assert np.array_equal(optimizer.parameters, models[-1])
+    assert np.array_equal(optimizer.parameters[:], models[-1])
 
 
 def test_averaged_models_are_nearer_to_the_optimum_under_noise() -> None:
@@ -69,34 +73,38 @@ def test_averaged_models_are_nearer_to_the_optimum_under_noise() -> None:
     for share in errors:
         for _ in range(50):
             optimizer = ServerOptimizer(
-                training("sgd", share).model_copy(update={"rounds": 100}), np.ones(5, np.float32)
+                training("sgd", share).model_copy(update={"rounds": 100}), np.ones(5, np.float32), PLACE
             )
             for _ in range(100):
-                optimizer.step(optimizer.parameters + noise.normal(0, 1, 5))
+                slope = optimizer.parameters[:] + noise.normal(0, 1, 5)
+                optimizer.step(slope.__getitem__)
             errors[share] += float((optimizer.result**2).sum())
     assert errors[0.5] < errors[0.0] / 2
 
 
 @pytest.mark.parametrize("name", ["sgd", "momentum", "adam"])
-def test_a_restored_optimizer_goes_on_to_the_bit(name: str) -> None:
+def test_a_restored_optimizer_goes_on_to_the_bit(name: str, tmp_path: Path) -> None:
     whole, _ = iterates(training(name))
     first, _ = iterates(training(name), rounds=13)
-    second = ServerOptimizer(training(name), np.zeros(SIZE, np.float32))
-    second.restore({key: array.copy() for key, array in first.state().items()})
+    second = ServerOptimizer(training(name), np.zeros(SIZE, np.float32), tmp_path)
+    write_checkpoint(tmp_path, first.state(), {"round": 13})
+    found = read_checkpoint(tmp_path)
+    assert found is not None
+    second.restore(found[0])
     for gradient in GRADIENTS[13:]:
-        second.step(gradient)
+        second.step(gradient.__getitem__)
     assert second.result.tobytes() == whole.result.tobytes()
-    assert second.parameters.tobytes() == whole.parameters.tobytes()
+    assert second.parameters[:].tobytes() == whole.parameters[:].tobytes()
 
 
 def test_fedavg_moves_by_the_mean_change_and_averages_too() -> None:
     spec = Training(
         algorithm="fedavg", rounds=4, local_learning_rate=0.1, optimizer=Optimizer(learning_rate=9.0), average_last=0.5
     )
-    optimizer = ServerOptimizer(spec, START)
+    optimizer = ServerOptimizer(spec, START, PLACE)
     for change in GRADIENTS[:4]:
-        optimizer.replace(change)
-    np.testing.assert_allclose(optimizer.parameters, START + GRADIENTS[:4].sum(axis=0), rtol=1e-5)
+        optimizer.replace(change.__getitem__)
+    np.testing.assert_allclose(optimizer.parameters[:], START + GRADIENTS[:4].sum(axis=0), rtol=1e-5)
     np.testing.assert_allclose(
         optimizer.result, START + GRADIENTS[:3].sum(axis=0) + GRADIENTS[3] / 2, rtol=1e-5, atol=1e-6
     )

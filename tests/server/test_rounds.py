@@ -43,6 +43,10 @@ class Meddled(LocalGrid):
     after: After = staticmethod(lambda _, replies: replies)
 
     asked: Request | None = None
+    offline: frozenset[int] = frozenset()
+
+    def get_node_ids(self) -> Iterable[int]:
+        return [node for node in super().get_node_ids() if node not in self.offline]
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         messages = list(messages)
@@ -58,7 +62,7 @@ class Meddled(LocalGrid):
         while waiting:
             replies += super().pull_messages(waiting)
             waiting -= {reply.metadata.reply_to_message_id for reply in replies}
-        order = {node: place for place, node in enumerate(self.get_node_ids())}
+        order = {node: place for place, node in enumerate(super().get_node_ids())}
         return self.after(asked, sorted(replies, key=lambda reply: order[reply.metadata.src_node_id]))
 
 
@@ -71,6 +75,7 @@ class Federation:
         self.sites = read_sites(federation.write_federation(folder / "f") / "sites")
         pin_rosters(self.sites)
         self.rehearsal = Rehearsal()
+        self.grid: Meddled | None = None
 
     def run(self, before: Before | None = None, after: After | None = None, there: int = 3) -> Outcome:
         """Run with so many of the sites."""
@@ -81,6 +86,7 @@ class Federation:
             number: {"site": name} for number, name in enumerate(list(agents)[:there], start=1)
         }
         with Meddled(client_app, nodes) as grid:
+            self.grid = grid
             grid.before, grid.after = before or grid.before, after or grid.after
             return Rounds(grid, self.study, self.plan, self.folder, run=RUN, sites=len(agents), patience=5.0).run()
 
@@ -271,6 +277,30 @@ def test_a_site_whose_version_does_not_fit_is_turned_away_and_its_budget_given_b
         assert rows[-1] == "finish"
 
 
+def test_a_site_that_is_not_connected_is_neither_asked_nor_thrown_out(sites: Federation) -> None:
+    """Flower says so at once, and a round takes seconds: three of them are sooner over than a node is back."""
+
+    def meddle(request: Request) -> None:
+        assert sites.grid is not None
+        if request.kind == "step":
+            sites.grid.offline = frozenset({2} if request.round in (1, 2, 3, 4) else ())  # for the round after this one
+
+    outcome = sites.run(meddle)
+    assert [line["sites"] for line in sites.lines] == [3, 2, 2, 2, 2, 3]
+    assert all((line["attempt"], line["dropped"]) == (0, {}) for line in sites.lines)
+    assert (outcome.rounds, outcome.left) == (6, {})  # nothing was charged in vain
+    assert [len(sites.charges(name)) for name in federation.SITES] == [6, 2, 6]
+
+
+def test_a_site_that_is_not_connected_in_the_end_has_left(sites: Federation) -> None:
+    def meddle(request: Request) -> None:
+        assert sites.grid is not None
+        if (request.kind, request.round) == ("step", 4):
+            sites.grid.offline = frozenset({2})
+
+    assert sites.run(meddle).left == {SOUTH: "is not connected"}
+
+
 def test_a_late_answer_is_not_taken_for_that_of_another_round(sites: Federation) -> None:
     """South answers the second round while the third is under way: nobody waits for that any more."""
     held: list[Message] = []
@@ -322,6 +352,26 @@ def test_a_site_that_is_gone_when_only_receipts_are_missing_does_not_hold_the_re
     assert (set(outcome.receipts), set(outcome.left)) == ({NORTH, SOUTH}, {WEST})
     with pytest.raises(RunError, match="2 of 3 sites connected"):  # while training is still to be done, all are awaited
         Federation(sites.folder.parent / "other").run(there=2)
+
+
+@pytest.mark.parametrize("why", ["policy", "away"])
+def test_a_site_that_took_part_and_does_not_after_a_resume_is_named(sites: Federation, why: str) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        sites.run(after=dying_after("step", 3))
+    if why == "policy":
+        federation.change(sites.site(SOUTH).folder / "site.toml", "^min_patients = 20", "min_patients = 59")
+        sites.sites = read_sites(sites.sites[0].folder.parent)
+    with pytest.raises(KeyboardInterrupt):  # and it is not forgotten by the next resume either
+        sites.run(at("enroll", 0, lambda: resident.forget(SOUTH)) if why == "away" else None, dying_after("step", 4))
+    outcome = sites.run(at("enroll", 0, lambda: resident.forget(SOUTH)) if why == "away" else None)
+    assert outcome.sites == (NORTH, SOUTH, WEST)
+    assert set(outcome.left) == {SOUTH}
+    assert ("policy" in outcome.left[SOUTH]) == (why == "policy")
+    assert SOUTH not in outcome.refused
+    assert set(outcome.receipts) == {NORTH, WEST}
+    assert len(sites.charges(SOUTH)) == 3
+    told = json.loads((sites.folder / "enrolled.json").read_text())
+    assert (told["sites"], set(told["refused"]) >= {SOUTH}) == ([NORTH, WEST], True)
 
 
 def test_no_site_can_put_its_receipt_in_the_place_of_anothers(sites: Federation) -> None:

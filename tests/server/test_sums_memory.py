@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import tracemalloc
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -49,20 +50,19 @@ class Prompt:
         return Message(RecordDict({**said, "arrays": ArrayRecord({"sum": Array(words)})}), reply_to=message)
 
 
-def peak(sites: int) -> float:
+def peak(sites: int, folder: Path) -> float:
     """Return the most memory that a sum over so many sites takes, in vectors; the sum is checked."""
     asked: Any = Fleet(Prompt(), 5.0)  # type: ignore[arg-type]
     enrolment = Enrolment(asked, STUDY, Request)
-    sums = Sums(asked, STUDY, enrolment)
+    sums = Sums(asked, STUDY, enrolment, folder)
     nodes = list(range(1, sites + 1))
     enrolment.sites.update({node: f"site-{node}" for node in nodes})
-    vector = np.zeros(SIZE, np.float32)
     request = Request(kind="step", run="ab" * 16, study="5" * 64, round=1, sites=sites)
     gc.collect()
     gc.disable()  # it counts objects, not bytes: nothing may wait for it
     tracemalloc.start()
     try:
-        found = sums.collect(request, nodes, SIZE, np.uint32, vector)
+        found = sums.collect(request, nodes, SIZE, np.uint32, lambda: np.zeros(SIZE, np.float32))
         most = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -73,14 +73,16 @@ def peak(sites: int) -> float:
     return most / BYTES
 
 
-def test_a_sum_takes_the_memory_of_a_few_vectors_and_not_of_one_per_site(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sum_takes_the_memory_of_a_few_vectors_and_not_of_one_per_site(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(fleet, "ROOM", BYTES)  # as it is to a large model
-    few, many = peak(5), peak(20)
+    few, many = peak(5, tmp_path), peak(20, tmp_path)
     assert many < few + 0.5
     assert many < 8
 
 
-def test_answers_of_a_small_model_are_all_taken_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_answers_of_a_small_model_are_all_taken_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     looks: list[int] = []
     real = Prompt.pull_messages
 
@@ -90,5 +92,5 @@ def test_answers_of_a_small_model_are_all_taken_at_once(monkeypatch: pytest.Monk
         return real(self, names)
 
     monkeypatch.setattr(Prompt, "pull_messages", pull)
-    peak(20)
+    peak(20, tmp_path)
     assert looks == [20]

@@ -73,18 +73,18 @@ def train(study: Study, cohorts: Mapping[str, Cohort], private: bool, folder: Pa
         name: Trainer(study, plan, cohort, lambda *_: source, Shelf(folder / name, "0" * 32))
         for name, cohort in cohorts.items()
     }
-    optimizer, grid = ServerOptimizer(study.training, shared_start(study)), gradient_grid(study, sites)
+    optimizer, grid = ServerOptimizer(study.training, shared_start(study), folder), gradient_grid(study, sites)
     for number in range(1, study.training.rounds + 1):
-        sent = optimizer.parameters
+        sent = optimizer.parameters[:]
         words = [trainer.step(sent, sites, number, 0) for trainer in trainers.values()]
         for trainer in trainers.values():
             if trainer.own and trainer.own.due("step", number):
                 trainer.learn_own(sent, number, 0)
         total = grid.decode(np.add.reduce(words, dtype=grid.word))
         if study.training.algorithm == "fedavg":
-            optimizer.replace(total / sites)
+            optimizer.replace((total / sites).__getitem__)
         else:
-            optimizer.step(total / (plan.sampling_rate * study.cohort.expected_patients))
+            optimizer.step((total / (plan.sampling_rate * study.cohort.expected_patients)).__getitem__)
     result, scores = optimizer.result, evaluation_grid(study, sites)
     found: Sums = {"common": {}, "own": {}}
     for name, trainer in trainers.items():

@@ -1,0 +1,33 @@
+"""Flower's SuperLink as a coordinator runs it: the real store of its messages, with less memory."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+LOOK = """
+import gc, json, sys
+from pmfed_server import link
+
+def look():
+    from flwr.supercore.object_store.sql_object_store import SqlObjectStore
+    from sqlalchemy import text
+    store = SqlObjectStore(sys.argv[1])
+    store.initialize()
+    with store.session() as session:
+        said = {name: session.scalar(text(f"PRAGMA {name}")) for name in ("cache_size", "mmap_size", "journal_mode")}
+    print(json.dumps({**said, "circles": gc.get_threshold()[0]}))
+
+link.flower_superlink = look
+link.main()
+"""
+
+
+def test_a_connection_holds_two_megabytes_and_maps_nothing(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LOOK, str(tmp_path / "state.db")], capture_output=True, text=True, check=True
+    )
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told == {"cache_size": -2000, "mmap_size": 0, "journal_mode": "wal", "circles": 50}
