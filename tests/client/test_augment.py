@@ -12,9 +12,9 @@ from pmfed_client.batch import Batch
 from pmfed_client.trainer import Trainer
 from pmfed_simulations.auditing import Auditor
 from pmfed_simulations.canaries import Silent
+from small import AGE, small_study
 
 from pmfed.cohort import Cohort
-from pmfed.errors import StudyError
 from pmfed.models import flatten
 from pmfed.privacy.noise import SeededSource
 from pmfed.privacy.plan import PrivacyPlan
@@ -22,47 +22,15 @@ from pmfed.privacy.sampling import poisson
 from pmfed.sections.augmentation import Augmentation
 from pmfed.study import Study
 
-STUDY = """
-[study]
-name = "pictures"
-title = "Pictures and findings"
-[cohort]
-table = "patients"
-record = "visit"
-expected_patients = 80
-[outcome]
-column = "died"
-task = "binary"
-classes = ["no", "yes"]
-[modalities.picture]
-kind = "images"
-table = "patients"
-folder = "files"
-size = [8, 8]
-[modalities.clinical]
-kind = "table"
-table = "patients"
-features = { age = { type = "numeric", minimum = 0, maximum = 120, mean = 60, scale = 15 } }
-[model]
-kind = "fusion"
-embedding = 4
-hidden = [4]
-channels = [4]
-[training]
-rounds = 2
-optimizer = { learning_rate = 0.1 }
-[training.augmentation]
-multiplicity = 3
-flip = ["horizontal", "vertical"]
-rotate = 20
-zoom = 0.1
-intensity = 0.1
-[privacy]
-epsilon = 8
-delta = 1e-3
-sampling_rate = 0.5
-"""
-ASKED = Study.from_text(STUDY, "study.toml")
+PICTURE = {"kind": "images", "table": "patients", "folder": "files", "size": [8, 8]}
+CLINICAL = {"kind": "table", "table": "patients", "features": AGE}
+RULES = {"multiplicity": 3, "flip": ["horizontal", "vertical"], "rotate": 20, "zoom": 0.1, "intensity": 0.1}
+ASKED = small_study(
+    {"picture": PICTURE, "clinical": CLINICAL},
+    cohort={"record": "visit", "expected_patients": 80},
+    model={"kind": "fusion", "embedding": 4, "hidden": [4], "channels": [4]},
+    training={"augmentation": RULES},
+)
 
 
 def cohort(patients: int = 20, seed: int = 0) -> Cohort:
@@ -252,6 +220,5 @@ def test_what_makes_no_sense_is_refused(keys: dict[str, object], words: str) -> 
 
 
 def test_a_study_without_images_has_nothing_to_alter() -> None:
-    table = STUDY[: STUDY.index("[modalities.picture]")] + STUDY[STUDY.index("[modalities.clinical]") :]
-    with pytest.raises(StudyError, match=r"training.augmentation: the study has no images to alter"):
-        Study.from_text(table, "study.toml")
+    with pytest.raises(ValueError, match=r"training.augmentation: the study has no images to alter"):
+        small_study({"clinical": CLINICAL}, training={"augmentation": RULES})

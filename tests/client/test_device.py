@@ -12,7 +12,7 @@ from pmfed_client.device import found
 from pmfed_client.personal import Shelf
 from pmfed_client.site import Site
 from pmfed_client.trainer import Trainer
-from test_augment import ASKED, STUDY, cohort
+from test_augment import ASKED, cohort
 
 from pmfed.cohort import Cohort
 from pmfed.errors import StudyError
@@ -148,8 +148,7 @@ def test_a_site_s_own_settings_reach_all_it_trains(tmp_path: Path, monkeypatch: 
         monkeypatch.setattr(f"pmfed_client.{place}.found", lambda *said: asked.append(said) or torch.device("cpu"))
     assert federation.Together(tmp_path / "fed/sites", study).ask("north", "enroll")[0].ok
     assert asked == [("cuda:1", "bfloat16")] * 2  # before anything is reserved, and for the model
-    tuned = '[personal]\nmethod = "fine-tune"\nsteps = 1\nlearning_rate = 0.1\nshare = 0.3\n'
-    other = Study.from_text(STUDY + tuned, "study.toml")
+    other = ASKED.replace(personal={"method": "fine-tune", "steps": 1, "learning_rate": 0.1, "share": 0.3})
     plan, shelf = PrivacyPlan.solve(other, 2), Shelf(tmp_path, "0" * 32)
     own = Trainer(other, plan, cohort(), lambda *_: SeededSource(3, "site"), shelf, precision="bfloat16").own
     assert own is not None

@@ -148,8 +148,7 @@ def test_a_flood_of_connections_and_garbage_stops_nothing_for_long(folder: Path)
 
 
 def test_few_come_in_at_a_time_and_a_closed_door_lets_go_of_all(folder: Path) -> None:
-    mask = os.umask(0o022)
-    os.umask(mask)
+    before = os.umask(0o022)
     with socket.socket(socket.AF_UNIX) as stale:
         stale.bind(str(folder / "agent.sock"))  # of a process that died
     with socket.socket(socket.AF_UNIX) as behind:
@@ -157,7 +156,7 @@ def test_few_come_in_at_a_time_and_a_closed_door_lets_go_of_all(folder: Path) ->
         behind.listen(8 * MOST)
         threading.Thread(target=_hold, args=(behind,), daemon=True).start()
         door = Door(folder / "agent.sock", folder / "behind", {os.geteuid()})
-        assert os.umask(mask) == mask  # what this process writes later is not for its owner alone
+        assert os.umask(before) == 0o022  # what this process writes later is not for its owner alone
         callers = [_caller(folder) for _ in range(3 * MOST)]
         within = [caller for caller in callers if not _ended(caller)]
         assert len(within) == MOST

@@ -5,46 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from small import AGE, small_study
 from torch import nn
 
-from pmfed.errors import StudyError
 from pmfed.models import build, flatten
 from pmfed.models.repair import check_private
 from pmfed.study import Study
 
-STUDY = """
-[study]
-name = "scans"
-title = "Scans and findings"
-[cohort]
-table = "patients"
-expected_patients = 200
-[outcome]
-column = "died"
-task = "binary"
-classes = ["no", "yes"]
-[modalities.scan]
-kind = "nifti"
-table = "scans"
-folder = "files"
-size = {size}
-window = "own"
-[modalities.clinical]
-kind = "table"
-table = "patients"
-features = {{ age = {{ type = "numeric", minimum = 0, maximum = 120, mean = 60, scale = 15 }} }}
-[model]
-kind = "fusion"
-embedding = 4
-[model.encoders.{name}]
-kind = "{kind}"
-[training]
-rounds = 2
-optimizer = {{ learning_rate = 0.1 }}
-[privacy]
-epsilon = 8
-delta = 1e-3
-"""
 NETS = {  # kind -> smallest side, trainable parameters in 2D and in 3D with one colour and 4 numbers out
     "resnet10": (16, 4_902_468, 14_358_468),
     "resnet18": (16, 11_173_188, 33_162_948),
@@ -55,7 +22,11 @@ EVERY = [(kind, axes) for kind in NETS for axes in (2, 3)]
 
 
 def study(kind: str, *size: int, name: str = "scan") -> Study:
-    return Study.from_text(STUDY.format(kind=kind, size=list(size), name=name), "study.toml")
+    scan = {"kind": "nifti", "table": "scans", "folder": "files", "size": size, "window": "own"}
+    return small_study(
+        {"scan": scan, "clinical": {"kind": "table", "table": "patients", "features": AGE}},
+        model={"kind": "fusion", "embedding": 4, "encoders": {name: {"kind": kind}}},
+    )
 
 
 def example(size: tuple[int, ...], records: int = 2) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
@@ -104,8 +75,8 @@ def test_the_whole_model_trains_privately() -> None:
 
 @pytest.mark.parametrize("kind", NETS)
 def test_what_does_not_fit_is_refused_with_the_reason(kind: str) -> None:
-    with pytest.raises(StudyError, match=f"model.encoders.clinical: a {kind} takes images or volumes"):
+    with pytest.raises(ValueError, match=f"model.encoders.clinical: a {kind} takes images or volumes"):
         study(kind, 64, 64, name="clinical")
     least = NETS[kind][0]
-    with pytest.raises(StudyError, match=f"a {kind} needs {least} pixels or more on every side, not 64 x {least - 1}"):
+    with pytest.raises(ValueError, match=f"a {kind} needs {least} pixels or more on every side, not 64 x {least - 1}"):
         study(kind, 64, least - 1)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small import small_study
 
 from pmfed.errors import StudyError
 from pmfed.models import build, flatten
@@ -23,35 +24,16 @@ from pmfed.privacy.plan import AGAINST, PrivacyPlan
 from pmfed.study import Study
 from pmfed.tasks import task_for
 
-TOML = """
-[study]
-name = "own"
-title = "Own"
-[cohort]
-table = "patients"
-expected_patients = 400
-[outcome]
-column = "died"
-task = "binary"
-classes = ["no", "yes"]
-[modalities.image]
-kind = "images"
-table = "pictures"
-folder = "images"
-size = [8, 8]
-[model]
-kind = "fusion"
-embedding = 4
-channels = [4]
-[training]
-rounds = 20
-optimizer = { learning_rate = 0.1 }
-[privacy]
-epsilon = 2.0
-delta = 1e-4
-sampling_rate = 0.3
-"""
-STUDY = Study.from_text(TOML, "study.toml")
+REST: dict[str, dict[str, Any]] = {
+    "cohort": {"expected_patients": 400},
+    "training": {"rounds": 20},
+    "privacy": {"epsilon": 2.0, "delta": 1e-4, "sampling_rate": 0.3},
+}
+STUDY = small_study(
+    {"image": {"kind": "images", "table": "pictures", "folder": "images", "size": [8, 8]}},
+    model={"kind": "fusion", "embedding": 4, "channels": [4]},
+    **REST,
+)
 FINE_TUNE = {"method": "fine-tune", "steps": 7, "learning_rate": 0.1, "share": 0.4}
 DITTO = {"method": "ditto", "steps": 2, "learning_rate": 0.1, "proximal": 1.0, "share": 0.4}
 PLAN = PrivacyPlan("patient", "fedsgd", 0.3, 1.5, 2.0, 20, 5, 1, 1e-4, local=True)
@@ -163,11 +145,8 @@ def test_a_patient_of_many_records_pays_for_personal_steps_too() -> None:
 
 
 def test_statistics_and_personal_steps_must_leave_something() -> None:
-    text = TOML.replace('kind = "images"', 'kind = "table"').replace('folder = "images"\nsize = [8, 8]\n', "")
-    text = text.replace(
-        'table = "pictures"\n', 'table = "p"\nfeatures = { age = { type = "numeric", minimum = 0, maximum = 9 } }\n'
-    )
-    study = Study.from_text(text, "study.toml").replace(
+    age = {"kind": "table", "table": "p", "features": {"age": {"type": "numeric", "minimum": 0, "maximum": 9}}}
+    study = small_study({"image": age}, **REST).replace(
         personal={**FINE_TUNE, "share": 0.9}, privacy={"statistics_noise": 2.0}
     )
     with pytest.raises(StudyError, match=r"personal\.share"):
@@ -184,9 +163,9 @@ def test_names_of_what_stays() -> None:
 
 
 def test_a_model_without_such_parts_is_refused() -> None:
-    text = TOML.replace('kind = "images"', 'kind = "genotypes"').replace(
-        'folder = "images"\nsize = [8, 8]\n', "variants = { rs1 = {} }\n"
+    genes = {"image": {"kind": "genotypes", "table": "pictures", "variants": {"rs1": {}}}}
+    study = small_study(
+        genes, model={"kind": "fusion", "embedding": 4}, personal={"method": "norms", "learning_rate": 0.1}, **REST
     )
-    study = Study.from_text(text, "study.toml").replace(personal={"method": "norms", "learning_rate": 0.1})
     with pytest.raises(StudyError, match=r"personal\.method: this model has no norms"):
         stay_mask(study, build(study))

