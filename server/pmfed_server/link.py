@@ -14,7 +14,11 @@ from flwr.superlink.cli import flower_superlink
 
 from pmfed.memory import let_go_early
 
-PRAGMAS = {"cache_size": "-2000", "mmap_size": "0"}  # SQLite's own defaults: 2 MB for each connection, nothing mapped
+PRAGMAS = {
+    "cache_size": "-2000",  # 2 MB for each connection, and nothing mapped: SQLite's own defaults
+    "mmap_size": "0",
+    "busy_timeout": "60000",  # after Flower's 5 s a busy machine answers "database is locked", and the run ends
+}
 
 
 def main() -> None:

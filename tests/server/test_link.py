@@ -17,7 +17,7 @@ def look():
     store = SqlObjectStore(sys.argv[1])
     store.initialize()
     with store.session() as session:
-        said = {name: session.scalar(text(f"PRAGMA {name}")) for name in ("cache_size", "mmap_size", "journal_mode")}
+        said = {name: session.scalar(text(f"PRAGMA {name}")) for name in ("cache_size", "mmap_size", "busy_timeout")}
     print(json.dumps({**said, "circles": gc.get_threshold()[0]}))
 
 link.flower_superlink = look
@@ -30,4 +30,4 @@ def test_a_connection_holds_two_megabytes_and_maps_nothing(tmp_path: Path) -> No
         [sys.executable, "-c", LOOK, str(tmp_path / "state.db")], capture_output=True, text=True, check=True
     )
     told = json.loads(done.stdout.splitlines()[-1])
-    assert told == {"cache_size": -2000, "mmap_size": 0, "journal_mode": "wal", "circles": 50}
+    assert told == {"cache_size": -2000, "mmap_size": 0, "busy_timeout": 60000, "circles": 50}
