@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from safetensors.numpy import load_file
 
 from pmfed.cohort import Cohort, read_cohort
+from pmfed.errors import StudyError
 from pmfed.models import build, flatten, load, shared_start
 from pmfed.models.parts import stay_mask
 from pmfed.privacy.gradients import PrivateStep
@@ -205,6 +206,15 @@ def test_fine_tuning_follows_the_gradient_from_the_common_model(cohort: Cohort, 
         seen.append(at)
     np.testing.assert_allclose(own.result(start, np.zeros(0, np.float32)), np.mean(seen[2:], axis=0), rtol=1e-5)
     assert own.due("personal", 6) == 0
+
+
+def test_a_model_that_diverged_is_not_kept(tmp_path: Path) -> None:
+    study, shelf = STUDY.replace(personal=FINE_TUNE), Shelf(tmp_path, "ab" * 16)
+    shelf.store(np.full(7, 1e300), np.zeros(7), {"round": 1, "averaged": 0})  # more than float32 holds
+    own = Own(study, noiseless(study), shelf)
+    with pytest.raises(StudyError, match=r"personal\.learning_rate: the site's own model is not finite"):
+        own.result(flatten(build(study)), np.zeros(0, np.float32))
+    assert not shelf.model.exists()
 
 
 def test_ditto_follows_the_gradient_and_the_pull_beside_the_rounds(cohort: Cohort, tmp_path: Path) -> None:
