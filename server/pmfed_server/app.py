@@ -18,7 +18,7 @@ from pmfed.errors import PmfedError
 from pmfed.memory import let_go_early
 from pmfed.privacy.plan import PrivacyPlan
 from pmfed.study import Study
-from pmfed_server.enrolment import Registered
+from pmfed_server.enrolment import Owner, Registered
 from pmfed_server.results import summarise, write_results
 from pmfed_server.rounds import Rounds
 
@@ -65,5 +65,6 @@ def conduct(
 def owners(path: Path) -> Registered:
     """Return a way to read, at any time, from the coordinator's registered.json which site each node belongs to."""
     return lambda: {
-        int(told["node"]): str(told["site"]) for told in json.loads(path.read_text(encoding="utf-8")).values()
+        int(told["node"]): Owner(str(told["site"]), str(told["key"]))
+        for told in json.loads(path.read_text(encoding="utf-8")).values()
     }

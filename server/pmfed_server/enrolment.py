@@ -4,18 +4,31 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
 
 from pmfed import __version__
 from pmfed.errors import KeysError, RunError
+from pmfed.secagg.cards import Card
+from pmfed.secagg.keys import fits
 from pmfed.study import Study
 from pmfed.wire import Request
 from pmfed_server.fleet import Answer, Fleet
 
 log = logging.getLogger("pmfed.server")
 
-Registered = Callable[[], Mapping[int, str]]
+
+class Owner(NamedTuple):
+    """Whose node it is, as the card says that its key came with: the site and its identity key (Ed25519, hex)."""
+
+    site: str
+    key: str
+
+
+Registered = Callable[[], Mapping[int, Owner]]
 
 STRIKES = 3  # a site that fails this often in a row is left out of the rest of the run
 
@@ -30,7 +43,7 @@ class Enrolment:
     request
         Makes a request of a kind: ``request(kind, text=..., sites=...)``.
     registered
-        Tells, by node, the site whose card the node's key came with; None where nodes have no keys (a simulation).
+        Tells, by node, whose card the node's key came with; None where nodes have no keys (a simulation).
 
     Attributes
     ----------
@@ -124,12 +137,12 @@ class Enrolment:
         request = self._request("enroll", text=self.study.canonical(), sites=self._asked)
         registered = self._registered() if self._registered else None
         for answer in self.fleet.ask(request, nodes):
+            owner = registered.get(answer.node) if registered else None
             if not answer.ok or answer.reply is None:
-                known = self.sites.get(answer.node) or (registered or {}).get(answer.node)
-                self.refused[known or name(answer)] = answer.problem
+                self.refused[self.sites.get(answer.node) or (owner.site if owner else name(answer))] = answer.problem
                 continue
-            if registered is not None and registered.get(answer.node) != answer.reply.site:
-                whose = registered.get(answer.node, f"node {answer.node}")
+            if registered is not None and (owner is None or owner.site != answer.reply.site):
+                whose = owner.site if owner else f"node {answer.node}"
                 self.refused[whose] = f"calls itself '{answer.reply.site}', which is not the name on its card"
                 continue
             if answer.reply.site in (known for node, known in self.sites.items() if node != answer.node):
@@ -146,14 +159,31 @@ class Enrolment:
             if not fit_together(version, __version__):
                 self._turn_away(answer.node, f"runs pmfed {version[:20]}, and this coordinator {__version__}")
                 continue
+            if owner is not None and (why := misfit(card, owner, request)):
+                self._turn_away(answer.node, why)
+                continue
             self.versions[answer.reply.site] = version
             self._cards[answer.node] = card
             self.insecure |= insecure
+        if registered is not None:
+            self._agree_on_a_roster()
+
+    def _agree_on_a_roster(self) -> None:
+        """Leave out who pinned another roster than most: sites with different ones refuse each other, all of them."""
+        pinned = {node: card["roster"] for node, card in self._cards.items()}
+        for most, _ in Counter(pinned.values()).most_common(1):
+            for node in [node for node, roster in pinned.items() if roster != most]:
+                self._turn_away(
+                    node, "has pinned another roster than most: compare its fingerprint, then pin the new one"
+                )
 
     def _turn_away(self, node: int, why: str) -> None:
-        """Leave out a site that agreed; its ledger gives back what it reserved."""
-        self.refused[self.sites.pop(node)] = why
-        self.fleet.ask(self._request("finish", sites=1), [node])
+        """Leave out a site that agreed; its ledger gives back what it reserved, unless it has taken part already."""
+        self._cards.pop(node, None)
+        self.refused[self.sites[node]] = why
+        if not self.introductions:
+            del self.sites[node]
+            self.fleet.ask(self._request("finish", sites=1), [node])
 
     def _introduce(self) -> None:
         """Send every site the cards of all; without cards sums travel bare.
@@ -182,6 +212,23 @@ class Enrolment:
                 + listed({self.sites[answer.node]: answer.problem for answer in failed}),
                 "Every site must have pinned the same roster: compare its fingerprint with them.",
             )
+
+
+def misfit(card: object, owner: Owner, request: Request) -> str:
+    """Return what is wrong with the card of a site, as far as one can tell who knows its identity; "" if nothing is.
+
+    The other sites look as closely themselves. But they would refuse everybody with whom such a card came, and who has
+    stolen the key of one node could stop every run.
+    """
+    try:
+        read = Card.model_validate_json(json.dumps(card), strict=True)
+    except ValidationError:
+        return "sent no card"
+    if (read.site, read.run, read.study) != (owner.site, request.run, request.study):
+        return "sent a card of another site, run or study"
+    if not fits(owner.key, read.signed(), read.signature):
+        return "did not sign its card with the key this coordinator knows it by"
+    return ""
 
 
 def fit_together(one: str, other: str) -> bool:

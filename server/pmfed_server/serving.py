@@ -183,7 +183,8 @@ class _Door:
             if not number:
                 log.warning("%s: its node was not let in: %s", card.site, error)
                 return
-        write_atomically(self.file, json.dumps({**done, card.node: {"site": card.site, "node": number}}).encode())
+        owner = {"site": card.site, "key": card.key, "node": number}
+        write_atomically(self.file, json.dumps({**done, card.node: owner}).encode())
 
     def _taken(self, done: dict[str, dict[str, str]]) -> str:
         """Return the one node that Flower has and nobody knows whose it is: the one it took in without our hearing of it.

@@ -219,4 +219,6 @@ def test_flower_that_does_not_answer_is_an_error_and_the_door_tries_again(
     nodes.pop()
     door.due = dict.fromkeys(door.due, 0.0)
     door.look()
-    assert list(json.loads(hub.registered.read_text()).values()) == [{"site": "north", "node": "7"}]
+    assert list(json.loads(hub.registered.read_text()).values()) == [
+        {"site": "north", "key": hub.known()["north"].key, "node": "7"}
+    ]

@@ -10,12 +10,14 @@ from typing import Any
 import federation
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
 from pmfed_client import resident
 from pmfed_client.agent import Agent, Rehearsal
 from pmfed_client.app import app as client_app
 from pmfed_client.ledger import Ledger
 from pmfed_client.site import Site, read_sites
+from pmfed_server.enrolment import Owner, misfit
 from pmfed_server.rounds import Outcome, Rounds, spending
 from pmfed_simulations.grid import LocalGrid
 from pmfed_simulations.rosters import pin_rosters
@@ -23,7 +25,9 @@ from pmfed_simulations.rosters import pin_rosters
 from pmfed import __version__
 from pmfed.errors import RunError
 from pmfed.privacy.plan import PrivacyPlan
-from pmfed.secagg.keys import verify
+from pmfed.secagg.cards import make_card
+from pmfed.secagg.keys import Identity, verify
+from pmfed.secagg.roster import Roster
 from pmfed.study import Study
 from pmfed.wire import Request, dump, parse_reply, parse_request
 
@@ -76,6 +80,23 @@ class Federation:
         pin_rosters(self.sites)
         self.rehearsal = Rehearsal()
         self.grid: Meddled | None = None
+
+    def owners(self) -> dict[int, Owner]:
+        """Return whose the nodes are, as a coordinator who has all cards would know."""
+        return {
+            number: Owner(name, Identity.at(self.site(name).identity).public)
+            for number, name in enumerate(federation.SITES, start=1)
+        }
+
+    def registered(self, owners: dict[int, Owner]) -> Outcome:
+        """Run with a coordinator who knows whose the nodes are."""
+        for name in federation.SITES:
+            resident.register(name, Agent(self.site(name)))
+        nodes: dict[int, dict[str, Any]] = {number: {"site": name} for number, name in enumerate(federation.SITES, 1)}
+        with LocalGrid(client_app, nodes) as grid:
+            return Rounds(
+                grid, self.study, self.plan, self.folder, run=RUN, sites=3, patience=30.0, registered=lambda: owners
+            ).run()
 
     def run(self, before: Before | None = None, after: After | None = None, there: int = 3) -> Outcome:
         """Run with so many of the sites."""
@@ -523,18 +544,49 @@ def test_a_site_nobody_runs_is_that_sites_problem(sites: Federation) -> None:
 
 def test_a_node_is_believed_only_the_name_on_its_card(sites: Federation) -> None:
     """South's node says it is south, as its card does; the other two say so of each other."""
-    for name in federation.SITES:
-        resident.register(name, Agent(sites.site(name)))
-    nodes: dict[int, dict[str, Any]] = {1: {"site": NORTH}, 2: {"site": SOUTH}, 3: {"site": WEST}}
-    registered = {1: WEST, 2: SOUTH, 3: NORTH}
-    with LocalGrid(client_app, nodes) as grid:
-        rounds = Rounds(
-            grid, STUDY, PLAN, sites.folder, run=RUN, sites=3, patience=30.0, registered=lambda: registered
-        )  # fmt: skip
-        with pytest.raises(RunError, match="1 of 3 sites agreed") as told:
-            rounds.run()
+    owners = sites.owners()
+    with pytest.raises(RunError, match="1 of 3 sites agreed") as told:
+        sites.registered({1: owners[3], 2: owners[2], 3: owners[1]})
     assert f"{WEST}: calls itself '{NORTH}', which is not the name on its card" in str(told.value)
     assert f"{NORTH}: calls itself '{WEST}', which is not the name on its card" in str(told.value)
+
+
+def test_who_has_the_key_of_a_sites_node_is_not_that_site(sites: Federation) -> None:
+    """The card is not signed with the site's identity; the others never see it, and can do without."""
+    outcome = sites.registered({**sites.owners(), 2: Owner(SOUTH, sites.owners()[1].key)})
+    assert outcome.refused == {SOUTH: "did not sign its card with the key this coordinator knows it by"}
+    assert (outcome.sites, outcome.rounds, outcome.masked) == ((NORTH, WEST), 6, True)
+    assert sites.charges(SOUTH) == []
+
+
+def test_a_site_with_an_older_roster_stops_nobody_but_itself(sites: Federation) -> None:
+    older = sites.site(WEST).roster
+    keys = Roster.read(older).keys
+    older.write_text(Roster.of({name: keys[name] for name in (SOUTH, WEST)}).canonical())
+    outcome = sites.registered(sites.owners())
+    assert list(outcome.refused) == [WEST]
+    assert outcome.refused[WEST].startswith("has pinned another roster than most")
+    assert (outcome.sites, outcome.rounds) == ((NORTH, SOUTH), 6)
+
+
+@pytest.mark.parametrize("card", [None, 7, {}, {"what": "pmfed card"}, [], "card"], ids=repr)
+def test_what_is_no_card_is_none(card: object) -> None:
+    request = Request(kind="enroll", run=RUN, study=STUDY.fingerprint(), sites=3)
+    assert misfit(card, Owner(NORTH, "0" * 64), request) == "sent no card"
+
+
+def test_a_card_is_of_its_site_run_and_study(sites: Federation) -> None:
+    site, identity = sites.site(NORTH), Identity.at(sites.site(NORTH).identity)
+    roster, owner = Roster.read(site.roster), Owner(NORTH, identity.public)
+    request = Request(kind="enroll", run=RUN, study=STUDY.fingerprint(), sites=3)
+    card = make_card(X25519PrivateKey.generate(), identity, roster, RUN, STUDY.fingerprint(), NORTH)
+    assert misfit(card.model_dump(), owner, request) == ""
+    for change in ({"run": "cd" * 16}, {"study": "0" * 64}, {"site": WEST}):
+        blank = card.model_copy(update=change)
+        signed = blank.model_copy(update={"signature": identity.sign(blank.signed())})
+        assert misfit(signed.model_dump(), owner, request) == "sent a card of another site, run or study"
+    other = card.model_copy(update={"exchange": "1" * 64})
+    assert "did not sign" in misfit(other.model_dump(), owner, request)
 
 
 def test_statistics_are_learned_once_and_go_on_with_a_resumed_run(tmp_path: Path) -> None:
