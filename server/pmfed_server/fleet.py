@@ -31,7 +31,7 @@ MESSAGE_TYPES = {
 Model = Callable[[], npt.NDArray[np.float32]]
 """Gives a model when it is needed: whoever passes it on need not hold it."""
 NOBODY = -1
-LONGEST = 0.5  # seconds between two looks for answers
+SHORTEST, LONGEST = 0.01, 0.5  # seconds between two looks for answers: a twentieth of what was waited, within these
 ROOM = 64 << 20  # bytes of answers taken from Flower at a time: of large models one, whoever else has answered
 
 
@@ -116,14 +116,14 @@ class Fleet:
         texts
             For some nodes, a text of their own.
         """
-        deadline = time.monotonic() + self.patience
+        since = time.monotonic()
+        deadline = since + self.patience
         asked, size = self._push(request, nodes, model, texts)
         waiting = {name: node for name, node in asked if name}
         for name, node in asked:
             if not name:
                 yield Answer(node, None, problem="is no longer known to Flower")
         at_once = max(1, ROOM // max(1, size))
-        pause = 0.01
         while waiting and time.monotonic() < deadline:
             names = list(waiting)
             for start in range(0, len(names), at_once):
@@ -134,10 +134,9 @@ class Fleet:
                     if node != NOBODY:  # else a reply to nothing that was asked
                         yield self._read(node, message, request)
                         del message
-                        pause = 0.01
+                        since = time.monotonic()
             if waiting:
-                time.sleep(pause)
-                pause = min(2 * pause, LONGEST)
+                time.sleep(min(max(SHORTEST, (time.monotonic() - since) / 20), LONGEST))
         for node in waiting.values():
             yield Answer(node, None, problem="did not answer in time")
 
