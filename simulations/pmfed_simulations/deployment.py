@@ -213,9 +213,10 @@ class Deployment:
         for name, site in self.sites.items():
             if not site.ledger.exists():
                 continue
-            ledger = Ledger(site.ledger)
-            ledger.verify()
-            rows = [row for row in ledger.rows() if row.run == run and row.kind == "charge"]
+            # Not kept open: were this process to read the file in any other way, the system would take SQLite's lock away.
+            with Ledger(site.ledger) as ledger:
+                ledger.verify()
+                rows = [row for row in ledger.rows() if row.run == run and row.kind == "charge"]
             left = {
                 (line["what"], line["round"], line["attempt"])
                 for line in AuditLog(site.audit_log).lines()

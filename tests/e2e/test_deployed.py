@@ -266,7 +266,8 @@ def test_an_agent_that_is_killed_in_the_middle(deployed: Deployed) -> None:
     assert 1 <= result["rounds"] <= 5
     run = json.loads((out / "run.json").read_text())["id"]
     for name in SITES:
-        charged = [row for row in Ledger(deployed.folder / name / "ledger.db").rows() if row.run == run]
+        with Ledger(deployed.folder / name / "ledger.db") as ledger:  # closed: see Deployment.books
+            charged = [row for row in ledger.rows() if row.run == run]
         steps = [(row.round, row.attempt) for row in charged if row.kind == "charge" and row.what == "step"]
         assert len(steps) == len(set(steps)) <= 5
         released = [line for line in deployed.audit(name, "step") if line["run"] == run and not line["code"]]
