@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from pmfed.errors import StudyError
-from pmfed.privacy.pages import Precision
+from pmfed.privacy.precision import Precision
 
 BFLOAT16 = (8, 0)  # compute capability: what came before multiplies bfloat16 no faster than float32
 

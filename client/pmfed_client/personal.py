@@ -23,8 +23,8 @@ from pmfed.models import build, flatten, load, named
 from pmfed.models.parts import stay_mask
 from pmfed.privacy.gradients import PrivateStep
 from pmfed.privacy.noise import Source
-from pmfed.privacy.pages import Precision
 from pmfed.privacy.plan import PrivacyPlan
+from pmfed.privacy.precision import Precision
 from pmfed.sections.personal import Ditto
 from pmfed.study import Study
 from pmfed.tasks import task_for

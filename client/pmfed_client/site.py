@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field
 from pmfed.cohort.imaging.places import Places
 from pmfed.errors import StudyError
 from pmfed.modality import Name
-from pmfed.privacy.pages import Precision
+from pmfed.privacy.precision import Precision
 from pmfed.secagg.roster import FILE as ROSTER
 from pmfed.validate import Frozen, read_toml
 from pmfed_client.policy import Policy

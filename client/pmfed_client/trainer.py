@@ -20,8 +20,8 @@ from pmfed.errors import PolicyError
 from pmfed.models import build, load
 from pmfed.privacy.gradients import PrivateStep
 from pmfed.privacy.noise import LARGEST, Source
-from pmfed.privacy.pages import Precision
 from pmfed.privacy.plan import PrivacyPlan
+from pmfed.privacy.precision import Precision
 from pmfed.privacy.sampling import poisson
 from pmfed.secagg.grid import Words, evaluation_grid, gradient_grid, statistics_grid
 from pmfed.study import Study

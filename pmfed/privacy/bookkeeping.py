@@ -26,7 +26,8 @@ from torch.overrides import TorchFunctionMode
 
 from pmfed.privacy import layers, recurrent
 from pmfed.privacy.batches import Batch, Patients, room, rows, spread
-from pmfed.privacy.pages import Page, Precision, Shared
+from pmfed.privacy.pages import Page, Shared
+from pmfed.privacy.precision import Precision
 
 MEMORY = 32 << 20
 """Bytes that activations and noted gradients of one chunk may take: more leaves the cache."""

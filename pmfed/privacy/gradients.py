@@ -25,8 +25,8 @@ from pmfed.errors import DataError, StudyError
 from pmfed.privacy.batches import Batch, Patients, Tensors, room, rows, spread, whole
 from pmfed.privacy.bookkeeping import BookKeeper, Unsupported
 from pmfed.privacy.noise import Source
-from pmfed.privacy.pages import Precision
 from pmfed.privacy.plan import PrivacyPlan
+from pmfed.privacy.precision import Precision
 from pmfed.privacy.shortcut import LinearModel, by_outer_product, is_linear, one_each, same
 
 Strategy = Literal["auto", "bookkeeping", "vmap"]

@@ -9,12 +9,13 @@ kept (``Dense``); where not, ``a`` and ``g`` are kept (``Product``).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from pmfed.privacy.batches import Patients
+from pmfed.privacy.precision import Precision
 
 SLICE = 8 << 20
 """Bytes of intermediate results at a time while norms are computed: they should stay in the cache."""
@@ -25,9 +26,6 @@ ROUNDING = 1e-6
 Terms of one patient may cancel. The gradient that is added up carries their float32 rounding, so a norm that
 did not would let a patient of large, cancelling terms weigh more than the clip.
 """
-
-Precision = Literal["float32", "bfloat16"]
-"""What layers that multiply round their operands to."""
 
 Positions = Callable[[Tensor | slice], tuple[Tensor, Tensor]]
 """Some of the records -> inputs (n, groups, T, in) and output gradients (n, groups, T, out)."""

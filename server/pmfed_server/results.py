@@ -197,8 +197,7 @@ def write_results(folder: Path, study: Study, outcome: Outcome, result: Mapping[
     sums = {"total": outcome.evaluated.total}
     sums |= {f"site:{name}": total for name, total in outcome.evaluated.per_site.items()}
     if outcome.personal is not None:
-        sums["personal"] = outcome.personal.total
-        sums |= {f"personal:{name}": total for name, total in outcome.personal.per_site.items()}
+        sums |= outcome.personal.state("personal")
     with replacing(folder / "evaluation.safetensors") as beside:
         save_file(sums, beside)
     if any(outcome.receipts.values()):

@@ -19,8 +19,8 @@ from pmfed.errors import StudyError
 from pmfed.models import flatten
 from pmfed.privacy.gradients import PrivateStep
 from pmfed.privacy.noise import SeededSource
-from pmfed.privacy.pages import Precision
 from pmfed.privacy.plan import PrivacyPlan
+from pmfed.privacy.precision import Precision
 from pmfed.study import Study
 
 NONE = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device here")

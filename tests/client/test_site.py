@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -117,3 +119,9 @@ def test_two_sites_with_one_name_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "b", GOOD)
     with pytest.raises(StudyError, match=r"a/site\.toml and .*b/site\.toml: two sites are called 'hospital-1'"):
         read_sites(tmp_path)
+
+
+def test_reading_and_starting_a_site_loads_no_torch() -> None:
+    """It would take twice the time of every `pmfed site` command, and memory of what only waits for others."""
+    code = "import sys, pmfed_client.node, pmfed_client.supervise; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -51,7 +51,7 @@ def choose_all(
     by_patient: Mapping[str, Sequence[Scan]],
     patients: Sequence[str],
     when: NDArray[np.datetime64] | None,
-    pick: Callable[[Sequence[Scan], int | None], Scan | None],
+    take: str,
     counts: Counter[str],
 ) -> dict[Scan, list[int]]:
     """Return the scans that are used, each with its records.
@@ -64,8 +64,8 @@ def choose_all(
         (R,) the patient of each record.
     when
         (R,) the index date of each record, NaT where it has none, or None when the study has none.
-    pick
-        `choose` with the study's "latest" or "earliest".
+    take
+        "latest" or "earliest".
     counts
         Records that get nothing are counted here.
     """
@@ -78,7 +78,7 @@ def choose_all(
             continue
         latest = None if seconds is None else int(seconds[record].astype(np.int64))
         if (owner, latest) not in chosen:
-            chosen[owner, latest] = pick(by_patient.get(owner, ()), latest)
+            chosen[owner, latest] = choose(by_patient.get(owner, ()), latest, take)
         found = chosen[owner, latest]
         if found is not None:
             wanted.setdefault(found, []).append(record)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pmfed.cohort.block import Block
 from pmfed.cohort.imaging.assemble import MISSING, TILTED, Need, assemble, needed
 from pmfed.cohort.imaging.cache import Cache, key_of
-from pmfed.cohort.imaging.choice import choose, choose_all
+from pmfed.cohort.imaging.choice import choose_all
 from pmfed.cohort.imaging.failures import BURNED_IN, OUTSIDE, REMEDIES, report
 from pmfed.cohort.imaging.fill import Filled, Made, fill
 from pmfed.cohort.imaging.index import Index, read_index
@@ -84,9 +84,7 @@ def read_dicom(
         return Block(inputs, present, counts=counts, warnings=tuple(warnings))
 
     selection = select(spec, index.pictures, owners, set(patients))
-    wanted = choose_all(
-        selection.by_patient, patients, when, lambda found, latest: choose(found, latest, spec.series.take), counts
-    )
+    wanted = choose_all(selection.by_patient, patients, when, spec.series.take, counts)
     burned = sum(found.may_show_text for found in wanted)
     if burned and spec.burned_in == "stop":
         report(f"{source}: series", {BURNED_IN: burned}, len(wanted), problems)

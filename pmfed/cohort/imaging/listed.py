@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pmfed.cohort.block import Block
 from pmfed.cohort.imaging.cache import Cache, key_of
-from pmfed.cohort.imaging.choice import choose, choose_all
+from pmfed.cohort.imaging.choice import choose_all
 from pmfed.cohort.imaging.digests import Digests
 from pmfed.cohort.imaging.failures import report
 from pmfed.cohort.imaging.fill import Made, fill
@@ -105,7 +105,7 @@ def read_nifti(
     except DataError as error:
         problems.note(error)
         return Block(inputs, present)
-    wanted = choose_all(by_patient, patients, when, lambda found, latest: choose(found, latest, spec.take), counts)
+    wanted = choose_all(by_patient, patients, when, spec.take, counts)
     cache, digests = Cache(places.cache), Digests(source, places.cache)
     filled = fill(
         wanted, lambda one: _scan(spec, one, source, digests, cache, places), lambda one: one.file,

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pmfed.cohort.imaging.assemble import Need, in_space, needed, plane_of
-from pmfed.cohort.imaging.choice import choose, choose_all
+from pmfed.cohort.imaging.choice import choose_all
 from pmfed.cohort.imaging.failures import (
     DAMAGED,
     NO_SCAN,
@@ -124,9 +124,7 @@ def read_segmentations(
     if owners is None:
         return masks
     by_patient = select(spec, index.pictures, owners, set(patients)).by_patient
-    wanted = choose_all(
-        by_patient, patients, when, lambda found, latest: choose(found, latest, spec.series.take), Counter()
-    )
+    wanted = choose_all(by_patient, patients, when, spec.series.take, Counter())
     scans = {record: found for found, records in wanted.items() for record in records}
     failed: Counter[str] = Counter()
     with quiet():

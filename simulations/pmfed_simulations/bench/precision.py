@@ -11,8 +11,8 @@ from torch.nn import functional
 from pmfed.models.imaging import SmallCNN
 from pmfed.models.repair import make_private
 from pmfed.privacy.gradients import PrivateStep
-from pmfed.privacy.pages import Precision
 from pmfed.privacy.plan import PrivacyPlan
+from pmfed.privacy.precision import Precision
 from pmfed_simulations.bench import Row, Timed, compare, timed
 from pmfed_simulations.bench.engine import Wrapped
 

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pmfed.privacy import bookkeeping, pages
 from pmfed.privacy.gradients import PrivateStep
-from pmfed.privacy.pages import Precision
+from pmfed.privacy.precision import Precision
 
 ROUNDED = {  # what may see a rounded number: products of layers, and what only moves or converts numbers
     "mm", "bmm", "addmm", "convolution", "convolution_backward", "_to_copy", "t", "transpose", "view", "_unsafe_view", "clone",
