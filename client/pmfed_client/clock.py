@@ -30,9 +30,12 @@ def ahead(node: Node) -> float:
     Raises
     ------
     OSError
-        The coordinator does not answer, or shows no certificate of its authority.
+        The coordinator does not answer, or shows no certificate of its authority; or we have none of that.
     """
-    trusted = ssl.create_default_context(cafile=str(node.certificate))
+    try:
+        trusted = ssl.create_default_context(cafile=str(node.certificate))
+    except OSError:
+        raise OSError(f"{node.certificate} is not there, or no certificate") from None
     trusted.verify_flags |= _NO_CHECK_TIME
     host, _, port = node.address.rpartition(":")
     connection = http.client.HTTPSConnection(host.strip("[]"), int(port), timeout=PATIENCE, context=trusted)

@@ -6,6 +6,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -92,6 +93,16 @@ def test_whoever_is_not_of_our_authority_is_not_believed(coordinator: Callable[.
     assert "certificate" in coordinator_line(misled)
     named = Node(one.address.replace("localhost", "127.0.0.1"), one.certificate, one.key, one.home, one.socket)
     assert "NOT REACHED" in coordinator_line(named)  # the certificate is for another name
+
+
+@pytest.mark.parametrize("held", [None, b"", b"no certificate"])
+def test_a_file_that_is_no_certificate_is_named(
+    coordinator: Callable[..., Node], tmp_path: Path, held: bytes | None
+) -> None:
+    node = replace(coordinator(0), certificate=tmp_path / "ours.crt")
+    if held is not None:
+        node.certificate.write_bytes(held)
+    assert f"NOT REACHED ({node.certificate} is not there, or no certificate)" in coordinator_line(node)
 
 
 @pytest.mark.parametrize("told", ["noon", "Thu, 99 Foo 2026 10:00:00 GMT", "-"])
