@@ -36,7 +36,8 @@ from pmfed_client.app import app
 
 log = logging.getLogger("pmfed.courier")
 
-LOOK = 0.1  # seconds between two looks for a message
+LOOK, REST = 0.1, 1.0  # seconds between two looks for a message: during a run, and where none came for a while
+AWAKE = 120.0  # seconds after a message in which the next is looked for often; a look costs the SuperNode 4 ms of a processor
 GRACE = 3.0  # seconds a courier may take to end once the next message is there
 PROTECTED = frozenset({"/flwr.proto.Runtime/AcquireTask"})
 
@@ -47,12 +48,13 @@ def carry_all(address: str, secret: bytes) -> None:
         address, SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods=PROTECTED), "SuperExec"
     )
     wanted = AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP])
-    before, token = 0, ""
+    before, token, last = 0, "", -AWAKE
     while True:
         found = asks.AcquireTask(wanted)
         if not (found.HasField("task") and found.token):
-            time.sleep(LOOK)
+            time.sleep(LOOK if time.monotonic() - last < AWAKE else REST)
             continue
+        last = time.monotonic()
         if _end(before):
             _give_up(address, token)
         before, token = os.fork(), found.token
