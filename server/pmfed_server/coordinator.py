@@ -120,7 +120,6 @@ def make_coordinator(folder: Path, names: Sequence[str], port: int, link_port: i
     secret.touch(mode=0o600)
     secret.write_text(secrets.token_hex(32), encoding="utf-8")
     (folder / "coordinator.pub").write_text(coordinator.identity.public + "\n", encoding="utf-8")
-    coordinator.flwr.point(f"127.0.0.1:{link_port}", folder / "ca.crt")
     return coordinator
 
 

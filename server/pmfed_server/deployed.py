@@ -23,11 +23,12 @@ from pmfed_server.bundle import bundle, failure_of
 from pmfed_server.checkpoint import write_atomically
 from pmfed_server.coordinator import Coordinator
 from pmfed_server.results import read_lines
+from pmfed_server.serving import answers
 
 FILE = "run.json"
 LOOK = 0.2  # seconds between two looks at RUN
 ASK = 15.0  # seconds between two questions to Flower while RUN says nothing
-START = 120.0  # seconds Flower may take to start the ServerApp
+START = 120.0  # seconds Flower may take to come up, and to start the ServerApp
 
 Tell = Callable[[str], None]
 
@@ -60,6 +61,8 @@ def go(coordinator: Coordinator, out: Path, tell: Tell) -> dict[str, Any]:
     ------
     UsageError
         The coordinator does not run, or the run is under way.
+    RunError
+        Flower's SuperLink does not come up.
     InterruptedRunError
         Ctrl-C; Flower was told to stop the run.
     PmfedError
@@ -70,6 +73,7 @@ def go(coordinator: Coordinator, out: Path, tell: Tell) -> dict[str, Any]:
         return _result(coordinator, out)
     if running(coordinator.folder) is None:
         raise UsageError(f"{coordinator.folder}: the coordinator does not run.", "Start it: pmfed coordinator start")
+    _await(coordinator)
     flwr = coordinator.flwr
     if told["flower"] and not flwr.status(told["flower"]).startswith("finished"):
         raise UsageError(
@@ -99,6 +103,18 @@ def go(coordinator: Coordinator, out: Path, tell: Tell) -> dict[str, Any]:
             f"Go on with: pmfed coordinator resume {out}",
         ) from None
     return _result(coordinator, out)
+
+
+def _await(coordinator: Coordinator) -> None:
+    """Wait a bounded time for a coordinator that has just been started, or whose SuperLink is being started anew."""
+    deadline = time.monotonic() + START
+    while not answers(coordinator):
+        if time.monotonic() > deadline:
+            raise RunError(
+                f"{coordinator.folder}: the coordinator runs, but its SuperLink has not answered for {START:.0f} s.",
+                f"See the end of {coordinator.folder / 'logs' / 'superlink.log'}.",
+            )
+        time.sleep(LOOK)
 
 
 def stop_run(coordinator: Coordinator, out: Path) -> None:

@@ -82,12 +82,11 @@ def start_coordinator(coordinator: Coordinator, proxy: bool = True) -> None:
     UsageError
         nginx is not installed, or the coordinator runs already.
     """
-    folder, home = coordinator.folder, coordinator.home
+    folder, home, link = coordinator.folder, coordinator.home, coordinator.addresses.link_port
     user = f"user {pwd.getpwuid(0).pw_name};\n" if os.geteuid() == 0 else ""
-    text = NGINX.format(
-        user=user, folder=folder, port=coordinator.addresses.port, link_port=coordinator.addresses.link_port
-    )
-    write_atomically(folder / "nginx.conf", text.encode())
+    text = NGINX.format(user=user, folder=folder, port=coordinator.addresses.port, link_port=link)
+    write_atomically(folder / "nginx.conf", text.encode())  # each start anew: the folder may have been made elsewhere
+    coordinator.flwr.point(f"127.0.0.1:{link}", folder / "ca.crt")
     if not (home / "state.db").exists():
         coordinator.registered.unlink(missing_ok=True)
     keep(folder, programs(coordinator, proxy), _Door(coordinator).look)

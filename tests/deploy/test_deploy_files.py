@@ -27,6 +27,7 @@ DEPLOY = ROOT / "deploy"
 UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
 DOCKERFILES = sorted((DEPLOY / "docker").glob("*.Dockerfile"))
 COMPOSE: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+TRIAL = DEPLOY / "trial.sh"
 CHART = DEPLOY / "helm" / "pmfed"
 
 
@@ -40,6 +41,8 @@ def commands() -> Iterator[tuple[str, list[str]]]:
         assert 'ENTRYPOINT ["pmfed"]' in text
         for line in re.findall(r"^CMD (\[.*\])$", text, re.MULTILINE):
             yield file.name, yaml.safe_load(line)
+    for line in re.findall(r'\bpmfed ((?:data|site|coordinator) [^|;"\n]*)', TRIAL.read_text()):
+        yield TRIAL.name, shlex.split(line.partition(" > ")[0].replace("$site", "hospital-1"))
     for template in sorted((CHART / "templates").glob("*.yaml")):
         for line in re.findall(r"\bpmfed ((?:site|coordinator) .*)$", template.read_text(), re.MULTILINE):
             yield template.name, shlex.split(line.replace("$HOSTS", "--host hub").replace("$PORT", "9092"))
@@ -56,7 +59,9 @@ def test_every_command_is_one_of_ours(file: str, words: list[str]) -> None:
 
 
 def test_all_files_have_commands() -> None:
-    assert {file for file, _ in commands()} >= {path.name for path in (*UNITS, *DOCKERFILES)} | {"statefulset.yaml"}
+    assert {file for file, _ in commands()} >= {path.name for path in (*UNITS, *DOCKERFILES, TRIAL)} | {
+        "statefulset.yaml"
+    }
 
 
 @pytest.mark.parametrize("file", DOCKERFILES, ids=lambda path: path.name)
@@ -74,7 +79,7 @@ def test_images_are_pinned_and_run_as_nobody(file: Path) -> None:
 
 def test_compose_is_three_sites_and_nothing_reachable_from_outside() -> None:
     services = COMPOSE["services"]
-    assert set(services) == {"hub", "north", "south", "west"}
+    assert set(services) == {"hub", "hospital-1", "hospital-2", "hospital-3"}
     assert COMPOSE["networks"]["wan"]["internal"]
     for service in services.values():
         assert (ROOT / service["build"]["dockerfile"]).is_file()

@@ -125,7 +125,8 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
     proxy = () if NGINX else ("--no-proxy",)
     link = free_port() if NGINX else port
     names = ("--host", "localhost", "--port", port, "--link-port", link)
-    here.pmfed("coordinator", "init", "hub", *names)
+    here.pmfed("coordinator", "init", "made", *names)
+    (folder / "made").rename(folder / "hub")  # as where a container gets what was made outside it
     for name in SITES:
         here.pmfed("site", "init", name, "--name", name)
         (folder / f"{name}.json").write_text(here.pmfed("site", "card", name))

@@ -72,6 +72,7 @@ def test_a_server_app_that_is_killed_leaves_a_run_that_can_go_on(broken: Federat
     assert code == RunError.exit_code, said
     assert "error PM510: the run ended without a result" in said
     assert not (run.out / "result.json").exists()
+    broken.d.kill("hub", "superlink")  # which is waited for
     code, said = broken.d.resume(run.out).end()
     assert code == 0, said
     broken.check_books(run.out, 2)
