@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 LOOK = """
-import gc, json, sys
+import json, sys, threading
 from pmfed_server import link
 
 def look():
@@ -18,16 +18,16 @@ def look():
     store.initialize()
     with store.session() as session:
         said = {name: session.scalar(text(f"PRAGMA {name}")) for name in ("cache_size", "mmap_size", "busy_timeout")}
-    print(json.dumps({**said, "circles": gc.get_threshold()[0]}))
+    print(json.dumps({**said, "watched": [thread.name for thread in threading.enumerate()][1:]}))
 
 link.flower_superlink = look
 link.main()
 """
 
 
-def test_a_connection_holds_two_megabytes_and_maps_nothing(tmp_path: Path) -> None:
+def test_a_connection_holds_two_megabytes_and_maps_nothing_and_memory_is_watched(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", LOOK, str(tmp_path / "state.db")], capture_output=True, text=True, check=True
     )
     told = json.loads(done.stdout.splitlines()[-1])
-    assert told == {"cache_size": -2000, "mmap_size": 0, "busy_timeout": 60000, "circles": 50}
+    assert told == {"cache_size": -2000, "mmap_size": 0, "busy_timeout": 60000, "watched": ["let_go_early"]}
