@@ -61,8 +61,8 @@ class Federation:
         self.runs = folder / "runs"
 
     def place(self, name: str) -> Path:
-        """Return a folder with data and site.toml of one more site."""
-        place = self.fed / "sites" / name
+        """Return a folder with data and site.toml of one more site; a stranger's is where no simulation looks."""
+        place = self.fed / ("sites" if name in SITES else "strangers") / name
         shutil.copytree(self.fed / "sites" / "north", place)
         federation.change(place / "site.toml", "north", name)
         return place
