@@ -40,7 +40,16 @@ done
 chown -R 10001:10001 .
 '
 compose up -d
-until compose exec -T hub python -m pmfed.processes check /hub; do sleep 2; done
+looks=60
+until compose exec -T hub python -m pmfed.processes check /hub; do
+    looks=$((looks - 1))
+    if [ $looks -eq 0 ]; then
+        compose logs hub
+        echo "the coordinator does not come up; its programs' logs are in deploy/trial/hub/logs." >&2
+        exit 1
+    fi
+    sleep 2
+done
 compose exec -T hub pmfed coordinator run study.toml --sites 3 --out runs/trial
 echo "hospital-1's ledger:"
 compose exec -T hospital-1 pmfed site ledger show

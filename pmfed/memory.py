@@ -61,8 +61,9 @@ def _watch() -> None:
         now = _resident()
         if now > least + _GROWN:
             gc.collect()
-            now = least = _resident()
-        least = min(least, now)
+            least = _resident()
+        else:
+            least = min(least, now)
 
 
 def _resident() -> int:

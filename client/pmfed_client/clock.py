@@ -14,10 +14,8 @@ from email.utils import parsedate_to_datetime
 
 from pmfed_client.node import Node
 
-AHEAD, BEHIND = (
-    5.0,
-    300.0,
-)  # seconds that Flower lets pass: SYSTEM_TIME_TOLERANCE and TIMESTAMP_TOLERANCE of flwr.common.constant
+# Seconds that Flower lets pass: SYSTEM_TIME_TOLERANCE and TIMESTAMP_TOLERANCE of flwr.common.constant
+AHEAD, BEHIND = 5.0, 300.0
 PATIENCE = 5.0  # seconds
 _NO_CHECK_TIME = 0x200000  # X509_V_FLAG_NO_CHECK_TIME: a wrong clock must not keep us from seeing that it is wrong
 

@@ -59,9 +59,8 @@ def test_every_command_is_one_of_ours(file: str, words: list[str]) -> None:
 
 
 def test_all_files_have_commands() -> None:
-    assert {file for file, _ in commands()} >= {path.name for path in (*UNITS, *DOCKERFILES, TRIAL)} | {
-        "statefulset.yaml"
-    }
+    files = {path.name for path in (*UNITS, *DOCKERFILES, TRIAL)}
+    assert {file for file, _ in commands()} >= files | {"statefulset.yaml"}
 
 
 @pytest.mark.parametrize("file", DOCKERFILES, ids=lambda path: path.name)
@@ -75,6 +74,20 @@ def test_images_are_pinned_and_run_as_nobody(file: Path) -> None:
     wants = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert "hospital" in wants
     assert ("'.[hospital]'" in text) == file.name.startswith("site")  # a site reads what hospitals have
+
+
+@pytest.mark.parametrize("file", DOCKERFILES, ids=lambda path: path.name)
+def test_docker_is_sent_what_an_image_is_made_of_and_nothing_else(file: Path) -> None:
+    lines = re.findall(r"^COPY (?!--from)(.*)$", file.read_text(), re.MULTILINE)
+    copied = [name for line in lines for name in line.split()[:-1]]
+    rules = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if not line.startswith("#")]
+    assert rules[0] == "*"
+    assert sorted(rule[1:] for rule in rules if rule.startswith("!")) == sorted(copied)
+
+
+def test_the_trial_uses_the_images_that_compose_builds() -> None:
+    built = {service["image"] for service in COMPOSE["services"].values()}
+    assert set(re.findall(r"\bpmfed-[a-z]+:[\d.]+", TRIAL.read_text())) <= built
 
 
 def test_compose_is_three_sites_and_nothing_reachable_from_outside() -> None:
