@@ -207,6 +207,24 @@ def site_resume(site: SiteFolder = Path()) -> None:
     print("it answers again.")
 
 
+@site_app.command("end")
+def site_end(
+    run: Annotated[str, typer.Argument(help="The run's id, or how it begins: see 'pmfed site ledger show'.")],
+    site: SiteFolder = Path(),
+) -> None:
+    """End a run here, whatever its coordinator does: what it never used of the budget is free again."""
+    from pmfed_client.auditlog import AuditLog
+    from pmfed_client.show import open_ledger
+    from pmfed_client.site import Site
+
+    place = Site.read(site)
+    ledger = open_ledger(place)
+    run = ledger.find(run)
+    ledger.end(run)
+    AuditLog(place.audit_log).add("end", run=run)
+    print(f"run {run} is over at this site: it gets no further answer. What was charged stays charged.")
+
+
 @site_app.command("status")
 def site_status(site: AnyFolder = Path()) -> None:
     """Show whether the site runs, how its programs are, whether the coordinator answers, and whether it is paused."""

@@ -20,11 +20,12 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from pmfed.modality import SCANS, Genotypes, Modality, Name, Table, numbers_of, shape_of
 from pmfed.modality.weights import told
+from pmfed.sections.method import GradientMethod, MethodSpec
 from pmfed.sections.model import ModelSpec
-from pmfed.sections.outcome import METRICS, Outcome
+from pmfed.sections.outcome import METRICS, NOTHING, Outcome
 from pmfed.sections.personal import Ditto, FineTune, LocalParts, Personal
 from pmfed.sections.segmentation import misfit
-from pmfed.sections.training import Training
+from pmfed.sections.training import NO_TRAINING, Training
 from pmfed.validate import Fraction, Frozen, parse_toml, read_toml
 
 
@@ -124,14 +125,21 @@ class Study(Frozen):
 
     study: About
     cohort: CohortSpec
-    outcome: Outcome
+    outcome: Outcome = NOTHING
     modalities: Annotated[dict[Name, Modality], Field(min_length=1)]
     model: ModelSpec = ModelSpec()
-    training: Training
+    training: Training = NO_TRAINING
     privacy: Privacy
     aggregation: Aggregation = Aggregation()
     evaluation: Evaluation = Evaluation()
     personal: Personal | None = None
+    method: MethodSpec = GradientMethod()
+
+    @model_validator(mode="after")
+    def _has_what_its_method_needs(self) -> Study:
+        if why := self.method.misfit(self.model_fields_set):
+            raise ValueError(why)
+        return self
 
     @model_validator(mode="after")
     def _holds_together(self) -> Study:
@@ -198,6 +206,15 @@ class Study(Frozen):
             return "method: a linear model has no normalisation layers; use 'intercept'"
         return ""
 
+    def _told(self, **how: Any) -> dict[str, Any]:
+        """Return plain values, without the sections that the method makes no use of."""
+        data = self.model_dump(mode="json", **how)
+        for section in self.method.unused:
+            data.pop(section, None)
+        if not self.outcome.columns:
+            data.pop("outcome")
+        return data
+
     @property
     def tuned(self) -> FineTune | Ditto | None:
         """How each site trains a whole model of its own, beside the common one or after it."""
@@ -230,6 +247,11 @@ class Study(Frozen):
         return unscaled or any(isinstance(m, SCANS) and m.centred for m in self.modalities.values())
 
     @property
+    def mechanism(self) -> str:
+        """How sums come about, in a word: the algorithm of a training, else the method."""
+        return self.training.algorithm if self.method.kind == "gradient" else self.method.kind
+
+    @property
     def steps(self) -> int:
         """Noisy steps taken on every patient's data over the whole run."""
         return self.training.rounds * self.training.local_steps
@@ -239,8 +261,14 @@ class Study(Frozen):
         return max(1, math.ceil(self.training.quorum * sites - 1e-9))
 
     def canonical(self) -> str:
-        """Return the one spelling of this study: JSON with sorted keys and no white space."""
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        """Return the one spelling of this study: JSON with sorted keys and no white space.
+
+        What pmfed 0.1 did not know is left out while it says what 0.1 did: its studies keep their fingerprints.
+        """
+        data = self._told()
+        if self.method == GradientMethod():
+            del data["method"]
+        return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the canonical form, in hex."""
@@ -267,7 +295,7 @@ class Study(Frozen):
 
     def to_toml(self) -> str:
         """Return this study as TOML that reads back to the same fingerprint."""
-        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+        return tomli_w.dumps(self._told(exclude_none=True))
 
     def replace(self, **sections: dict[str, Any] | None) -> Study:
         """Return a copy with some keys of some sections changed, validated anew; None leaves an optional section out.
@@ -276,17 +304,19 @@ class Study(Frozen):
         --------
         ``study.replace(privacy={"epsilon": 2.0}, training={"rounds": 50})``
         """
-        data = self.model_dump(mode="json")
+        data = self._told()
         for section, changes in sections.items():
-            data[section] = None if changes is None else {**(data[section] or {}), **changes}
+            if changes == {}:
+                continue
+            data[section] = None if changes is None else {**(data.get(section) or {}), **changes}
         return Study.model_validate(data)
 
     def only(self, names: Collection[str]) -> Study:
         """Return a copy with some of its modalities; of a single one nothing can be dropped."""
-        data = self.model_dump(mode="json")
-        for section in (data["modalities"], data["model"]["encoders"]):
+        data = self._told()
+        for section in (data["modalities"], data.get("model", {}).get("encoders", {})):
             for name in set(section) - set(names):
                 del section[name]
-        if len(names) == 1:
+        if len(names) == 1 and "training" in data:
             data["training"]["modality_dropout"] = 0.0
         return Study.model_validate(data)

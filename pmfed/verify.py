@@ -20,7 +20,8 @@ from safetensors import SafetensorError, safe_open
 
 from pmfed.charges import charges
 from pmfed.errors import PmfedError, UsageError, VerificationError
-from pmfed.privacy.accounting import Release, epsilon
+from pmfed.methods import plan_for
+from pmfed.privacy.accounting import epsilon
 from pmfed.privacy.plan import PrivacyPlan
 from pmfed.secagg.keys import Identity, verify
 from pmfed.secagg.roster import Key, Roster
@@ -198,7 +199,7 @@ def _contents(run: Path, found: Verified, roster: Roster | None) -> None:
         if fingerprint != found.manifest.study:
             found.wrong.append(f"{name}: belongs to another study than {found.manifest.study[:12]}, which was signed")
     named = {str(site["name"]) for site in result["sites"]}
-    plan = PrivacyPlan.solve(study, len(named))
+    plan = plan_for(study, len(named))
     found.wrong += _told(study, plan, result["privacy"])
     found.wrong += _told_of_own(study, plan, result.get("personal"))
     if result["privacy"]["insecure"]:
@@ -221,19 +222,20 @@ def _contents(run: Path, found: Verified, roster: Roster | None) -> None:
 
 
 def _told(study: Study, plan: PrivacyPlan, privacy: Mapping[str, Any]) -> Iterator[str]:
-    """Compare what result.json says of the mechanism with the study's own plan."""
+    """Compare what result.json says of the mechanisms with the study's own plan."""
+    main = plan.main
     for name, value in (
-        ("unit", plan.unit), ("mechanism", plan.algorithm), ("delta", plan.delta), ("colluders", plan.colluders),
-        ("sampling_rate", plan.sampling_rate), ("clip", plan.clip if math.isfinite(plan.clip) else None),
-        ("noise_multiplier", plan.noise_multiplier), ("evaluation_release", study.evaluation.release),
+        ("unit", plan.unit), ("mechanism", study.mechanism), ("delta", plan.delta), ("colluders", plan.colluders),
+        ("sampling_rate", main.sampling_rate), ("clip", main.bound if math.isfinite(main.bound) else None),
+        ("noise_multiplier", main.noise_multiplier), ("evaluation_release", study.evaluation.release),
     ):  # fmt: skip
         if not _same(privacy[name], value):
             yield f"result.json: privacy.{name} is {privacy[name]!r}; by the study it is {value!r}"
     steps = int(privacy["steps"])
-    if not 0 <= steps <= plan.steps:
-        yield f"result.json: {steps} steps; the study allows {plan.steps}"
-    elif abs(float(privacy["epsilon"]) - plan.epsilon(steps)) > 1e-3:  # as result.json rounds it, and a little
-        yield f"result.json: privacy.epsilon is {privacy['epsilon']}; computed anew {plan.epsilon(steps):.4f}"
+    if not 0 <= steps <= main.times:
+        yield f"result.json: {steps} steps; the study allows {main.times}"
+    elif abs(float(privacy["epsilon"]) - plan.epsilon({main.query: steps})) > 1e-3:  # as it is rounded, and a little
+        yield f"result.json: privacy.epsilon is {privacy['epsilon']}; computed anew {plan.epsilon({main.query: steps}):.4f}"
 
 
 def _told_of_own(study: Study, plan: PrivacyPlan, personal: Mapping[str, Any] | None) -> Iterator[str]:
@@ -244,7 +246,7 @@ def _told_of_own(study: Study, plan: PrivacyPlan, personal: Mapping[str, Any] | 
         return
     if personal["method"] != study.personal.method:
         yield f"result.json: personal.method is {personal['method']!r}; by the study it is {study.personal.method!r}"
-    value = None if plan.personal_noise is None else plan.alone().epsilon()
+    value = epsilon([plan["personal"].release()], plan.delta) if "personal" in plan else None
     if (value is None) != (personal["epsilon"] is None) or abs(float(personal["epsilon"] or 0) - (value or 0)) > 1e-3:
         yield f"result.json: personal.epsilon is {personal['epsilon']}; computed anew {value}"
 
@@ -278,22 +280,21 @@ def _charged(
     where: str, told: Mapping[str, Any], study: Study, plan: PrivacyPlan, privacy: Mapping[str, Any]
 ) -> Iterator[str]:
     """Compare a receipt's charges with the plan, and its epsilons with what they come to."""
-    known = {one.what: one for one in charges(study, plan)}
+    known = {charge.query: charge.mechanism for charge in charges(study, plan)}
     counted = {str(what): int(count) for what, count in told["charges"].items()}
     if strange := sorted(set(counted) ^ set(known)):
         yield f"{where}: {', '.join(strange)} is charged, or should be, unlike in the study"
         return
     for what, count in counted.items():
-        if not 0 <= count <= known[what].release.count:
-            yield f"{where}: {count} times '{what}' is charged; the study allows {known[what].release.count}"
-    if counted["step"] > int(privacy["steps"]):
-        yield f"{where}: {counted['step']} steps were charged; result.json accounts for {privacy['steps']}"
+        if not 0 <= count <= known[what].times:
+            yield f"{where}: {count} times '{what}' is charged; the study allows {known[what].times}"
+    main = plan.main.query
+    if counted[main] > int(privacy["steps"]):
+        yield f"{where}: {counted[main]} times '{main}' was charged; result.json accounts for {privacy['steps']}"
     expected: dict[str, float] = dict.fromkeys({one.role for one in known.values()}, 0.0)
     for role in expected:
         releases = [
-            Release(one.release.sampling_rate, one.release.noise_multiplier, counted[what])
-            for what, one in known.items()
-            if one.role == role and counted[what]
+            one.release(counted[what]) for what, one in known.items() if "all" in (role, one.role) or one.role == role
         ]
         expected[role] = epsilon(releases, float(told["delta"])) if releases else 0.0
     said = {str(cohort).partition(":")[0]: float(value) for cohort, value in told["cohorts"].items()}

@@ -7,6 +7,7 @@ a message: kind by kind it knows which fields and arrays may leave, of which typ
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from io import BytesIO
@@ -14,17 +15,18 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from pmfed.errors import ProtocolError
 from pmfed.modality import Name
 from pmfed.validate import Frozen
 
-VERSION: Literal[1] = 1
+VERSION: Literal[2] = 2
+"""Of the protocol between coordinator and site. 1 had a kind of message for each kind of sum; 2 has one for all."""
 MAX_RECORD = 1 << 20  # bytes of JSON; studies with thousands of features still fit
 MAX_HEAD = 1 << 12  # bytes that say what an array is
 
-Kind = Literal["enroll", "keys", "shares", "statistics", "step", "evaluate", "personal", "sign", "unmask", "finish"]
+Kind = Literal["enroll", "keys", "shares", "ask", "sign", "unmask", "finish"]
 Arrays = Mapping[str, npt.NDArray[Any]]
 RunId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 Fingerprint = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -33,13 +35,15 @@ Fingerprint = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 class Request(Frozen):
     """What the coordinator asks of a site.
 
-    ``sites`` is how many sites take part in this attempt: a site's share of the noise follows from it. ``round``
-    and ``attempt`` name a release; no site answers one twice. ``roster`` names the sites of a masked sum. ``text`` is
-    the document the kind needs: the canonical study (enroll), the sites' cards (keys), and so on (`secagg.protocol`).
+    ``query`` names what is asked, one of the study's schedule. ``sites`` is how many sites take part in this attempt: a
+    site's share of the noise follows from it. ``query``, ``round`` (its number in the schedule) and ``attempt`` name
+    a release; no site answers one twice. ``roster`` names the sites of a masked sum. ``text`` is the document the
+    kind needs: the canonical study (enroll), the sites' cards (keys), and so on (`secagg.protocol`).
     """
 
-    version: Literal[1] = VERSION
+    version: Literal[2] = VERSION
     kind: Kind
+    query: Annotated[Name | Literal[""], Field(validate_default=True)] = ""
     run: RunId
     study: Fingerprint
     round: Annotated[int, Field(ge=0, lt=2**31)] = 0
@@ -47,6 +51,19 @@ class Request(Frozen):
     sites: Annotated[int, Field(ge=1, lt=2**20)]
     roster: Annotated[tuple[Name, ...], Field(max_length=1024)] = ()
     text: str = ""
+
+    @field_validator("query")
+    @classmethod
+    def _of_its_kind(cls, query: str, info: ValidationInfo) -> str:
+        """Who asks names a query, and nobody else: the audit log knows a message by this word."""
+        if "kind" in info.data and (info.data["kind"] == "ask") != bool(query):
+            raise ValueError("a query belongs to 'ask', and 'ask' to a query")
+        return query
+
+    @property
+    def what(self) -> str:
+        """What is asked: the query's name, or the kind of a message that asks for no sum."""
+        return self.query or self.kind
 
 
 class Reply(Frozen):
@@ -57,8 +74,9 @@ class Reply(Frozen):
     receipt (finish).
     """
 
-    version: Literal[1] = VERSION
+    version: Literal[2] = VERSION
     kind: Kind
+    query: Name | Literal[""] = ""
     run: RunId
     round: int = 0
     attempt: int = 0
@@ -74,10 +92,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "enroll": (),
     "keys": (),
     "shares": (),
-    "statistics": ("sum",),
-    "step": ("sum",),
-    "evaluate": ("sum", "site"),
-    "personal": ("sum", "site"),
+    "ask": ("sum", "site"),
     "sign": (),
     "unmask": (),
     "finish": (),
@@ -157,6 +172,15 @@ def parse_reply(data: bytes) -> Reply:
     return _parse(data, Reply)
 
 
+def _version(data: bytes) -> int | None:
+    """Return the protocol version a record claims; None when it claims none."""
+    try:
+        found = json.loads(data)["version"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    return found if type(found) is int else None
+
+
 def _parse(data: bytes, model: type[Record]) -> Record:
     name = model.__name__.lower()
     if len(data) > MAX_RECORD:
@@ -164,6 +188,11 @@ def _parse(data: bytes, model: type[Record]) -> Record:
     try:
         return model.model_validate_json(data, strict=True)
     except ValidationError as error:
+        if (other := _version(data)) not in (None, VERSION):
+            raise ProtocolError(
+                f"a {name} of protocol {other}; this side speaks protocol {VERSION}.",
+                "Install versions of pmfed that fit together at coordinator and sites.",
+            ) from None
         fields = sorted({".".join(map(str, item["loc"])) or "record" for item in error.errors()})
         raise ProtocolError(
             f"not a valid {name}: {', '.join(fields)}.", "Coordinator and site must run versions that fit together."

@@ -10,13 +10,15 @@ import json
 import random
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from pmfed_client.agent import Agent, Rehearsal
 from pmfed_client.site import Site, read_sites
+from pmfed_server.outcome import Outcome
 from pmfed_simulations.rosters import pin_rosters
 
+from pmfed.methods.gradient import Gradient
 from pmfed.models import build, flatten
 from pmfed.study import Study
 from pmfed.wire import Kind, Reply, Request, dump, parse_reply
@@ -127,6 +129,11 @@ def change(path: Path, pattern: str, replacement: str) -> None:
     path.write_text(text, encoding="utf-8")
 
 
+def asking(what: str) -> dict[str, Any]:
+    """Return kind and query of a message that is told by either."""
+    return {"kind": what} if what in get_args(Kind) else {"kind": "ask", "query": what}
+
+
 class Together:
     """The agents of all sites, asked by a test in the coordinator's place."""
 
@@ -138,18 +145,18 @@ class Together:
         self.start = flatten(build(study))
 
     def ask(
-        self, name: str, kind: Kind, round: int = 0, attempt: int = 0, *, sites: Any = SITES, text: str = "",
+        self, name: str, kind: str, round: int = 0, attempt: int = 0, *, sites: Any = SITES, text: str = "",
         arrays: dict[str, Any] | None = None, study: Study | None = None, run: str | None = None,
     ) -> tuple[Reply, dict[str, Any]]:  # fmt: skip
-        """Ask one site; ``sites`` are those that are said to take part."""
+        """Ask one site; ``kind`` may be that of a message or name a query, ``sites`` are those said to take part."""
         study = study or self.study
         request = Request(
-            kind=kind, run=run or self.run, study=study.fingerprint(), round=round, attempt=attempt, sites=len(sites),
+            **asking(kind), run=run or self.run, study=study.fingerprint(), round=round, attempt=attempt, sites=len(sites),
             roster=() if kind in ("enroll", "keys", "finish") else tuple(sites),
             text=study.canonical() if kind == "enroll" and not text else text,
         )  # fmt: skip
         if arrays is None:
-            arrays = {"parameters": self.start} if kind in ("step", "evaluate", "personal") else {}
+            arrays = {"parameters": self.start} if kind in ("step", "evaluation", "personal-evaluation") else {}
         answer, sums = self.agents[name].handle(dump(request), arrays)
         return parse_reply(answer), dict(sums)
 
@@ -166,9 +173,15 @@ class Together:
                 assert reply.ok, reply.reason
         return self
 
-    def sum(self, kind: Kind, round: int = 0, attempt: int = 0, *, sites: Any = SITES, **more: Any) -> Any:
+    def sum(self, kind: str, round: int = 0, attempt: int = 0, *, sites: Any = SITES, **more: Any) -> Any:
         """Return the sum of what these sites answer, in words."""
         told = [self.ask(name, kind, round, attempt, sites=sites, **more) for name in sites]
         assert all(reply.ok for reply, _ in told), [reply.reason for reply, _ in told]
         assert all(set(sums) <= {"sum", "site"} for _, sums in told)
         return np.add.reduce([sums["sum"] for _, sums in told], dtype=told[0][1]["sum"].dtype)
+
+
+def trained(outcome: Outcome) -> Gradient:
+    """Return what a run came to that trained a model."""
+    assert isinstance(outcome.method, Gradient)
+    return outcome.method

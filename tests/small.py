@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+from pmfed_client.answers import Answers
+from pmfed_client.trainer import Trainer
+
+from pmfed.queries.scores import Scores
 from pmfed.study import Study
 
 AGE = {"age": {"type": "numeric", "minimum": 0, "maximum": 120, "mean": 60, "scale": 15}}
@@ -22,3 +28,10 @@ def small_study(modalities: dict[str, dict[str, Any]], **sections: dict[str, Any
     for name, keys in sections.items():
         said[name] = {**said.get(name, {}), **keys}
     return Study.model_validate(said)
+
+
+def scores(trainer: Trainer, sent: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Return the exact sums of a site's scores by a model, as the site itself computes them."""
+    site = Answers(trainer.study, trainer.plan, trainer.cohort, trainer.draw)
+    site.trainer = trainer
+    return site.exact(Scores(trainer.study), {"parameters": sent})

@@ -14,8 +14,6 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from pydantic import ValidationError
 
 from pmfed import __version__
@@ -33,12 +31,15 @@ from pmfed.errors import (
     ProtocolError,
     StudyError,
 )
+from pmfed.methods import plan_for, schedule
 from pmfed.privacy.noise import SecretSource, SeededSource
 from pmfed.privacy.plan import PrivacyPlan
+from pmfed.queries.query import Query, check_state
 from pmfed.secagg.grid import Words
 from pmfed.secagg.keys import Identity
 from pmfed.study import Study
 from pmfed.wire import Arrays, Reply, Request, Shapes, check_reply, dump, parse_request
+from pmfed_client.answers import Answers
 from pmfed_client.approve import check_approved
 from pmfed_client.auditlog import AuditLog
 from pmfed_client.book import Entry, cohorts
@@ -49,7 +50,6 @@ from pmfed_client.order import Order, check_arrays
 from pmfed_client.pause import check_open
 from pmfed_client.personal import Shelf
 from pmfed_client.site import Site
-from pmfed_client.trainer import Trainer
 
 log = logging.getLogger("pmfed.site")
 
@@ -74,7 +74,8 @@ class Session:
 
     study: Study
     plan: PrivacyPlan
-    trainer: Trainer
+    queries: tuple[Query, ...]
+    answers: Answers
     masking: Masking | None
     """None in a rehearsal without books: what nobody promises anything about is not hidden either."""
     order: Order
@@ -82,11 +83,11 @@ class Session:
 
 def entries(study: Study, plan: PrivacyPlan, fold: str = "") -> dict[str, tuple[Entry, ...]]:
     """Return what a run will charge, by cohort, from the very plan that will add the noise."""
-    names = dict(zip(("train", "held-out"), cohorts(study, fold), strict=True))
+    names = cohorts(study, fold)
     booked: dict[str, tuple[Entry, ...]] = {}
-    for one in charges(study, plan):
-        release = one.release
-        entry = Entry(one.what, release.sampling_rate, release.noise_multiplier, one.clip, release.count)
+    for charge in charges(study, plan):
+        one = charge.mechanism
+        entry = Entry(one.query, one.sampling_rate, one.noise_multiplier, one.bound, one.times)
         booked[names[one.role]] = (*booked.get(names[one.role], ()), entry)
     return booked
 
@@ -163,7 +164,7 @@ class Agent:
         record
             A `Request` as bytes.
         arrays
-            ``parameters``: the model, float32 (parameters,), for steps and evaluations.
+            The state that comes with a query: what its ``state`` names.
 
         Returns
         -------
@@ -177,10 +178,10 @@ class Agent:
             reply = self._reply(request, text=text)
             check_reply(reply, sums, self._shapes(request))
         except PmfedError as error:
-            log.warning("%s: %s: %s", self.site.name, request.kind if request else "message", error)
+            log.warning("%s: %s: %s", self.site.name, request.what if request else "message", error)
             reply, sums = self._reply(request, ok=False, code=error.code, reason=told(error)), {}
         except Exception as error:
-            log.exception("%s: %s failed", self.site.name, request.kind if request else "message")
+            log.exception("%s: %s failed", self.site.name, request.what if request else "message")
             reason = (
                 f"internal error ({type(error).__name__}); the site's own log has the details. Nothing was released."
             )
@@ -197,7 +198,7 @@ class Agent:
             about |= {"run": request.run, "study": request.study, "round": request.round, "attempt": request.attempt}
         try:
             leaves = len(answer) + sum(words.nbytes for words in sums.values())
-            self._audit.add(request.kind if request else "unreadable", **about, bytes_out=leaves)
+            self._audit.add(request.what if request else "unreadable", **about, bytes_out=leaves)
         except LedgerError as error:
             log.warning("%s: %s", self.site.name, error)
             return dump(self._reply(request, ok=False, code=error.code, reason=told(error))), {}
@@ -213,43 +214,42 @@ class Agent:
         if request.kind == "finish":
             return self._finish(request), {}
         session = self._session(request)
-        if request.kind in ("keys", "shares", "sign", "unmask"):
-            if session.masking is None:
-                raise ProtocolError("a rehearsal has no keys.")
-            return session.masking.answer(request), {}
+        if request.kind == "ask":
+            return "", self._ask(session, request, arrays)
+        if session.masking is None:
+            raise ProtocolError("a rehearsal has no keys.")
+        return session.masking.answer(request), {}
+
+    def _ask(self, session: Session, request: Request, state: Arrays) -> Sums:
+        """Answer a query: everything that may refuse, the charge, the sum, the mask."""
+        query = session.order.query(request)
         if session.masking:
             session.masking.ready(request)
-        vector = None if request.kind == "statistics" else self._vector(session, arrays)
+        check_state(query, state)
         session.order.take(request)
-        sums = self._sums(session, request, vector)
+        sums = self._sums(session, query, request, state)
         if session.masking:
-            session.masking.hide(sums["sum"], request, vector)
-        return "", sums
+            session.masking.hide(sums["sum"], request, state)
+        return sums
 
-    def _sums(self, session: Session, request: Request, vector: npt.NDArray[np.float32] | None) -> Sums:
+    def _sums(self, session: Session, query: Query, request: Request, state: Arrays) -> Sums:
         """Charge a release, then compute it."""
-        if vector is None:
-            self._charge(request, "statistics", session.plan.statistics_noise or 0.0)
-            return {"sum": session.trainer.statistics(request.sites)}
-        trainer, rules = session.trainer, session.study.evaluation
-        if request.kind == "step":
-            self._charge(request, "step", session.plan.noise_multiplier, session.study.training.local_steps)
-            answer = trainer.step(vector, request.sites, request.round, request.attempt)
-            self._learn_own(session, request, vector)
-            return {"sum": answer}
-        if request.kind == "personal":
-            self._learn_own(session, request, vector)
-        if rules.release == "private":
-            what = "evaluation" if request.kind == "evaluate" else "personal-evaluation"
-            self._charge(request, what, rules.release_noise)
-        return (trainer.evaluate if request.kind == "evaluate" else trainer.evaluate_own)(vector, request.sites)
+        if query.stage == "last":
+            self._learn_own(session, request, state)  # what is scored must be there first
+        self._charge(session, query.name, request, query.charged_at_once)
+        sums = session.answers.answer(query, state, request.sites, request.round, request.attempt)
+        if query.stage != "last":
+            self._learn_own(session, request, state)
+        return sums
 
-    def _learn_own(self, session: Session, request: Request, vector: npt.NDArray[np.float32]) -> None:
-        """Charge and take the steps for the site's own model, where a message asks for any."""
-        own = session.trainer.own
-        if own is not None and (steps := own.due(request.kind, request.round)):
-            self._charge(request, "personal", session.plan.personal_noise or 0.0, steps)
-            session.trainer.learn_own(vector, request.round, request.attempt)
+    def _learn_own(self, session: Session, request: Request, state: Arrays) -> None:
+        """Charge and take the steps for the site's own model, where a query has any ride along."""
+        trainer = session.answers.trainer
+        if trainer is None or trainer.own is None:
+            return
+        if steps := trainer.own.due(request.query, request.round):
+            self._charge(session, "personal", request, steps)
+            trainer.learn_own(state["parameters"], request.round, request.attempt)
 
     def _enroll(self, request: Request) -> str:
         try:
@@ -270,7 +270,12 @@ class Agent:
         if not self.charges:
             return ""
         assert session.masking is not None
-        told = {"pmfed": __version__, "card": session.masking.masker.card.model_dump(mode="json")}
+        head = {"site": self.site.name, "run": request.run, "head": self.ledger.head()}
+        told = {
+            "pmfed": __version__,
+            "card": session.masking.masker.card.model_dump(mode="json"),
+            "head": Identity.at(self.site.identity).signed(head),
+        }
         return json.dumps(told | {"insecure": True} if self.rehearsal.seed is not None else told)
 
     def _join(self, run: str, study: Study, sites: int) -> Session:
@@ -278,21 +283,22 @@ class Agent:
         found(self.site.device, self.site.precision)  # before anything is reserved
         masking = self._masking(run, study, sites)
         cohort = self._cohort or read_cohort(study, self.site.sources, self.site.name, self.site.places)
-        make = self.rehearsal.plan or PrivacyPlan.solve
+        make = self.rehearsal.plan or plan_for
         plan = make(study, sites)
         if self.charges:
             held_out = cohort.patients - int(cohort.training.sum())
             self.site.policy.admit(study, plan, int(cohort.training.sum()), held_out)
             self.ledger.reserve(
                 run, study.fingerprint(), entries(study, plan, self._fold), self.site.policy.budget,
-                per_study=self.site.policy.study_epsilon,
+                per_study=self.site.policy.study_epsilon, approval=study.fingerprint() if self._audit is not None else None,
             )  # fmt: skip
-        order = Order(study)
+        queries = schedule(study)
+        order = Order(queries)
         if self._audit is not None and self._audit.path.exists():
             order.recall(self._audit.lines(), run)
         shelf = Shelf(self.site.personal, run) if study.personal else None
-        trainer = Trainer(study, plan, cohort, self._source(run), shelf, self.site.device, self.site.precision)
-        return Session(study, plan, trainer, masking, order)
+        answers = Answers(study, plan, cohort, self._source(run), shelf, self.site.device, self.site.precision)
+        return Session(study, plan, queries, answers, masking, order)
 
     def _masking(self, run: str, study: Study, sites: int) -> Masking | None:
         return Masking(self.site, study, run, sites) if self.charges else None
@@ -313,10 +319,13 @@ class Agent:
 
     # -- helpers --------------------------------------------------------------------------------------------------
 
-    def _charge(self, request: Request, what: str, noise_multiplier: float, count: int = 1) -> None:
-        """Write the charge down, durably, before anything is computed."""
-        if self.charges:
-            self.ledger.charge(request.run, what, request.round, request.attempt, noise_multiplier, count)
+    def _charge(self, session: Session, query: str, request: Request, count: int) -> None:
+        """Write the charge down, durably, before anything is computed; what carries no noise has no price."""
+        if self.charges and query not in session.plan:
+            self.ledger.check_open(request.run)  # what has no price still ends with the run
+        elif self.charges:
+            noise = session.plan[query].noise_multiplier
+            self.ledger.charge(request.run, query, request.round, request.attempt, noise, count)
 
     def _session(self, request: Request) -> Session:
         session = self._sessions.get(request.run)
@@ -326,18 +335,10 @@ class Agent:
             raise ProtocolError("the message names another study than the run's. Nothing was released.")
         return session
 
-    def _vector(self, session: Session, arrays: Arrays) -> npt.NDArray[np.float32]:
-        vector = arrays.get("parameters")
-        expected = session.trainer.expects
-        if vector is None or vector.dtype != np.float32 or vector.shape != (expected,):
-            raise ProtocolError(f"the model must arrive as float32[{expected}]. Nothing was released.")
-        if not np.isfinite(vector).all():
-            raise ProtocolError("the model that arrived is not finite. Nothing was released.")
-        return vector
-
     def _shapes(self, request: Request) -> Shapes:
         session = self._sessions.get(request.run)
-        return session.trainer.shapes(request.kind, request.sites) if session else {}
+        query = next((one for one in session.queries if one.name == request.query), None) if session else None
+        return session.answers.shapes(query, request.sites) if session and query else {}
 
     def _source(self, run: str) -> Callable[[str, int, int], Any]:
         """Return where randomness comes from: the operating system, or a seed a simulation chose."""
@@ -353,6 +354,6 @@ class Agent:
         if request is None:
             return Reply(kind="enroll", run="0" * 32, site=self.site.name, ok=False, code=code, reason=reason)
         return Reply(
-            kind=request.kind, run=request.run, round=request.round, attempt=request.attempt, site=self.site.name,
+            kind=request.kind, query=request.query, run=request.run, round=request.round, attempt=request.attempt, site=self.site.name,
             ok=ok, code=code, reason=reason, text=text,
         )  # fmt: skip

@@ -19,12 +19,9 @@ app = ClientApp()
 @app.query("enroll")
 @app.query("keys")
 @app.query("shares")
+@app.query("ask")
 @app.query("sign")
 @app.query("unmask")
-@app.query("statistics")
-@app.train("step")
-@app.evaluate()
-@app.train("personal")
 @app.query("finish")
 def carry(message: Message, context: Context) -> Message:
     """Hand one message to the site's agent and return its answer."""

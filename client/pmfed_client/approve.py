@@ -10,8 +10,8 @@ import os
 from collections.abc import Callable, Iterator
 
 from pmfed.errors import ApprovalError, PolicyError, StudyError
+from pmfed.methods import METHODS, schedule
 from pmfed.modality import sources_of
-from pmfed.models import shared_start
 from pmfed.secagg.roster import grouped
 from pmfed.study import Study
 from pmfed_client.auditlog import AuditLog
@@ -68,17 +68,22 @@ def check_approved(site: Site, fingerprint: str) -> None:
 
 def terms(site: Site, study: Study) -> Iterator[str]:
     """Yield, in plain words, what a study would learn, from what, at what price, and what would leave the hospital."""
-    outcome, privacy, rules = study.outcome, study.privacy, study.evaluation
+    outcome, privacy = study.outcome, study.privacy
     yield f"{study.study.title} ({study.study.name})"
     if study.study.description:
         yield study.study.description
     yield ""
-    kind = "a number" if outcome.task == "regression" else " or ".join(outcome.classes)
-    kind += " in every pixel" if outcome.task == "segmentation" else ""
-    if outcome.event is not None:
-        kind = f"the chance of '{outcome.event}' by then"
-    yield f"What is learned   a model that predicts '{outcome.column}' ({kind}) of a patient"
-    yield f"Who               every patient in {_place(site, study.cohort.table)}; some are held out for testing"
+    who = f"every patient in {_place(site, study.cohort.table)}"
+    if METHODS[study.method.kind].predicts:
+        kind = "a number" if outcome.task == "regression" else " or ".join(outcome.classes)
+        kind += " in every pixel" if outcome.task == "segmentation" else ""
+        if outcome.event is not None:
+            kind = f"the chance of '{outcome.event}' by then"
+        yield f"What is learned   a model that predicts '{outcome.column}' ({kind}) of a patient"
+        yield f"Who               {who}; some are held out for testing"
+    else:
+        yield f"What is learned   {' and '.join(query.label for query in schedule(study))} of these patients, no model"
+        yield f"Who               {who}"
     yield "From what"
     for name, modality in sorted(study.modalities.items()):
         columns = study.inputs.get(name, ())
@@ -87,21 +92,17 @@ def terms(site: Site, study: Study) -> Iterator[str]:
         if name in study.public_weights:
             yield f"    through {study.public_weights[name]}: public, and nothing of it is trained"
     yield ""
-    parameters = len(shared_start(study))
-    yield "What leaves this hospital"
-    yield f"  {study.training.rounds} times a sum over patients of {parameters} numbers, clipped, with noise, under a mask:"
-    yield "  the coordinator can read only the sum over all sites"
-    if study.needs_statistics:
-        yield "  once the sums from which means and scales come, with noise, under a mask"
-    yield f"  {_scores(study)}"
-    if rules.per_site:
-        yield "  this site's own scores, readable by themselves"
+    yield "What leaves this hospital; of what is under a mask the coordinator can read only the sum over all sites"
+    for query in schedule(study):
+        yield f"  {query.leaves()}"
+        if query.by_site:
+            yield "  this site's own part of it, readable by itself"
     yield "  a signed receipt of what was charged; version and name of this site; times and sizes of its messages"
     yield "What never leaves  patient ids, values, images, counts of patients, anything of one patient alone"
     if study.parts:
         yield f"                  and the model's {study.parts.method}, which this site keeps in {PERSONAL}/"
     if study.tuned:
-        yield f"                  and a model of this site's own ({study.tuned.method}), kept in {PERSONAL}/; its steps are in the price"
+        yield f"                  and a model of this site's own ({study.tuned.method}), kept in {PERSONAL}/"
     yield ""
     yield f"Protected         {_protected(study)}"
     yield f"Price             epsilon {privacy.epsilon:g} at delta {privacy.delta:g}, with {privacy.colluders} other sites"
@@ -129,13 +130,3 @@ def _protected(study: Study) -> str:
     if thing := study.cohort.stand_in:
         return f"one {thing}, in data without patient ids: a person with several is protected less"
     return "a whole patient"
-
-
-def _scores(study: Study) -> str:
-    rules = study.evaluation
-    if rules.release == "private":
-        return "once the sums of scores of held-out patients, with noise, under a mask"
-    return (
-        f"every {rules.every} rounds the sums of scores of held-out patients, under a mask, WITHOUT noise: "
-        "no promise covers those patients"
-    )

@@ -3,7 +3,7 @@
 Cohorts
 -------
 A cohort is a set of patients, named ``role`` or ``role:split``. Two cohorts are disjoint only when they are
-different roles of one split: there each patient is in one of them. Cohorts of different splits may share
+different roles of one split, and neither is "all": there each patient is in one of them. Cohorts of different splits may share
 patients, so the releases of each count in full for the other.
 """
 
@@ -19,10 +19,14 @@ from typing import TypeVar
 
 from pmfed.errors import LedgerError
 from pmfed.privacy.accounting import Release
+from pmfed.privacy.mechanism import SAMPLED_GAUSSIAN, Role
 from pmfed.study import Study
 from pmfed_client.chain import Row
 
 Value = TypeVar("Value")
+
+ACCOUNT = "patients"
+"""The one population whose budget this folder keeps."""
 
 Costs = Counter[tuple[float, float]]
 """(sampling rate, noise multiplier) -> number of releases."""
@@ -35,7 +39,7 @@ class Entry:
     Parameters
     ----------
     what
-        'step', 'statistics' or 'evaluation'; once per run.
+        The query; once per run.
     sampling_rate
         Chance of a patient to be in one release, above 0 and at most 1.
     noise_multiplier
@@ -65,6 +69,12 @@ class Entry:
             raise LedgerError(f"{self} releases nothing. Nothing was released.")
 
     @property
+    def parameters(self) -> str:
+        """The parameters of its mechanism, as a row holds them."""
+        told = {"bound": self.clip, "noise_multiplier": self.noise_multiplier, "sampling_rate": self.sampling_rate}
+        return json.dumps(told, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+    @property
     def costs(self) -> Costs:
         """What the whole entry costs."""
         return Counter({(self.sampling_rate, self.noise_multiplier): self.count})
@@ -92,6 +102,7 @@ class Run:
     latest: str = ""
     rows: int = 0
     finished: bool = False
+    ended: bool = False  # by the site, before the coordinator had asked for the receipt
     lines: dict[str, Line] = field(default_factory=dict)
 
     def plan(self) -> dict[str, tuple[str, Entry]]:
@@ -104,6 +115,7 @@ class Book:
 
     def __init__(self) -> None:
         self.runs: dict[str, Run] = {}
+        self._form: int | None = None  # of the newest row
 
     def fold(self, row: Row) -> None:
         """Take in the next row; LedgerError when it makes no sense after those before it."""
@@ -116,25 +128,34 @@ class Book:
             ) from None
 
     def _fold(self, row: Row) -> None:
+        if self._form is not None and row.form is None:
+            raise ValueError("an older row after a newer one")
+        self._form = row.form
+        if row.account not in (None, ACCOUNT):
+            raise ValueError(row.account)
+        if row.kind == "migrate":
+            return
         if row.kind == "reserve":
-            what, budget = _held(row.what), (_held(row.epsilon), _held(row.delta))
-            rate, noise = _held(row.sampling_rate), _held(row.noise_multiplier)
-            entry = Entry(what, rate, noise, _held(row.clip), _held(row.count))
+            budget = _held(row.epsilon), _held(row.delta)
+            entry = _entry(row)
+            what = entry.what
             run = self.runs.setdefault(row.run, Run(row.study, budget, row.hash))
             run.budget = budget
             run.lines.setdefault(what, Line(_held(row.cohort), entry))  # a second time: only the budget is new
         elif row.kind == "charge":
             run = self.runs[row.run]
-            line, count = run.lines[_held(row.what)], _held(row.count)
-            cost = _held(row.sampling_rate), _held(row.noise_multiplier)
+            entry = _entry(row)
+            line, count = run.lines[entry.what], entry.count
+            cost = entry.sampling_rate, entry.noise_multiplier
             left = line.entry.count - line.covered if cost[1] >= line.entry.noise_multiplier else 0
             line.covered += min(count, left)
             line.charged[cost] += count
             line.beyond[cost] += count - min(count, left)
             line.last = _held(row.round), _held(row.attempt)
-        elif row.kind in ("refund", "finish"):
+        elif row.kind in ("refund", "finish", "end"):
             run = self.runs[row.run]
-            run.finished = run.finished or row.kind == "finish"
+            run.finished = run.finished or row.kind != "refund"
+            run.ended = run.ended or row.kind == "end"
         else:
             raise ValueError(row.kind)
         run.latest, run.rows = row.hash, run.rows + 1
@@ -172,6 +193,18 @@ def by_what(releases: Mapping[str, Iterable[Entry]]) -> dict[str, tuple[str, Ent
     return found
 
 
+def _entry(row: Row) -> Entry:
+    """Return what a row reserves or charges; ValueError where it holds anything that this pmfed does not know."""
+    if row.form is None:
+        numbers = _held(row.sampling_rate), _held(row.noise_multiplier), _held(row.clip)
+        return Entry(_held(row.what), *numbers, _held(row.count))
+    told = json.loads(_held(row.parameters))
+    if row.mechanism != SAMPLED_GAUSSIAN or set(told) != {"bound", "noise_multiplier", "sampling_rate"}:
+        raise ValueError("a mechanism that is not known here")
+    numbers = float(told["sampling_rate"]), float(told["noise_multiplier"]), float(told["bound"])
+    return Entry(_held(row.what), *numbers, _held(row.count))
+
+
 def _held(value: Value | None) -> Value:
     if value is None:
         raise ValueError("a column is empty")
@@ -182,7 +215,7 @@ def may_share(one: str, other: str) -> bool:
     """Whether two cohorts may hold the same patient."""
     role, _, split = one.partition(":")
     other_role, _, other_split = other.partition(":")
-    return role == other_role or split != other_split
+    return role == other_role or split != other_split or "all" in (role, other_role)
 
 
 def as_releases(costs: Costs) -> tuple[Release, ...]:
@@ -190,8 +223,8 @@ def as_releases(costs: Costs) -> tuple[Release, ...]:
     return tuple(Release(rate, noise, count) for (rate, noise), count in sorted(costs.items()) if count > 0)
 
 
-def cohorts(study: Study, fold: str = "") -> tuple[str, str]:
-    """Return the names of a study's training and held-out cohort at a site.
+def cohorts(study: Study, fold: str = "") -> dict[Role, str]:
+    """Return, by role, the names of a study's cohorts at a site.
 
     They hold a digest of everything that decides which patient is in which; ``fold`` stands for what the
     caller decides beyond the study (a fold of a cross-validation).
@@ -204,4 +237,4 @@ def cohorts(study: Study, fold: str = "") -> tuple[str, str]:
     how = [cut.split_key, cut.test_fraction] if cut.split_column is None else [cohort.table, cut.split_column]
     text = json.dumps([cohort.patient, how, fold])
     split = hashlib.sha256(text.encode()).hexdigest()[:12]
-    return f"train:{split}", f"held-out:{split}"
+    return {"train": f"train:{split}", "held-out": f"held-out:{split}", "all": f"all:{split}"}

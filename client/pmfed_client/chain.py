@@ -20,16 +20,23 @@ from typing import Literal
 
 from pmfed.errors import LedgerError
 
-Kind = Literal["reserve", "charge", "refund", "finish"]
+Kind = Literal["reserve", "charge", "refund", "finish", "end", "migrate"]
+FORM = 2
+"""Of the rows that are written now. Rows of the first pmfed have none, and none of the columns that came with form 2."""
 
 
 @dataclass(frozen=True)
 class Row:
     """One line of the ledger; what a kind has no use for is None.
 
-    ``count`` is the number of releases (Gaussian mechanisms, each at ``sampling_rate`` and
-    ``noise_multiplier``) that were reserved, charged or given back. ``epsilon`` and ``delta`` are the budget
-    that a reservation was admitted against. ``time`` (UTC) is for people: order is ``seq``, never the clock.
+    ``count`` is the number of releases that were reserved, charged or given back, each of the ``mechanism`` with its
+    ``parameters`` (canonical JSON). ``epsilon`` and ``delta`` are the budget that a reservation was admitted against.
+    ``time`` (UTC) is for people: order is ``seq``, never the clock.
+
+    Of ``form`` 2 come: ``account``, the population that is charged (absent: the one population of this folder); ``role``,
+    which part of it (absent: what ``cohort`` begins with); ``mechanism`` and ``parameters`` (absent: a sampled
+    Gaussian with the three columns of form 1); ``renyi_order``, the order of the account's filter (absent: the filter
+    takes the best order); ``approval``, what the run stands under (absent: nobody noted it).
     """
 
     seq: int
@@ -49,10 +56,20 @@ class Row:
     delta: float | None = None
     previous: str = ""
     hash: str = ""
+    form: int | None = None
+    account: str | None = None
+    role: str | None = None
+    mechanism: str | None = None
+    parameters: str | None = None
+    renyi_order: float | None = None
+    approval: str | None = None
 
     def digest(self) -> str:
         """Return the SHA-256, in hex, of the previous hash and the canonical JSON of everything but ``hash``."""
-        return hashlib.sha256((self.previous + _json(self, HASHED)).encode()).hexdigest()
+        return hashlib.sha256((self.previous + _json(self, self._names(HASHED))).encode()).hexdigest()
+
+    def _names(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        return names if self.form is not None else tuple(name for name in names if name not in SINCE_FORM_2)
 
     def after(self, previous: Head) -> Row:
         """Return this row as the next one after ``previous``, with its hash."""
@@ -62,7 +79,7 @@ class Row:
 
     def json(self) -> str:
         """Return the one spelling of this row: JSON with sorted keys and no white space."""
-        return _json(self, COLUMNS)
+        return _json(self, self._names(COLUMNS))
 
 
 @dataclass(frozen=True)
@@ -74,7 +91,8 @@ class Head:
 
 
 COLUMNS = tuple(field.name for field in fields(Row))
-HASHED = COLUMNS[:-1]
+HASHED = tuple(name for name in COLUMNS if name != "hash")
+SINCE_FORM_2 = COLUMNS[COLUMNS.index("form") :]
 _spell = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
 
 
@@ -89,7 +107,11 @@ def check_link(row: Row, seq: int, head: str, where: Path) -> None:
         problem = f"row {expected} is missing (row {row.seq} comes after row {seq})"
     elif row.previous != head:
         problem = f"row {row.seq} does not follow row {seq}: one of the two was replaced"
-    elif row.digest() != row.hash:
+    elif row.form not in (None, FORM):
+        problem = f"row {row.seq} has form {row.form}, which this pmfed does not know"
+    elif (
+        row.form is None and any(getattr(row, name) is not None for name in SINCE_FORM_2)
+    ) or row.digest() != row.hash:
         problem = f"row {row.seq} was changed after it was written"
     else:
         return

@@ -20,8 +20,8 @@ from rich.table import Table as Grid
 from pmfed.cohort import Cohort, read_cohort
 from pmfed.cohort.imaging.places import Places
 from pmfed.errors import PolicyError
+from pmfed.methods import plan_for
 from pmfed.modality import shape_of
-from pmfed.privacy.plan import PrivacyPlan
 from pmfed.study import Study
 from pmfed_client.site import Site
 
@@ -134,6 +134,8 @@ def _veiled(warning: str, least: int) -> str:
 def _balance(study: Study, cohort: Cohort) -> list[tuple[str, int]]:
     """Return patients per class, or per quarter of the possible values, by their first record."""
     first = np.searchsorted(cohort.owner, np.arange(cohort.patients))
+    if not study.outcome.columns:
+        return []
     if study.outcome.task == "segmentation":
         seen = [(name, cohort.targets[first] == place) for place, name in enumerate(study.outcome.classes)]
         return [(f"any {name}", int(there.reshape(len(first), -1).any(axis=1).sum())) for name, there in seen]
@@ -156,7 +158,7 @@ def _balance(study: Study, cohort: Cohort) -> list[tuple[str, int]]:
 def _policy(site: Site, study: Study, cohort: Cohort) -> str:
     """Return why the policy would refuse, as far as one site can know: it does not know how many others there are."""
     try:
-        plan = PrivacyPlan.solve(study, study.privacy.colluders + study.aggregation.dropouts + 2)
+        plan = plan_for(study, study.privacy.colluders + study.aggregation.dropouts + 2)
         training = int(cohort.training.sum())
         site.policy.admit(study, plan, training, cohort.patients - training)
     except PolicyError as error:

@@ -34,7 +34,8 @@ from typing import Any
 
 from pmfed.errors import BudgetError, LedgerError
 from pmfed.privacy.accounting import Release, epsilon, rdp_epsilon
-from pmfed_client.book import Book, Costs, Entry, Run, as_releases, by_what, cohorts, may_share
+from pmfed.privacy.mechanism import SAMPLED_GAUSSIAN
+from pmfed_client.book import ACCOUNT, Book, Costs, Entry, Run, as_releases, by_what, cohorts, may_share
 from pmfed_client.chain import Kind, Row
 from pmfed_client.store import Store
 
@@ -81,7 +82,7 @@ class Ledger:
 
     def reserve(
         self, run: str, study: str, releases: Mapping[str, tuple[Entry, ...]], budget: tuple[float, float],
-        *, per_study: float | None = None,
+        *, per_study: float | None = None, approval: str | None = None,
     ) -> None:  # fmt: skip
         """Set aside what a whole run will charge, or refuse it.
 
@@ -95,6 +96,8 @@ class Ledger:
             (epsilon, delta): the site's total for every one of these cohorts, over all runs.
         per_study
             Most that the runs of this one study may cost together, at the same delta.
+        approval
+            What the hospital approved the study by.
 
         Raises
         ------
@@ -132,7 +135,9 @@ class Ledger:
                             asked += entry.costs
                     self._admit(run, cohort, asked, allowed)
                 for cohort, entry in wanted.values():
-                    self._append("reserve", run, study, cohort, entry, epsilon=allowed[0], delta=allowed[1])
+                    self._append(
+                        "reserve", run, study, cohort, entry, epsilon=allowed[0], delta=allowed[1], approval=approval
+                    )
         self._renew_anchor()
 
     def charge(self, run: str, what: str, round: int, attempt: int, noise_multiplier: float, count: int = 1) -> None:
@@ -192,6 +197,20 @@ class Ledger:
                 )
             self._append("charge", run, known.study, line.cohort, entry, round=round, attempt=attempt)
 
+    def check_open(self, run: str) -> None:
+        """Return when a run may go on at this site; LedgerError when it was never reserved, is finished or was ended."""
+        with self._transaction():
+            self._must_go_on(run, self._reserved(run))
+
+    def find(self, begins: str) -> str:
+        """Return the one run whose id begins so; LedgerError when there is none, or more than one."""
+        with self._transaction():
+            found = [run for run in self._book.runs if run.startswith(begins)]
+        if len(found) != 1:
+            how = "no run" if not found else f"{len(found)} runs"
+            raise LedgerError(f"{how} of this ledger begin with '{begins}'.", "See: pmfed site ledger show")
+        return found[0]
+
     def finish(self, run: str) -> None:
         """End a run and give back the releases it never computed; a second call changes nothing.
 
@@ -204,6 +223,24 @@ class Ledger:
         ---------
         Gives back only what was reserved and never charged. The run can charge nothing more.
         """
+        self._close("finish", run)
+
+    def end(self, run: str) -> None:
+        """End a run because the hospital wants it so, whatever its coordinator does; a second call changes nothing.
+
+        Raises
+        ------
+        LedgerError
+            The run has no reservation, or the ledger cannot be trusted or written.
+
+        Guarantee
+        ---------
+        As for `finish`: what was charged stays charged, the rest of the reservation is given back, and the run can
+        charge nothing more.
+        """
+        self._close("end", run)
+
+    def _close(self, kind: Kind, run: str) -> None:
         with self._transaction(write=True):
             known = self._reserved(run)
             if not known.finished:
@@ -211,8 +248,19 @@ class Ledger:
                     if unused := line.entry.count - line.covered:
                         entry = replace(line.entry, count=unused)
                         self._append("refund", run, known.study, line.cohort, entry)
-                self._append("finish", run, known.study)
+                self._append(kind, run, known.study)
         self._renew_anchor()
+
+    def head(self) -> str:
+        """Return the hash of the newest row: it says nothing of how many there are or what they hold.
+
+        Guarantee
+        ---------
+        A site that shows it, signed, cannot later go on from an older copy unnoticed by whoever kept it. The chain begins
+        with a random number, so a head cannot be guessed from the rows.
+        """
+        with self._transaction():
+            return self._store.head
 
     def releases(self, cohort: str, run: str | None = None, reserved: bool = False) -> tuple[Release, ...]:
         """Return what was charged to the patients of a cohort, by all runs or by one.
@@ -243,7 +291,7 @@ class Ledger:
         dict
             "run", "study", "finished"; "charges" {what: releases}; "cohorts" {cohort: epsilon of this run};
             "epsilon", the largest of them, at "delta", that of the budget; "first" and "last", the hashes of the
-            run's first and last row in the chain, and "rows", how many it has.
+            run's first and last row in the chain, and "rows", how many it has; "head", see `head`.
 
         Guarantee
         ---------
@@ -259,7 +307,7 @@ class Ledger:
                 "run": run, "study": known.study, "finished": known.finished,
                 "charges": {what: line.charged.total() for what, line in sorted(known.lines.items())},
                 "cohorts": spent, "epsilon": max(spent.values()), "delta": delta,
-                "first": known.first, "last": known.latest, "rows": known.rows,
+                "first": known.first, "last": known.latest, "rows": known.rows, "head": self._store.head,
             }  # fmt: skip
 
     def rows(self) -> Iterator[Row]:
@@ -318,9 +366,16 @@ class Ledger:
     def _append(
         self, kind: Kind, run: str, study: str, cohort: str | None = None, entry: Entry | None = None, **more: Any
     ) -> None:
-        columns = {} if entry is None else vars(entry)
+        if entry is not None:
+            more |= {
+                "what": entry.what,
+                "count": entry.count,
+                "mechanism": SAMPLED_GAUSSIAN,
+                "parameters": entry.parameters,
+            }
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        self._store.append(Row(0, now, kind, run, study, cohort, **columns, **more))
+        role = None if cohort is None else cohort.partition(":")[0]
+        self._store.append(Row(0, now, kind, run, study, cohort, account=ACCOUNT, role=role, **more))
 
     def _reserved(self, run: str) -> Run:
         known = self._book.runs.get(run)
@@ -333,7 +388,8 @@ class Ledger:
 
     def _must_go_on(self, run: str, known: Run) -> None:
         if known.finished:
-            raise LedgerError(f"run '{run}' is finished at this site. Nothing was released.", "Start a new run.")
+            how = "was ended by this hospital" if known.ended else "is finished at this site"
+            raise LedgerError(f"run '{run}' {how}. Nothing was released.", "Start a new run.")
 
     def _admit_study(
         self, run: str, study: str, wanted: Mapping[str, tuple[str, Entry]], allowed: float, delta: float

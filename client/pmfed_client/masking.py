@@ -14,7 +14,7 @@ from pmfed.secagg.protocol import Delivery, Prepare, Survivors, read, threshold_
 from pmfed.secagg.recovery import Recovery
 from pmfed.secagg.roster import Roster
 from pmfed.study import Study
-from pmfed.wire import Request
+from pmfed.wire import Arrays, Request
 from pmfed_client.site import Site
 
 
@@ -71,9 +71,9 @@ class Masking:
         if request.sites != len(request.roster):
             raise PolicyError("the number of sites is not that of their names. Nothing was released.")
 
-    def hide(self, words: npt.NDArray[Any], request: Request, vector: npt.NDArray[Any] | None) -> None:
-        """Mask a sum in place; ``vector`` is what came with the request."""
-        label = Label.of(request.kind, request.round, request.attempt, request.roster, vector)
+    def hide(self, words: npt.NDArray[Any], request: Request, state: Arrays) -> None:
+        """Mask a sum in place; ``state`` is what came with the request."""
+        label = Label.of(request.query, request.round, request.attempt, request.roster, state)
         if self.recovery is None:
             self.masker.hide(words, label)
         else:

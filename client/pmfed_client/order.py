@@ -1,21 +1,22 @@
 """In which order a run may ask a site for what comes from its patients: never back, and no more often than it must.
 
 The ledger refuses a release that was charged before. This looks at what the ledger cannot: the range of rounds, the order
-between kinds of messages, and sums that cost nothing because no promise covers them.
+between the queries of the schedule, and sums that cost nothing because no promise covers them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pmfed.errors import ProtocolError
-from pmfed.study import Study
+from pmfed.queries.query import Query, Stage
 from pmfed.wire import Arrays, Request
 
-TRIES = 3  # answers per evaluation that an honest run needs, because some other site failed
 BEGUN = (0, -1)
-WITH_MODEL = ("step", "evaluate", "personal")
+Place = tuple[int, int]
+"""(round, attempt)"""
 
 
 class Order:
@@ -23,87 +24,86 @@ class Order:
 
     Parameters
     ----------
-    study
-        How many rounds there are, and which of them are evaluated.
+    queries
+        The schedule of the study: how many rounds there are, and which of them are looked at.
 
     Guarantee
     ---------
-    Of the requests that ``take`` lets through, no step is of an earlier round than an evaluation, and no evaluation of an
-    earlier round than a step, but for one: a run whose last step failed at another site, and may take no more, asks about the
-    model it had before. Means and scales come first; after an evaluation out of turn (as that one is), or of the last round,
-    no further round is begun; each (round, attempt) of an evaluation is answered once, and evaluations at most ``most`` times. The
-    site's own model is asked about last: no step comes after it.
+    Of the requests that ``take`` lets through, each is of a query of the schedule that may be asked by itself. No round comes
+    before a look at a later one, and no look before a later round, but for one: a run whose last round failed at another
+    site, and may take no more, asks about the state it had before. What comes first is asked before the first round; after a
+    look out of turn (as that one is), or at the last round, no further round is begun; each (round, attempt) of a look is
+    answered once, and exact ones at most ``times`` times. What comes last is asked about last: no round comes after it.
     """
 
-    def __init__(self, study: Study) -> None:
-        self.study = study
-        self.step = self.evaluated = self.own = BEGUN
-        self.answers = self.owns = 0
+    def __init__(self, queries: Sequence[Query]) -> None:
+        self._queries = {query.name: query for query in queries if query.stage != "within"}
+        self._rounds = max((query.times for query in queries if query.stage == "round"), default=0)
+        self._places: dict[Stage, Place] = {}
+        self._answers: Counter[str] = Counter()
         self.over = False
-
-    @property
-    def most(self) -> int:
-        """How many evaluations are answered in a run."""
-        return TRIES * (self.study.training.rounds // self.study.evaluation.every + 2)
 
     def recall(self, lines: Iterable[Mapping[str, Any]], run: str) -> Order:
         """Take in what the audit log says of a run, for an agent that was started again."""
         for line in lines:
-            if line.get("run") == run and line.get("code") == "" and line["what"] in WITH_MODEL:
-                self._note(line["what"], (int(line["round"]), int(line["attempt"])))
+            query = self._queries.get(str(line.get("what")))
+            if query is not None and line.get("run") == run and line.get("code") == "":
+                self._note(query, (int(line["round"]), int(line["attempt"])))
         return self
+
+    def query(self, request: Request) -> Query:
+        """Return the query that a request asks for; ProtocolError when the study asks nothing of that name."""
+        found = self._queries.get(request.query)
+        if found is None:
+            raise ProtocolError(f"this study asks nothing called '{request.query}'. Nothing was released.")
+        return found
 
     def take(self, request: Request) -> None:
         """Note a request that is about to be answered; ProtocolError when it is out of order."""
-        place, rounds = (request.round, request.attempt), self.study.training.rounds
-        if request.kind == "statistics":
-            if request.round != 0 or self.step > BEGUN or self.evaluated > BEGUN:
-                raise _out_of_order("means and scales are learned before the first step")
-            return
-        if not (request.kind == "step") <= request.round <= rounds:
-            raise _out_of_order(f"the study has {rounds} rounds, and this is said to be round {request.round}")
-        if request.kind == "personal":
-            if self.study.tuned is None:
-                raise ProtocolError("this study gives no site a model of its own. Nothing was released.")
-            if request.round < max(self._oldest, self.evaluated[0]) or place <= self.own:
-                raise _out_of_order("a model of an earlier round, or this very one, is asked about again")
-            if self.owns >= TRIES:
-                raise _out_of_order(f"the site's own model was asked about {self.owns} times, and that is enough")
-        elif request.kind == "step":
-            if self.own > BEGUN:
-                raise _out_of_order("the site's own model is finished already")
-            if request.round < self.evaluated[0] or (self.over and request.round > self.evaluated[0]):
-                raise _out_of_order(f"the model of round {self.evaluated[0]} was evaluated already")
-        elif request.round < max(self._oldest, self.own[0]) or place <= self.evaluated:
+        query, place = self.query(request), (request.round, request.attempt)
+        if query.stage == "first":
+            if request.round != 0 or any(self._at(stage) > BEGUN for stage in ("round", "look", "last")):
+                raise _out_of_order(f"{query.label} are learned before the first step")
+        elif not (query.stage == "round") <= request.round <= self._rounds:
+            raise _out_of_order(f"the study has {self._rounds} rounds, and this is said to be round {request.round}")
+        elif query.stage == "round":
+            self._take_round(request)
+        else:
+            self._take_look(query, place)
+        self._note(query, place)
+
+    def _take_round(self, request: Request) -> None:
+        looked = self._at("look")[0]
+        if self._at("last") > BEGUN:
+            raise _out_of_order("what comes last was asked for already")
+        if request.round < looked or (self.over and request.round > looked):
+            raise _out_of_order(f"the model of round {looked} was evaluated already")
+
+    def _take_look(self, query: Query, place: Place) -> None:
+        other: Stage = "look" if query.stage == "last" else "last"
+        # The oldest state that may be looked at is the one before the last round, should that have come to nothing.
+        if place[0] < max(self._at("round")[0] - 1, self._at(other)[0]) or place <= self._at(query.stage):
             raise _out_of_order("a model of an earlier round, or this very one, is asked about again")
-        elif self.answers >= self.most:
-            raise _out_of_order(f"{self.answers} evaluations were answered in this run, and it needs no more")
-        self._note(request.kind, place)
+        if query.exact and self._answers[query.name] >= query.times:
+            raise _out_of_order(
+                f"'{query.name}' was answered {self._answers[query.name]} times in this run, and it needs no more"
+            )
 
-    @property
-    def _oldest(self) -> int:
-        """The oldest round whose model may still be asked about: that before the last step, should it have come to nothing."""
-        return self.step[0] - 1
+    def _at(self, stage: Stage) -> Place:
+        return self._places.get(stage, BEGUN)
 
-    def _note(self, kind: str, place: tuple[int, int]) -> None:
-        if kind == "step":
-            self.step = max(self.step, place)
-            return
-        if kind == "personal":
-            self.own, self.owns = max(self.own, place), self.owns + 1
-            return
-        self.evaluated, self.answers = max(self.evaluated, place), self.answers + 1
-        due = place[0] == 1 or place[0] % self.study.evaluation.every == 0
-        in_turn = due and place[0] >= self.step[0]
-        self.over = self.over or not in_turn or place[0] == self.study.training.rounds
+    def _note(self, query: Query, place: Place) -> None:
+        self._places[query.stage] = max(self._at(query.stage), place)
+        self._answers[query.name] += 1
+        if query.stage == "look":
+            in_turn = query.due(place[0]) and place[0] >= self._at("round")[0]
+            self.over = self.over or not in_turn or place[0] == self._rounds
 
 
 def check_arrays(request: Request, arrays: Arrays) -> None:
-    """Refuse arrays where a kind of message has none, and any but the model where it has one."""
-    allowed = {"parameters"} if request.kind in WITH_MODEL else set()
-    if set(arrays) - allowed:
-        may = "the model" if allowed else "no array"
-        raise ProtocolError(f"a '{request.kind}' message may bring {may} and nothing else. Nothing was released.")
+    """Refuse arrays where a kind of message has none."""
+    if arrays and request.kind != "ask":
+        raise ProtocolError(f"a '{request.kind}' message may bring no array. Nothing was released.")
 
 
 def _out_of_order(what: str) -> ProtocolError:

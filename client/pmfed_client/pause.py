@@ -14,7 +14,7 @@ from pmfed_client.auditlog import AuditLog
 from pmfed_client.home import write_private
 from pmfed_client.site import Site
 
-COMPUTES = ("enroll", "statistics", "step", "evaluate", "personal")
+COMPUTES = ("enroll", "ask")
 
 
 def check_open(site: Site, kind: Kind, moment: datetime) -> None:

@@ -22,8 +22,8 @@ from pmfed.errors import DataError, StudyError
 from pmfed.models import build, flatten, load, named
 from pmfed.models.parts import stay_mask
 from pmfed.privacy.gradients import PrivateStep
+from pmfed.privacy.mechanism import Mechanism
 from pmfed.privacy.noise import Source
-from pmfed.privacy.plan import PrivacyPlan
 from pmfed.privacy.precision import Precision
 from pmfed.sections.personal import Ditto
 from pmfed.study import Study
@@ -98,23 +98,23 @@ class Parts:
     ----------
     study, model
         The study, and the model its trainer trains.
-    plan
-        Sampling rate and sites, for the public divisor.
+    step
+        The mechanism of the common steps: rate and sites, for the public divisor.
     shelf
         Where they outlive a restart; None in a process that only scores.
 
     Guarantee
     ---------
-    `learn` only looks at values that carry the plan's ``local_std`` already.
+    `learn` only looks at values that carry the mechanism's ``local_std`` already.
     """
 
-    def __init__(self, study: Study, model: nn.Module, plan: PrivacyPlan, shelf: Shelf | None) -> None:
+    def __init__(self, study: Study, model: nn.Module, step: Mechanism, shelf: Shelf | None) -> None:
         self.study, self._model, self._shelf = study, model, shelf
         self.mask = stay_mask(study, model)
         self._values = flatten(model)[self.mask].astype(np.float64)
         self._total = np.zeros_like(self._values)
         self._averaged = 0
-        self._expected = expected(study, plan)
+        self._expected = expected(study, step, step.sites)
         if study.parts is not None and shelf is not None and (found := shelf.restore(len(self._values))):
             self._values, self._total, self._averaged = found[0], found[1], found[2]["averaged"]
 
@@ -149,8 +149,10 @@ class Own:
     ----------
     study
         A study with ``tuned``.
-    plan
-        The run's; these steps follow ``plan.alone()``, which the ledger was charged by.
+    steps
+        The mechanism of the site's own steps, which the ledger was charged by.
+    sites
+        That enrolled: what a site divides by is public.
     shelf
         Where the model and its state are kept.
     device, precision
@@ -166,7 +168,8 @@ class Own:
     def __init__(
         self,
         study: Study,
-        plan: PrivacyPlan,
+        steps: Mechanism,
+        sites: int,
         shelf: Shelf,
         device: torch.device = torch.device("cpu"),  # noqa: B008
         precision: Precision = "float32",
@@ -174,19 +177,19 @@ class Own:
         assert study.tuned is not None
         self.study, self.how, self._shelf = study, study.tuned, shelf
         self.model = build(study).to(device)
-        self._private = PrivateStep(self.model, task_for(study).loss, plan.alone(), precision=precision)
-        self._expected = expected(study, plan)
+        self._private = PrivateStep(self.model, task_for(study).loss, steps, precision=precision)
+        self._expected = expected(study, steps, sites)
         self._values, self._total = np.zeros(self._private.size), np.zeros(self._private.size)
         self._round = self._averaged = 0
         if found := shelf.restore(self._private.size):
             self._values, self._total = found[:2]
             self._round, self._averaged = found[2]["round"], found[2]["averaged"]
 
-    def due(self, kind: str, round: int) -> int:
-        """Return how many noisy steps the answer to a message takes: each round's, or the one fine-tuning, once."""
+    def due(self, query: str, round: int) -> int:
+        """Return how many noisy steps ride along with the answer to a query: each round's, or the one fine-tuning, once."""
         if isinstance(self.how, Ditto):
-            return self.how.steps if kind == "step" and round > self._round else 0
-        return self.how.steps if kind == "personal" and self._round == 0 else 0
+            return self.how.steps if query == "step" and round > self._round else 0
+        return self.how.steps if query == "personal-evaluation" and self._round == 0 else 0
 
     def learn(self, common: Vector, sampled: Callable[[], Batch], source: Source, round: int) -> None:
         """Take the steps that are due, from the common model or beside it.
@@ -239,9 +242,9 @@ class Own:
         return self._private.release(drawn.inputs, drawn.present, drawn.targets, drawn.owner, source).vector
 
 
-def expected(study: Study, plan: PrivacyPlan) -> float:
+def expected(study: Study, mechanism: Mechanism, sites: int) -> float:
     """Return what a site's own sums are divided by: public, whatever the site's true size."""
-    return plan.sampling_rate * study.cohort.expected_patients / plan.sites
+    return mechanism.sampling_rate * study.cohort.expected_patients / sites
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
 
 from pmfed.errors import BudgetError, ClosedError, PolicyError
+from pmfed.methods import schedule
 from pmfed.modality import KINDS
 from pmfed.privacy.accounting import epsilon
 from pmfed.privacy.plan import PrivacyPlan
@@ -140,8 +141,8 @@ class Policy(Frozen):
                 "the study protects single records, this site protects patients",
                 "Set privacy.unit = 'patient' in the study, or record_unit = true in [policy].",
             )
-        private_scores = study.evaluation.release == "private"
-        largest = max(cohort_patients, held_out if private_scores else 0)
+        exact = [query for query in schedule(study) if query.exact]
+        largest = max(cohort_patients, 0 if exact else held_out)
         for owner, delta in (("the study's", max(study.privacy.delta, plan.delta)), ("[policy]'s own", self.delta)):
             if delta * largest >= 1:
                 self._refuse(
@@ -149,12 +150,12 @@ class Policy(Frozen):
                     "promise would allow publishing a whole patient",
                     f"Use {largest**-1.1:.1g} or less.",
                 )
-        if not private_scores and held_out and not self.exact_metrics:
+        if exact and held_out and not self.exact_metrics:
             self._refuse(
                 f"the study publishes exact sums of scores of {held_out} held-out patients",
                 "Set evaluation.release = 'private' in the study, or exact_metrics = true in [policy].",
             )
-        if study.evaluation.per_site and not self.per_site_metrics:
+        if any(query.by_site for query in schedule(study)) and not self.per_site_metrics:
             self._refuse(
                 "the study publishes figures of this site alone",
                 "Set evaluation.per_site = false in the study, or per_site_metrics = true in [policy].",

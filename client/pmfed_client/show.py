@@ -34,10 +34,11 @@ def show_ledger(site: Site) -> None:
     table = Table(box=None, pad_edge=False)
     for name in ("run", "study", "since", "state", "charged", "epsilon"):
         table.add_column(name, justify="right" if name == "epsilon" else "left")
-    for run in dict.fromkeys(row.run for row in rows):
+    for run in dict.fromkeys(row.run for row in rows if row.kind != "migrate"):
         said = ledger.receipt(run)
         since = next(row.time for row in rows if row.run == run)
         charged = ", ".join(f"{count} {what}" for what, count in said["charges"].items())
         state = "finished" if said["finished"] else "under way"
+        state = "ended here" if any(row.run == run and row.kind == "end" for row in rows) else state
         table.add_row(run[:12], said["study"][:12], since[:16], state, charged, f"{said['epsilon']:.3f}")
     console.print(table)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import sqlite3
@@ -10,19 +11,26 @@ import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 from pmfed.errors import LedgerError
-from pmfed_client.chain import COLUMNS, UNTRUSTED, Head, Row, check_link, read_head, write_head
+from pmfed_client.chain import COLUMNS, FORM, SINCE_FORM_2, UNTRUSTED, Head, Row, check_link, read_head, write_head
 
-SCHEMA = 1
+SCHEMA = 2
+OLDER = 1  # the schema of pmfed 0.1, which is carried over
+_FORM = (
+    "CREATE TRIGGER rows_form BEFORE INSERT ON rows WHEN NEW.form IS NULL "
+    "BEGIN SELECT RAISE(ABORT, 'an older pmfed may not write here any more'); END"
+)
 _TABLES = (
     "CREATE TABLE meta (one INTEGER PRIMARY KEY CHECK (one = 1), schema INTEGER NOT NULL, genesis TEXT NOT NULL, "
     "rows INTEGER NOT NULL, head TEXT NOT NULL)",
     f"CREATE TABLE rows (seq INTEGER PRIMARY KEY, {', '.join(COLUMNS[1:])})",
     "CREATE TRIGGER rows_stay BEFORE DELETE ON rows BEGIN SELECT RAISE(ABORT, 'rows are never deleted'); END",
     "CREATE TRIGGER rows_keep BEFORE UPDATE ON rows BEGIN SELECT RAISE(ABORT, 'rows never change'); END",
+    _FORM,
 )
 _INSERT = f"INSERT INTO rows ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"
 _PAGE = f"SELECT {', '.join(COLUMNS)} FROM rows WHERE seq > ? ORDER BY seq LIMIT 1000"
@@ -76,6 +84,8 @@ class Store:
             db = self._connect()
             db.execute("BEGIN IMMEDIATE" if write or not self._trusted else "BEGIN")
             try:
+                if self._meta().schema == OLDER:
+                    self._widen(db)
                 yield
                 db.execute("COMMIT")
             except BaseException:
@@ -96,14 +106,38 @@ class Store:
             write_head(self.anchor, self._read)
             self._trusted = True
         self._end = self._read
+        if meta.schema == OLDER:
+            yield self._carry_over()
 
-    def append(self, row: Row) -> None:
-        """Write a row, inside a transaction and after ``news``; seq, previous hash and hash are set here."""
+    def _widen(self, db: sqlite3.Connection) -> None:
+        """Give the table of the first pmfed its new columns; undone with the transaction when a row cannot be trusted."""
+        for name in SINCE_FORM_2:
+            db.execute(f"ALTER TABLE rows ADD COLUMN {name}")
+        db.execute(_FORM)
+
+    def _carry_over(self) -> Row:
+        """Note, as one more row, that the file has the new schema now; the old rows stay as they are, hash by hash."""
         assert self._db is not None
-        sealed = row.after(self._end)
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        parameters = json.dumps({"from": OLDER, "to": SCHEMA}, sort_keys=True, separators=(",", ":"))
+        row = self.append(Row(0, now, "migrate", "", "", parameters=parameters))
+        self._db.execute("UPDATE meta SET schema = ?", (SCHEMA,))
+        self._read = self._end
+        return row
+
+    def append(self, row: Row) -> Row:
+        """Write a row and return it as it stands there, inside a transaction and after ``news``; seq, previous hash and hash are set here."""
+        assert self._db is not None
+        sealed = replace(row, form=FORM).after(self._end)
         self._db.execute(_INSERT, tuple(getattr(sealed, name) for name in COLUMNS))
         self._db.execute("UPDATE meta SET rows = ?, head = ?", (sealed.seq, sealed.hash))
         self._end = Head(sealed.seq, sealed.hash)
+        return sealed
+
+    @property
+    def head(self) -> str:
+        """The hash of the newest row, inside a transaction and after ``news``."""
+        return self._end.hash
 
     def renew_anchor(self) -> None:
         """Write the anchor anew, inside a write transaction that adds no rows: it must never be ahead of them."""
@@ -210,7 +244,7 @@ class Store:
 
     def _must_be_known(self, db: sqlite3.Connection) -> None:
         (schema,) = db.execute("SELECT schema FROM meta").fetchone() or (None,)
-        if schema != SCHEMA:
+        if schema not in (OLDER, SCHEMA):
             newer = isinstance(schema, int) and schema > SCHEMA
             remedy = "Install the newer pmfed that wrote it." if newer else UNTRUSTED
             raise self._error(f"ledger of schema {schema}; this pmfed knows schema {SCHEMA}", remedy)
@@ -246,6 +280,8 @@ class Store:
         except sqlite3.Error as error:
             name = getattr(error, "sqlite_errorname", "") or type(error).__name__
             raise self._explain(name, str(error)) from None
+        except UnicodeDecodeError:  # SQLite hands out text of a damaged page as it is
+            raise self._error("damaged, or no ledger (text that is none)", UNTRUSTED) from None
         except OSError as error:
             raise self._error(f"{error.strerror} ({error.filename or self.anchor})", _SPACE) from None
 

@@ -94,6 +94,8 @@ class Cohort:
         assert len(self.owner) == len(self.targets)
         assert all(len(block) == len(self.owner) for block in (*self.inputs.values(), *self.present.values()))
         assert self.inputs.keys() == self.present.keys()
+        # Rows of patients are cut out of those of records: a patient without one would get another's.
+        assert np.array_equal(np.unique(self.owner), np.arange(self.patients))
 
     @property
     def patients(self) -> int:
@@ -242,7 +244,7 @@ def read_cohort(study: Study, sources: Mapping[str, Path | str], site: str, plac
             missing[f"{name}.{key}"] = gaps = int(np.isnan(raw[place]).sum())
             if gaps == len(place):
                 warnings.append(f"{sheet.path}: '{key}' is missing in every record.")
-        if isinstance(modality, Table) and not problems:
+        if isinstance(modality, Table) and not problems and study.outcome.columns:
             _check_leaks(modality, encoded, records, there, place, sheet.path, problems, warnings)
     problems.raise_any()
     for name in here:

@@ -232,6 +232,8 @@ def _agreed(study: Study, base: Sheet) -> Bools | None:
 def _targets(study: Study, base: Sheet, problems: Problems) -> NDArray[np.float64]:
     """Return the outcome of every row, NaN where it is missing; of a survival outcome time and event, (T, 2)."""
     outcome = study.outcome
+    if not outcome.columns:
+        return np.zeros(len(base.frame))  # nothing is predicted: nobody lacks it
     cells = base.frame[outcome.column]
     if outcome.task == "segmentation":
         codes, texts = labels(cells)

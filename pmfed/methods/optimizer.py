@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pmfed.sections.training import Training
-from pmfed_server.stored import Stored, parts
+from pmfed.stored import Stored, parts
 
 Vector = npt.NDArray[np.float32]
 Ask = Callable[[slice], npt.NDArray[np.float64]]

@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from pmfed.errors import PmfedError, StudyError
 from pmfed.models.monai import MonaiModel, row_each
 from pmfed.privacy.gradients import PrivateStep
-from pmfed.privacy.plan import PrivacyPlan
+from pmfed.privacy.mechanism import Mechanism
 
 Tensors = dict[str, Tensor]
 
@@ -281,7 +281,7 @@ def _tensors(model: nn.Module) -> Iterator[Tensor]:
 def _compare(model: nn.Module, inputs: Tensors, present: Tensors, loop: list[list[Tensor]]) -> None:
     """Compare vmap with the loop. Each record has its own weight, so an error of one cannot hide in the sum."""
     records = len(loop)
-    step = PrivateStep(model, _losses, PrivacyPlan("record", "fedsgd", 1.0, 0.0, float("inf"), 1, 1, 0, 1e-5))
+    step = PrivateStep(model, _losses, Mechanism("check", "train", "record", 1.0, 0.0, float("inf"), 1, 1, 0))
     step._chunk = records  # all at once, however much memory the weights take
     weights = torch.tensor([_weight(i) for i in range(records)])
     try:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from pmfed.privacy.plan import PrivacyPlan
+from pmfed.privacy.mechanism import Mechanism
 
 Floats = NDArray[np.float64]
 
@@ -77,22 +77,22 @@ class Audit:
         )
 
 
-def honest_sites(plan: PrivacyPlan) -> int:
+def honest_sites(mechanism: Mechanism) -> int:
     """Return over how many sites the noise that the claim counts on is shared out."""
-    return plan.sites - plan.colluders if plan.algorithm == "fedsgd" else 1
+    return mechanism.sites - mechanism.colluders if mechanism.shared else 1
 
 
-def site_std(plan: PrivacyPlan, local_steps: int = 1) -> float:
+def site_std(mechanism: Mechanism, local_steps: int = 1) -> float:
     """Return the standard deviation that the noise in one release of one of all K sites must have.
 
     Parameters
     ----------
-    plan
+    mechanism
         The claim.
     local_steps
         Noisy sums in one release; 1 with fedsgd.
     """
-    return plan.noise_multiplier * plan.clip * math.sqrt(local_steps / honest_sites(plan))
+    return mechanism.noise_multiplier * mechanism.bound * math.sqrt(local_steps / honest_sites(mechanism))
 
 
 def noise_check(name: str, blocks: Mapping[str, Floats], std: float, unit: float) -> Check:
@@ -216,8 +216,8 @@ class Canaries:
     rounding: float
 
 
-def canary_checks(canaries: Canaries, plan: PrivacyPlan) -> tuple[Check, Check]:
-    """Check how strongly the canaries show, and the noise around them, against the plan.
+def canary_checks(canaries: Canaries, mechanism: Mechanism) -> tuple[Check, Check]:
+    """Check how strongly the canaries show, and the noise around them, against the mechanism.
 
     Notes
     -----
@@ -226,7 +226,7 @@ def canary_checks(canaries: Canaries, plan: PrivacyPlan) -> tuple[Check, Check]:
     canaries (weighted as least squares does, because directions are not exactly at right angles) is measured in the
     plan's units of noise; what the least-squares fit leaves over gives the noise.
     """
-    q, sigma = plan.sampling_rate, plan.noise_multiplier
+    q, sigma = mechanism.sampling_rate, mechanism.noise_multiplier
     inside = canaries.directions[canaries.included]
     releases, length = len(canaries.releases), canaries.directions.shape[1]
     count = releases * canaries.steps
@@ -265,7 +265,7 @@ def canary_checks(canaries: Canaries, plan: PrivacyPlan) -> tuple[Check, Check]:
     )
 
 
-def attack(canaries: Canaries, plan: PrivacyPlan) -> tuple[float, float]:
+def attack(canaries: Canaries, mechanism: Mechanism, delta: float) -> tuple[float, float]:
     """Return the lower bound on epsilon that guessing proves at 95 % confidence, and the most it could have proved.
 
     Every canary is scored by its inner product with the sum of all releases. The highest scores are guessed to have
@@ -273,16 +273,16 @@ def attack(canaries: Canaries, plan: PrivacyPlan) -> tuple[float, float]:
     """
     count = len(canaries.releases) * canaries.steps
     # What the attacker expects of a coin flip for every canary, taken off, so that canaries hide each other less.
-    centre = plan.sampling_rate * count / 2 * canaries.directions.sum(axis=0)
+    centre = mechanism.sampling_rate * count / 2 * canaries.directions.sum(axis=0)
     scores = canaries.directions @ (canaries.releases.sum(axis=0) - centre)
-    guesses = _guesses(canaries, plan)
+    guesses = _guesses(canaries, mechanism, delta)
     order = np.argsort(scores, kind="stable")
     half = guesses // 2
     right = int(canaries.included[order[-half:]].sum() + (~canaries.included[order[:half]]).sum())
     total = len(scores)
     return (
-        lower_bound(total, guesses, right, plan.delta),
-        lower_bound(total, guesses, guesses, plan.delta),
+        lower_bound(total, guesses, right, delta),
+        lower_bound(total, guesses, guesses, delta),
     )
 
 
@@ -344,12 +344,12 @@ def p_value(canaries: int, guesses: int, right: int, epsilon: float, delta: floa
     return min(1.0, tail + 2 * canaries * delta * alpha)
 
 
-def _guesses(canaries: Canaries, plan: PrivacyPlan) -> int:
+def _guesses(canaries: Canaries, mechanism: Mechanism, delta: float) -> int:
     """Return how many guesses promise the best bound if the plan holds: many unsure ones, or few sure ones."""
     total, length = canaries.directions.shape
-    q = plan.sampling_rate
-    claim = q * math.sqrt(len(canaries.releases) * canaries.steps) / plan.noise_multiplier
-    hidden = 1 + (claim**2 / 4 + q * (1 - q) / (2 * plan.noise_multiplier**2)) * total / length
+    q = mechanism.sampling_rate
+    claim = q * math.sqrt(len(canaries.releases) * canaries.steps) / mechanism.noise_multiplier
+    hidden = 1 + (claim**2 / 4 + q * (1 - q) / (2 * mechanism.noise_multiplier**2)) * total / length
     shift = claim / math.sqrt(hidden)
     best, most = 2, -1.0
     for share in (1, 2, 4, 8, 16, 32):
@@ -361,7 +361,7 @@ def _guesses(canaries: Canaries, plan: PrivacyPlan) -> int:
         above = (stats.norm.sf(edges - shift) + stats.norm.sf(edges)) / 2
         edge = float(np.interp(-guesses / (2 * total), -above, edges))
         sure = float(stats.norm.sf(edge - shift) / (stats.norm.sf(edge - shift) + stats.norm.sf(edge)))
-        bound = lower_bound(total, guesses, round(guesses * sure), plan.delta)
+        bound = lower_bound(total, guesses, round(guesses * sure), delta)
         if bound > most:
             best, most = guesses, bound
     return best

@@ -24,8 +24,8 @@ from torch.func import functional_call, grad, vmap
 from pmfed.errors import DataError, StudyError
 from pmfed.privacy.batches import Batch, Patients, Tensors, room, rows, spread, whole
 from pmfed.privacy.bookkeeping import BookKeeper, Unsupported
+from pmfed.privacy.mechanism import Mechanism
 from pmfed.privacy.noise import Source
-from pmfed.privacy.plan import PrivacyPlan
 from pmfed.privacy.precision import Precision
 from pmfed.privacy.shortcut import LinearModel, by_outer_product, is_linear, one_each, same
 
@@ -106,22 +106,22 @@ class PrivateStep:
         ``LinearModel`` and has no other trainable parameters takes a shortcut.
     loss
         ``(outputs, targets) -> (B,)``, one loss per record that depends on no other record.
-    plan
-        Gives clip, unit and noise.
+    mechanism
+        Gives bound (the clip), unit and noise.
     strategy
         "auto" keeps books where the model can be run so, which is known after the first batch; else vmap.
     stays
-        Which numbers of the sum never leave the site, (parameters,) bool: they get the plan's ``local_std``.
+        Which numbers of the sum never leave the site, (parameters,) bool: they get the mechanism's ``local_std``.
     precision
         "bfloat16": where books are kept, linear layers and convolutions round what they multiply, forward and backward.
         All else is float32; so is everything where no books are kept (vmap, a linear model).
 
     Guarantee
     ---------
-    Adding or removing one patient (record, if that is the unit) changes ``clipped_sum`` by at most the plan's
-    clip in L2 norm, up to the rounding of a float32 sum, whatever the patient's records hold: their gradients
+    Adding or removing one patient (record, if that is the unit) changes ``clipped_sum`` by at most the
+    bound in L2 norm, up to the rounding of a float32 sum, whatever the patient's records hold: their gradients
     are averaged and the average is clipped (Abadi et al. 2016). A gradient that is not finite counts as zero.
-    An empty batch gives zeros, so ``release`` then gives pure noise. ``release`` adds the plan's ``noise_std``, and
+    An empty batch gives zeros, so ``release`` then gives pure noise. ``release`` adds the mechanism's ``noise_std``, and
     to what stays at the site its ``local_std``. There is one clip, over all parameters together.
 
     Raises
@@ -132,10 +132,10 @@ class PrivateStep:
     """
 
     def __init__(
-        self, model: nn.Module, loss: Loss, plan: PrivacyPlan, strategy: Strategy = "auto",
+        self, model: nn.Module, loss: Loss, mechanism: Mechanism, strategy: Strategy = "auto",
         stays: NDArray[np.bool_] | None = None, precision: Precision = "float32",
     ) -> None:  # fmt: skip
-        self.model, self.loss, self.plan, self.precision = model, loss, plan, precision
+        self.model, self.loss, self.mechanism, self.precision = model, loss, mechanism, precision
         named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         if not named:
             raise StudyError("the model has no trainable parameters.")
@@ -145,7 +145,7 @@ class PrivateStep:
         # torch 2.13's functional_call corrupts a module with aliased submodules: call it on a shell without data.
         self._shell = copy.deepcopy(model).to("meta")
         self._pairs = list(zip(self._shell.modules(), model.modules(), strict=True))
-        self._clipper = _Clipper(self._parameters, plan.clip)
+        self._clipper = _Clipper(self._parameters, mechanism.bound)
         self._per_record = vmap(grad(self._single), in_dims=(None, None, 0, 0, 0), randomness="different")
         shortcut = strategy == "auto" and isinstance(model, LinearModel) and is_linear(model, self._parameters)
         self._linear: LinearModel | None = model if shortcut else None  # type: ignore[assignment]
@@ -154,8 +154,10 @@ class PrivateStep:
             self._keeper = BookKeeper(model, self._shell, dict(named), self._of_one, precision)
         self._strategy = strategy
         self._stays = stays if stays is not None and stays.any() else None
-        if self._stays is not None and (not plan.local or self._stays.shape != (self.size,)):
-            raise StudyError("the plan does not account for parameters that stay at the site, or they are not these.")
+        if self._stays is not None and (not mechanism.local or self._stays.shape != (self.size,)):
+            raise StudyError(
+                "the mechanism does not account for parameters that stay at the site, or they are not these."
+            )
         self._passes = 0
         self._chunk: int | None = None  # records per pass
         self._most: int | None = None  # records whose gradients fit into memory
@@ -192,10 +194,10 @@ class PrivateStep:
         sites: int | None = None,
     ) -> GradientSum:
         """Return ``clipped_sum`` plus this site's noise when ``sites`` sites take part (all when not given)."""
-        share = self.plan.noise_std(sites)  # first: a refusal computes nothing
+        share = self.mechanism.noise_std(sites)  # first: a refusal computes nothing
         self._clipper.std = share
-        if self._stays is not None and self.plan.private:
-            self._clipper.std = np.where(self._stays, self.plan.local_std, share)
+        if self._stays is not None and self.mechanism.private:
+            self._clipper.std = np.where(self._stays, self.mechanism.local_std, share)
         self._clipper.source = source
         found = self._accumulate(inputs, present, targets, owner)
         self._clipper.add_noise()
@@ -226,7 +228,7 @@ class PrivateStep:
         buffers = [(b, b._version) for b in self.model.buffers()]
         for shell, real in self._pairs:
             shell.training = real.training
-        if self.plan.unit == "record" or records == 0:
+        if self.mechanism.unit == "record" or records == 0:
             starts = np.arange(records)
         else:
             starts = np.append(0, np.flatnonzero(owner[1:] != owner[:-1]) + 1)

@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pmfed.errors import PolicyError
-from pmfed.study import Study
 
 Words = NDArray[np.uint32] | NDArray[np.uint64]
 EXACT = 1 << 53  # whole numbers up to here are exact in float64
@@ -137,24 +136,19 @@ class Grid:
         return max(0, int((self.limit - 0.5 - largest_noise / self.unit) * self.unit / clip))
 
 
-def gradient_grid(study: Study, sites: int) -> Grid:
-    """Return the grid of a study's training rounds: C/4096 for gradient sums, 2^-20 for changes of weights."""
-    if study.training.algorithm == "fedavg":
-        return Grid(2.0**-20, sites)
-    return _roomy(study.privacy.clip / 4096, study.privacy.clip, study, sites)
+def roomy(unit: float, weight: float, patients: int, sites: int) -> Grid:
+    """Return the smallest grid on which so many patients at one site would fit, with room for noise.
 
-
-def statistics_grid(study: Study, sites: int) -> Grid:
-    """Return the grid of federated means and scales, whose rows have norm 1."""
-    return _roomy(2.0**-12, 1.0, study, sites)
-
-
-def evaluation_grid(study: Study, sites: int) -> Grid:
-    """Return the grid of held-out patients' rows, whose cells are at most 1."""
-    return _roomy(2.0**-10, 1.0, study, sites)
-
-
-def _roomy(unit: float, weight: float, study: Study, sites: int) -> Grid:
-    """Return the smallest grid on which all patients of the study at one site would fit, with room for noise."""
+    Parameters
+    ----------
+    unit
+        Width of a grid cell.
+    weight
+        The most one patient adds to one number of the sum.
+    patients
+        Expected over all sites: a public number.
+    sites
+        The most vectors that will be added up.
+    """
     grid = Grid(unit, sites)
-    return grid if 2 * study.cohort.expected_patients <= grid.patients(weight, 0.0) else Grid(unit, sites, 64)
+    return grid if 2 * patients <= grid.patients(weight, 0.0) else Grid(unit, sites, 64)

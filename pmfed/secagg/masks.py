@@ -34,13 +34,13 @@ class Label:
     Parameters
     ----------
     purpose
-        Kind of the message: "statistics", "step", "evaluate".
+        Name of the query: "statistics", "step", "evaluation".
     round, attempt
         As in the message.
     sites
         Who takes part, in order: sites that were told different rosters do not cancel.
     sent
-        SHA-256 of the model that came with the message: a coordinator that shows each site another model gets
+        SHA-256 of the state that came with the message: a coordinator that shows each site another model gets
         noise, not a sum (Pasquini, Francati, Ateniese 2022).
     """
 
@@ -51,9 +51,16 @@ class Label:
     sent: str
 
     @classmethod
-    def of(cls, purpose: str, round: int, attempt: int, sites: tuple[str, ...], sent: npt.NDArray[Any] | None) -> Label:
-        """Return the label of a release, with the hash of what was sent."""
-        digest = "" if sent is None else hashlib.sha256(np.ascontiguousarray(sent).data).hexdigest()
+    def of(
+        cls, purpose: str, round: int, attempt: int, sites: tuple[str, ...], sent: Mapping[str, npt.NDArray[Any]]
+    ) -> Label:
+        """Return the label of a release, with the hash of the named arrays that were sent."""
+        whole = hashlib.sha256()
+        for name in sorted(sent):
+            array = np.ascontiguousarray(sent[name])
+            whole.update(json.dumps([name, array.dtype.str, array.shape]).encode())
+            whole.update(array.data)
+        digest = whole.hexdigest() if sent else ""
         return cls(purpose, round, attempt, tuple(sorted(sites)), digest)
 
     def bytes(self) -> bytes:

@@ -14,6 +14,7 @@ METRICS = {
     "regression": ("mae", "within_20", "rmse"),
     "segmentation": ("dice", "iou"),
     "survival": ("c_index", "integrated_brier"),
+    "none": (),
 }
 
 _VALUES = "the values it can take (negative first)"
@@ -33,7 +34,7 @@ class Outcome(Frozen):
     """
 
     column: str
-    task: Literal["binary", "multiclass", "regression", "segmentation", "survival"]
+    task: Literal["binary", "multiclass", "regression", "segmentation", "survival", "none"]
     classes: tuple[str, ...] = ()
     transform: Literal["none", "sqrt", "log"] = "none"
     baseline: float | tuple[float, ...] | None = None
@@ -62,7 +63,7 @@ class Outcome(Frozen):
                 raise ValueError("transform 'log' needs 'minimum' above 0")
             if self.transform == "sqrt" and self.minimum < 0:
                 raise ValueError("transform 'sqrt' needs 'minimum' at or above 0")
-        else:
+        elif self.task != "none":
             expected = 2 if self.task in ("binary", "survival") else None
             if len(self.classes) < 2 or (expected and len(self.classes) != expected):
                 which = "the two values of 'event' (censored first)" if self.task == "survival" else _VALUES
@@ -126,4 +127,8 @@ class Outcome(Frozen):
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns of the cohort table that the outcome is read from."""
-        return (self.column,) if self.event is None else (self.column, self.event)
+        return tuple(name for name in (self.column, self.event) if name)
+
+
+NOTHING = Outcome(column="", task="none")
+"""Of a study that predicts nothing."""

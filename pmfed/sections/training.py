@@ -54,3 +54,7 @@ class Training(Frozen):
                     "'proximal' times 'local_learning_rate' must be below 1, or a step goes past what it is pulled to"
                 )
         return self
+
+
+NO_TRAINING = Training(rounds=1, optimizer=Optimizer(learning_rate=1.0))
+"""Of a study whose method trains nothing."""

@@ -16,6 +16,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from pmfed.errors import PmfedError
 from pmfed.memory import let_go_early
+from pmfed.methods import plan_for
 from pmfed.privacy.plan import PrivacyPlan
 from pmfed.study import Study
 from pmfed_server.enrolment import Owner, Registered
@@ -38,7 +39,7 @@ def main(grid: Grid, context: Context) -> None:
         conduct(
             grid,
             study,
-            PrivacyPlan.solve(study, sites),
+            plan_for(study, sites),
             folder,
             run=str(config["id"]),
             sites=sites,

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from pmfed_server.checkpoint import write_atomically
+from pmfed.file_io import replace_file
 
 CA_DAYS, SERVER_DAYS = 3650, 825
 _CA_USE = ("key_cert_sign", "crl_sign")
@@ -89,4 +89,4 @@ def _write(path: Path, key: ec.EllipticCurvePrivateKey, certificate: x509.Certif
     )
     path.with_suffix(".key").touch(mode=0o600, exist_ok=False)
     path.with_suffix(".key").write_bytes(secret)
-    write_atomically(path.with_suffix(".crt"), certificate.public_bytes(serialization.Encoding.PEM))
+    replace_file(path.with_suffix(".crt"), certificate.public_bytes(serialization.Encoding.PEM))

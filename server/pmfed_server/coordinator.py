@@ -14,12 +14,12 @@ from pydantic import Field
 
 from pmfed.card import SiteCard
 from pmfed.errors import UsageError
+from pmfed.file_io import replace_file
 from pmfed.processes import flower_environment
 from pmfed.secagg.keys import Identity
 from pmfed.validate import Frozen, read_toml
 from pmfed_server.bundle import Flwr
 from pmfed_server.certificates import issue, make_authority
-from pmfed_server.checkpoint import write_atomically
 from pmfed_server.gather import gather_cards, read_card
 
 FILE = "coordinator.toml"
@@ -149,8 +149,8 @@ def add_card(coordinator: Coordinator, path: Path) -> SiteCard:
     for other in known.values():
         if other.site != card.site and (other.key == card.key or other.node == card.node):
             raise UsageError(f"{path}: has a key of '{other.site}'.", "Each site makes its own.")
-    write_atomically(kept, (card.model_dump_json() + "\n").encode())
+    replace_file(kept, (card.model_dump_json() + "\n").encode())
     cards = sorted(coordinator.cards.glob("*.json"))
     if len(cards) >= 2:
-        write_atomically(coordinator.roster, gather_cards(cards).canonical().encode())
+        replace_file(coordinator.roster, gather_cards(cards).canonical().encode())
     return card

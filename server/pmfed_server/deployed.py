@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from pmfed.errors import InterruptedRunError, RunError, UsageError
+from pmfed.file_io import replace_file
 from pmfed.processes import running
 from pmfed.secagg.roster import FILE as ROSTER
 from pmfed.study import Study
 from pmfed.verify import MANIFEST, seal
 from pmfed_server.bundle import bundle, failure_of
-from pmfed_server.checkpoint import write_atomically
 from pmfed_server.coordinator import Coordinator
 from pmfed_server.results import read_lines
 from pmfed_server.serving import answers
@@ -149,10 +149,10 @@ def runs_of(coordinator: Coordinator) -> list[tuple[str, str, str, Path]]:
 
 
 def _note(coordinator: Coordinator, out: Path, told: dict[str, Any]) -> None:
-    write_atomically(out / FILE, (json.dumps(told, indent=2) + "\n").encode())
+    replace_file(out / FILE, (json.dumps(told, indent=2) + "\n").encode())
     place = coordinator.folder / "runs" / f"{told['id']}.json"
     if not place.exists():
-        write_atomically(place, json.dumps({"id": told["id"], "study": told["study"], "folder": str(out)}).encode())
+        replace_file(place, json.dumps({"id": told["id"], "study": told["study"], "folder": str(out)}).encode())
 
 
 def _follow(coordinator: Coordinator, number: str, out: Path, patience: float, tell: Tell) -> None:
@@ -214,6 +214,6 @@ def _result(coordinator: Coordinator, out: Path) -> dict[str, Any]:
     """Return the result of a run that has one, and sign the run unless that was done."""
     if not (out / MANIFEST).exists():
         if coordinator.roster.exists():
-            write_atomically(out / ROSTER, coordinator.roster.read_bytes())
+            replace_file(out / ROSTER, coordinator.roster.read_bytes())
         seal(out, Study.read(out / "study.toml"), str(read_run(out)["id"]), coordinator.identity)
     return dict(json.loads((out / "result.json").read_text(encoding="utf-8")))

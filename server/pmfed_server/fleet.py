@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
@@ -19,17 +18,14 @@ MESSAGE_TYPES = {
     "enroll": "query.enroll",
     "keys": "query.keys",
     "shares": "query.shares",
+    "ask": "query.ask",
     "sign": "query.sign",
     "unmask": "query.unmask",
-    "statistics": "query.statistics",
-    "step": "train.step",
-    "evaluate": "evaluate",
-    "personal": "train.personal",
     "finish": "query.finish",
 }
 
-Model = Callable[[], npt.NDArray[np.float32]]
-"""Gives a model when it is needed: whoever passes it on need not hold it."""
+State = Callable[[], Mapping[str, npt.NDArray[Any]]]
+"""Gives the named arrays of a state when they are needed: whoever passes it on need not hold it."""
 NOBODY = -1
 SHORTEST, LONGEST = 0.01, 0.5  # seconds between two looks for answers: a twentieth of what was waited, within these
 ROOM = 64 << 20  # bytes of answers taken from Flower at a time: of large models one, whoever else has answered
@@ -91,7 +87,7 @@ class Fleet:
             time.sleep(0.2)
 
     def ask(self, request: Request, nodes: Iterable[int], texts: Mapping[int, str] | None = None) -> list[Answer]:
-        """Send a request without a model and return the answers in the order of the nodes."""
+        """Send a request without a state and return the answers in the order of the nodes."""
         nodes = list(nodes)
         answers = {answer.node: answer for answer in self.stream(request, nodes, texts=texts)}
         return [answers[node] for node in nodes]
@@ -100,7 +96,7 @@ class Fleet:
         self,
         request: Request,
         nodes: Sequence[int],
-        model: Model | None = None,
+        state: State | None = None,
         texts: Mapping[int, str] | None = None,
     ) -> Iterator[Answer]:
         """Send one request to each node and yield the answers as they arrive, one per node.
@@ -111,14 +107,14 @@ class Fleet:
             What to ask.
         nodes
             Whom.
-        model
-            Gives the parameters to send along, (parameters,).
+        state
+            Gives the named arrays to send along.
         texts
             For some nodes, a text of their own.
         """
         since = time.monotonic()
         deadline = since + self.patience
-        asked, size = self._push(request, nodes, model, texts)
+        asked, size = self._push(request, nodes, state, texts)
         waiting = {name: node for name, node in asked if name}
         for name, node in asked:
             if not name:
@@ -141,16 +137,15 @@ class Fleet:
             yield Answer(node, None, problem="did not answer in time")
 
     def _push(
-        self, request: Request, nodes: Sequence[int], model: Model | None, texts: Mapping[int, str] | None
+        self, request: Request, nodes: Sequence[int], state: State | None, texts: Mapping[int, str] | None
     ) -> tuple[list[tuple[str, int]], int]:
-        """Hand Flower a message to each node; return each one's name and node, and the bytes of the model.
+        """Hand Flower a message to each node; return each one's name and node, and the bytes of the state.
 
-        A function of its own, so that nothing of the model is kept while answers are awaited.
+        A function of its own, so that nothing of the state is kept while answers are awaited.
         """
-        vector = None if model is None else model()
-        record = None if vector is None else ArrayRecord({"parameters": Array(vector)})
-        size = 0 if vector is None else vector.nbytes
-        del vector  # Flower packed a copy
+        arrays = {} if state is None else dict(state())
+        size = sum(array.nbytes for array in arrays.values())
+        record = ArrayRecord({name: Array(arrays.pop(name)) for name in sorted(arrays)}) if arrays else None
         messages = []
         for node in nodes:
             own = request if texts is None else request.model_copy(update={"text": texts[node]})
@@ -174,12 +169,8 @@ class Fleet:
             if not isinstance(record, bytes) or not record:
                 return Answer(node, None, problem="its courier could not reach the site agent")
             reply = parse_reply(record)
-            if (reply.kind, reply.run, reply.round, reply.attempt) != (
-                request.kind,
-                request.run,
-                request.round,
-                request.attempt,
-            ):
+            asked = (request.kind, request.query, request.run, request.round, request.attempt)
+            if (reply.kind, reply.query, reply.run, reply.round, reply.attempt) != asked:
                 return Answer(node, None, problem="answered another question")
             if not reply.ok:
                 return Answer(node, reply, problem=reply.reason, code=reply.code)

@@ -6,26 +6,21 @@ import importlib.metadata
 import json
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-from safetensors.numpy import save_file
 
 from pmfed import __version__
-from pmfed.models import build, named
-from pmfed.models.parts import stays
+from pmfed.charges import charges
+from pmfed.file_io import replace_file
+from pmfed.methods import METHODS, schedule
 from pmfed.privacy.groups import patient_epsilon
 from pmfed.privacy.plan import AGAINST, Against, PrivacyPlan
 from pmfed.study import Study
-from pmfed.tasks import task_for
-from pmfed.tasks.task import headline, intervals, measured
-from pmfed_server.checkpoint import replacing, write_atomically
-from pmfed_server.outcome import Evaluated, Outcome
-from pmfed_server.report import write_report
+from pmfed_server.outcome import Outcome
+from pmfed_server.report import write_method_report, write_report
 
 Metrics = dict[str, float | None]
 
@@ -40,28 +35,8 @@ def versions() -> dict[str, str]:
     }
 
 
-def metrics_of(study: Study, evaluated: Evaluated, noise: float = 0.0) -> Metrics:
-    """Return the metrics of an evaluation with ``_low`` and ``_high``, the 95 % bootstrap interval over patients.
-
-    ``noise`` is the standard deviation of the noise in each cell of a private release.
-    """
-    task = task_for(study)
-    totals = evaluated.measured_as(study.evaluation.average)
-    found = {name: float(value) for name, value in measured(task, totals).items()}
-    for name, (low, high) in intervals(task, totals, noise=noise).items():
-        found |= {f"{name}_low": low, f"{name}_high": high}
-    return finite(found)
-
-
-def finite(values: Mapping[str, float]) -> Metrics:
-    """Return values that JSON can hold: None where a figure cannot be told."""
-    return {name: round(value, 6) if np.isfinite(value) else None for name, value in values.items()}
-
-
 def summarise(study: Study, plan: PrivacyPlan, outcome: Outcome, wall_s: float) -> dict[str, Any]:
     """Return result.json of one run."""
-    task = task_for(study)
-    metric = headline(task, study.evaluation.metric)
     receipts = {site: json.loads(text) for site, text in outcome.receipts.items() if text}
     return {
         "study": study.study.name,
@@ -72,22 +47,10 @@ def summarise(study: Study, plan: PrivacyPlan, outcome: Outcome, wall_s: float) 
         "refused": outcome.refused,
         "left": outcome.left,
         "rounds": outcome.rounds,
-        "parameters": len(outcome.parameters),
-        "public_weights": study.public_weights,
+        "method": study.method.kind,
         "stand_in": study.cohort.stand_in,
-        "task": study.outcome.task,
-        "unit": study.outcome.unit,
-        "metric": {"name": metric.name, "label": metric.label, "higher_is_better": metric.higher_is_better},
-        "average": study.evaluation.average,
-        "metrics": {
-            "test": metrics_of(study, outcome.evaluated, evaluation_noise(study, plan)),
-            "per_site": {
-                site: metrics_of(study, Evaluated.of_site(site, total))
-                for site, total in sorted(outcome.evaluated.per_site.items())
-            },
-        },
-        **personal_of(study, plan, outcome.evaluated, outcome.personal),
-        "privacy": {**privacy_of(study, plan, outcome.steps, receipts), "insecure": outcome.insecure},
+        **outcome.method.result(plan),
+        "privacy": {**privacy_of(study, plan, outcome.charged, receipts), "insecure": outcome.insecure},
         "secure_aggregation": outcome.masked,
         "timing": {
             "wall_s": round(wall_s, 3),
@@ -99,70 +62,54 @@ def summarise(study: Study, plan: PrivacyPlan, outcome: Outcome, wall_s: float) 
     }
 
 
-def personal_of(study: Study, plan: PrivacyPlan, evaluated: Evaluated, own: Evaluated | None) -> dict[str, Any]:
-    """Return the part of result.json on the sites' own models; empty for a study that has none.
-
-    Where parts of the model stay at the sites there is no other model: the run's figures are those of the sites' own.
-    """
-    if study.personal is None:
-        return {}
-    found = own if study.tuned else evaluated
-    told: dict[str, Any] = {"method": study.personal.method, "epsilon": None, "test": {}, "per_site": {}}
-    if plan.personal_noise is not None and plan.private:
-        told["epsilon"] = round(plan.alone().epsilon(), 4)
-    if found is not None and found.total.any():
-        told["test"] = metrics_of(study, found, evaluation_noise(study, plan))
-        told["per_site"] = {
-            site: metrics_of(study, Evaluated.of_site(site, total)) for site, total in sorted(found.per_site.items())
-        }
-    return {"personal": told}
-
-
-def evaluation_noise(study: Study, plan: PrivacyPlan) -> float:
-    """Return the noise in each cell of the evaluation: that of all sites together."""
-    if study.evaluation.release != "private" or not plan.private:
-        return 0.0
-    share = plan.share(study.evaluation.release_noise, task_for(study).sensitivity)
-    return float(share * np.sqrt(plan.sites))
-
-
 def privacy_of(
-    study: Study, plan: PrivacyPlan, rounds: int, receipts: Mapping[str, Mapping[str, Any]]
+    study: Study, plan: PrivacyPlan, charged: Mapping[str, int], receipts: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """Return the privacy part of result.json; ``rounds`` are those the sites were charged for."""
-    steps = rounds * study.training.local_steps
+    """Return the privacy part of result.json; ``charged`` are the answers, by query, that sites were charged for."""
+    main = plan.main
+    at_once = {charge.query: charge.at_once for charge in charges(study, plan)}
+    steps = charged.get(main.query, 0) * at_once.get(main.query, 1)
 
     def told(against: Against) -> float | None:
-        value = plan.epsilon(steps, against)
+        value = plan.epsilon({main.query: steps}, against)
         return round(value, 4) if np.isfinite(value) else None
 
     return {
         "unit": plan.unit,
-        "mechanism": plan.algorithm,
+        "mechanism": study.mechanism,
         "epsilon": told("colluders"),
         "delta": plan.delta,
         "epsilon_collusion": {against: told(against) for against in AGAINST},
         "colluders": plan.colluders,
-        "noise_multiplier": plan.noise_multiplier,
-        "sampling_rate": plan.sampling_rate,
-        "clip": plan.clip if np.isfinite(plan.clip) else None,
+        "noise_multiplier": main.noise_multiplier,
+        "sampling_rate": main.sampling_rate,
+        "clip": main.bound if np.isfinite(main.bound) else None,
         "steps": steps,
+        "queries": [
+            {
+                "query": one.query, "role": one.role, "noise_multiplier": one.noise_multiplier,
+                "sampling_rate": one.sampling_rate, "bound": one.bound if np.isfinite(one.bound) else None,
+                "times": one.times,
+            }
+            for one in plan.mechanisms
+        ],
+        "exact": [query.name for query in schedule(study) if query.exact],
         "evaluation_release": study.evaluation.release,
         "insecure": False,
-        "whole_patient": _whole_patient(study, replace(plan, steps=steps)),
+        "whole_patient": _whole_patient(study, plan, steps),
         "spent": {
             site: {"epsilon": round(receipt["epsilon"], 4), "delta": receipt["delta"]}
             for site, receipt in sorted(receipts.items())
         },
-    }
+    }  # fmt: skip
 
 
-def _whole_patient(study: Study, plan: PrivacyPlan) -> dict[str, Any] | None:
+def _whole_patient(study: Study, plan: PrivacyPlan, steps: int) -> dict[str, Any] | None:
     """Return what a promise about records is worth to the patient who has most of them; None for one about patients."""
-    if plan.unit == "patient" or not plan.private or plan.steps == 0:
+    if plan.unit == "patient" or not plan.private or steps == 0:
         return None
     records = study.cohort.max_records
-    return {"records": records, "epsilon": round(patient_epsilon(plan, records), 4)}
+    return {"records": records, "epsilon": round(patient_epsilon(plan, records, {plan.main.query: steps}), 4)}
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -176,44 +123,28 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return rounds
 
 
-def write_model(
-    path: Path, study: Study, parameters: npt.NDArray[np.float32], statistics: npt.NDArray[np.float32] | None
-) -> None:
-    """Write the model as safetensors, a tensor per parameter that left the sites, with the study in the header.
-
-    One key only: safetensors writes several in any order, and equal runs shall give equal files.
-    """
-    model = build(study)
-    tensors: dict[str, npt.NDArray[Any]] = named(model, parameters, stays(study, model))
-    if statistics is not None:
-        tensors["statistics"] = statistics
-    with replacing(path) as beside:
-        save_file(tensors, beside, {"study": study.canonical()})
-
-
 def write_results(folder: Path, study: Study, outcome: Outcome, result: Mapping[str, Any]) -> None:
     """Write everything of one run into RUN/."""
-    write_model(folder / "model.safetensors", study, outcome.parameters, outcome.statistics)
-    sums = {"total": outcome.evaluated.total}
-    sums |= {f"site:{name}": total for name, total in outcome.evaluated.per_site.items()}
-    if outcome.personal is not None:
-        sums |= outcome.personal.state("personal")
-    with replacing(folder / "evaluation.safetensors") as beside:
-        save_file(sums, beside)
+    outcome.method.write()
     if any(outcome.receipts.values()):
         (folder / "receipts").mkdir(exist_ok=True)
     for site, text in outcome.receipts.items():
         if text:
             (folder / "receipts" / f"{site}.json").write_text(text + "\n", encoding="utf-8")
-    write_results_page(folder, result, task_for(study).curves(outcome.evaluated.total))
+    for name, data in outcome.method.files(result).items():
+        replace_file(folder / name, data)
+    write_results_page(folder, result, outcome.method.curves())
 
 
 def write_results_page(folder: Path, result: Mapping[str, Any], curves: Mapping[str, Any]) -> None:
     """Write result.json and report.html."""
-    write_atomically(folder / "result.json", (json.dumps(result, indent=2) + "\n").encode())
-    write_report(folder, dict(result), read_lines(folder / "metrics.jsonl"), dict(curves))
+    replace_file(folder / "result.json", (json.dumps(result, indent=2) + "\n").encode())
+    if METHODS[str(result["method"])].predicts:
+        write_report(folder, dict(result), read_lines(folder / "metrics.jsonl"), dict(curves))
+    else:
+        write_method_report(folder, result)
 
 
 __all__: Sequence[str] = (
-    "finite", "metrics_of", "privacy_of", "read_lines", "summarise", "versions", "write_results", "write_results_page",
+    "privacy_of", "read_lines", "summarise", "versions", "write_results", "write_results_page",
 )  # fmt: skip

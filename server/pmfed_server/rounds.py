@@ -1,8 +1,9 @@
-"""The coordinator's side of a run: enrol, statistics, rounds, evaluation, receipts.
+"""The coordinator's side of a run: enrol, one loop over the schedule, receipts.
 
-Read `Rounds.run` aloud: it is the way of the data. A round is one noisy step over all sites; when a site fails, the
-attempt is thrown away and repeated by those that remain, with fresh patients, fresh noise in larger shares, and a
-fresh charge. The sites agreed to so many charges and no more, so a run with retries takes fewer steps, never more.
+Read `Rounds.run` aloud: it is the way of the data. What is asked next, and what becomes of the answer, is the method's
+business. When a site fails, an attempt is thrown away and repeated by those that remain, with fresh patients, fresh
+noise in larger shares, and a fresh charge. The sites agreed to so many charges and no more, so a run with retries takes
+fewer rounds, never more.
 """
 
 from __future__ import annotations
@@ -10,31 +11,26 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from flwr.serverapp import Grid
 
-from pmfed.cohort.statistics import statistics_size
 from pmfed.errors import BudgetError, RunError
-from pmfed.models import shared_start
+from pmfed.file_io import replace_file
+from pmfed.methods import Answer, Ask, Method, method_for
 from pmfed.privacy.plan import PrivacyPlan
 from pmfed.secagg.grid import Grid as Rounding
-from pmfed.secagg.grid import evaluation_grid, gradient_grid, statistics_grid
 from pmfed.study import Study
-from pmfed.tasks import task_for
-from pmfed.tasks.task import measured
 from pmfed.wire import Kind, Request
-from pmfed_server.checkpoint import read_checkpoint, write_atomically, write_checkpoint
+from pmfed_server.checkpoint import read_checkpoint, write_checkpoint
 from pmfed_server.enrolment import Enrolment, Registered, listed, name
-from pmfed_server.fleet import Fleet, Model
-from pmfed_server.optimizer import ServerOptimizer
-from pmfed_server.outcome import Evaluated, Outcome
+from pmfed_server.fleet import Fleet
+from pmfed_server.outcome import Outcome
 from pmfed_server.sums import Summed, Sums
 
 log = logging.getLogger("pmfed.server")
@@ -71,6 +67,13 @@ class Rounds:
         Seconds to wait for sites and for answers.
     registered
         Tells whose card each node's key came with; None where nodes have no keys.
+
+    Attributes
+    ----------
+    method
+        What follows from the answers so far.
+    charged
+        Query -> for how many answers the sites were charged, as far as the coordinator can tell.
     """
 
     def __init__(
@@ -80,20 +83,17 @@ class Rounds:
         self.study, self.plan, self.folder = study, plan, folder
         self.run_id, self.expected = run, sites
         self.fleet = Fleet(grid, patience)
-        self.task = task_for(study)
-        self.optimizer = ServerOptimizer(study.training, shared_start(study), folder)
+        self.method: Method = method_for(study, folder)
         self.enrolment = Enrolment(self.fleet, study, self._request, registered)
         self.sites = self.enrolment.sites
         self.sums = Sums(self.fleet, study, self.enrolment, folder)
-        self.statistics: npt.NDArray[np.float32] | None = None
         self.names: tuple[str, ...] = ()
         self.left: dict[str, str] = {}
-        self.evaluated: Evaluated | None = None
-        self.personal: Evaluated | None = None
-        self._evaluations: dict[int, Evaluated] = {}
-        self.round = self.charged = self.resumes = 0
+        self.charged: Counter[str] = Counter()
+        self.resumes = 0
         self.train_seconds = 0.0
         self.spent = spending(plan, study.training.local_steps)
+        self._line: dict[str, Any] | None = None  # of the round that was taken last, until it is written
 
     def run(self) -> Outcome:
         """Take the run from wherever it stands to its end.
@@ -104,24 +104,21 @@ class Rounds:
             Too few sites enrolled, or too few were left in a round.
         """
         self._resume()
-        if self.evaluated is None or (self.study.tuned and self.personal is None):
+        if self.method.next() is not None:
             self._enroll()
-            if self.study.needs_statistics and self.statistics is None:
-                self._learn_statistics()
-            if self.evaluated is None:
-                self._train()
-                self.evaluated = self._evaluate(self.round)
-                self._checkpoint()
-            if self.study.tuned:
-                self.personal = self._personalise()
+            try:
+                while (ask := self.method.next()) is not None:
+                    self._follow(ask)
+            finally:
+                self._write_line()
             self._checkpoint()  # sites forget a run once it is finished; nothing may be needed from them after that
         receipts = self._finish()
         many = max(1, len(self.names))
         refused = {site: why for site, why in self.enrolment.refused.items() if site not in self.names}
         return Outcome(
-            self.names, self.plan, self.enrolment.masked, refused, self.evaluated, receipts, self.optimizer.result, self.statistics,
-            self.charged, self.round, self.train_seconds, self.fleet.bytes_up / many, self.fleet.bytes_down / many,
-            self.enrolment.insecure, self.enrolment.versions, self.personal, self.left,
+            self.names, self.plan, self.enrolment.masked, refused, self.method, receipts, dict(self.charged),
+            self.train_seconds, self.fleet.bytes_up / many, self.fleet.bytes_down / many, self.enrolment.insecure,
+            self.enrolment.versions, self.left,
         )  # fmt: skip
 
     # -- the legs -------------------------------------------------------------------------------------------------
@@ -131,150 +128,129 @@ class Rounds:
         if found is None:
             return
         state, progress = found
-        self.optimizer.restore(state)
-        self.statistics = state["statistics"][:] if "statistics" in state else None
+        if not isinstance(progress["charged"], dict):
+            raise RunError(
+                f"{self.folder}: this run was begun by a pmfed that spoke another protocol.",
+                "Finish it with that version, or start the study in a new folder: what was charged stays charged.",
+            )
+        self.method.restore(state)
         self.names = tuple(progress["sites"])
         self.left = dict(progress.get("left", {}))
-        self.round = int(progress["round"])
         self.resumes = int(progress["resumes"]) + 1
-        if "evaluation" in state:
-            self.evaluated = Evaluated.of_state(state, "evaluation")
-            if "personal" in state:
-                self.personal = Evaluated.of_state(state, "personal")
-            self.charged = int(progress["charged"])
-        else:
+        self.charged = Counter({str(query): int(times) for query, times in progress["charged"].items()})
+        ask = self.method.next()
+        if ask is not None and ask.query.stage == "round":
             # The round under way when the coordinator died may have been charged: count it as if it had.
-            self.charged = min(int(progress["charged"]) + 1, self.study.training.rounds)
-        log.info("resuming after round %d", self.round)
+            self.charged[ask.query.name] = min(self.charged[ask.query.name] + 1, ask.query.times)
+        log.info("resuming after round %d", self.method.round)
 
     def _enroll(self) -> None:
         nodes = self.fleet.gather(self.expected)
-        self.plan = replace(self.plan, sites=len(nodes))
+        self.plan = self.plan.with_sites(len(nodes))
         self.enrolment.enrol(nodes)
         there, refused = sorted(self.sites.values()), self.enrolment.refused
         # Who took part before a resume was charged, and has left if it does not agree again.
         self.left = {site: refused.get(site, AWAY) for site in self.names if site not in there}
         self.names = tuple(sorted({*self.names, *there}))
         agreed = {"sites": there, "refused": {**refused, **self.left}}  # for whoever follows the run
-        write_atomically(self.folder / "enrolled.json", json.dumps(agreed).encode())
+        replace_file(self.folder / "enrolled.json", json.dumps(agreed).encode())
         self._checkpoint()  # a run killed in its first round must know, when resumed, that it had begun
 
-    def _learn_statistics(self) -> None:
-        """Learn means and scales: charged once in a run, so there is one attempt, and what can be read is taken."""
-        roster = self.enrolment.roster()
-        self._check_quorum(roster, 0)
-        grid = statistics_grid(self.study, len(roster))
-        request = self._request("statistics", attempt=self.resumes)
-        summed = self.sums.collect(request, roster, statistics_size(self.study), grid.word)
-        self._note(summed, roster)
-        if summed.total is None:
-            raise RunError(
-                "federated means and scales could not be learned.\n"
-                + listed({name(answer): answer.problem for answer in summed.failed}),
-                "They are charged once in a run. If they were charged and lost, start the study in a new folder.",
-            )
-        self.statistics = grid.decode(summed.total).astype(np.float32)
-        self._checkpoint()
+    def _follow(self, ask: Ask) -> None:
+        """Ask the sites, and give the method what came of it."""
+        if ask.query.stage == "round":
+            self._one_round(ask)
+            following = self.method.next()
+            if following is None or not following.progress:
+                self._write_line()
+        elif (answer := self._answer(ask)) is None:
+            self.method.lost(ask)
+        else:
+            self.method.take(ask, answer)
+            if not ask.progress:
+                self._checkpoint()
+            elif self._line is not None:
+                self._line["metrics"] = self.method.progress()
+                self._write_line()
 
-    def _train(self) -> None:
-        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as lines:
-            while self.round < self.study.training.rounds and self.charged < self.study.training.rounds:
-                line = self._one_round()
-                if line is None:
-                    break
-                every = self.study.evaluation.every
-                if self.study.evaluation.release == "exact" and (self.round % every == 0 or self.round == 1):
-                    line["metrics"] = self.measure(self._evaluate(self.round))
-                lines.write(json.dumps(line) + "\n")
-                lines.flush()
-
-    def _one_round(self) -> dict[str, Any] | None:
-        """Take one step; return its line for metrics.jsonl, or None when the sites' budget ends here."""
-        started = time.perf_counter()
+    def _one_round(self, ask: Ask) -> None:
+        """Take one round, or tell the method that the sites' budget ends here."""
+        query, started = ask.query, time.perf_counter()
         up, down = self.fleet.bytes_up, self.fleet.bytes_down
-        number = self.round + 1
         dropped: dict[str, str] = {}
-        for tried in self._attempts("step", number, self._size, gradient_grid, self._model):
+        for tried in self._attempts(ask) if self.charged[query.name] < query.times else ():
             summed = tried.summed
             if not summed.nodes and all(answer.code == BudgetError.code for answer in summed.failed):
-                return None
-            self.charged += 1
+                break
+            self.charged[query.name] += 1
             for answer in summed.failed:
                 site = self.sites[answer.node]
                 dropped[site] = self.left[site]
-                log.warning("round %d: %s: %s", number, site, dropped[site])
+                log.warning("round %d: %s: %s", ask.number, site, dropped[site])
             if summed.total is not None:
+                for node in summed.nodes:
+                    self.enrolment.strikes[node] = 0
+                self.method.take(ask, Answer(summed.total, tried.grid, len(summed.nodes)))
+                self._checkpoint()
+                seconds = time.perf_counter() - started
+                self.train_seconds += seconds
+                self._line = {
+                    "round": ask.number,
+                    "epsilon": self.spent(self.charged[query.name]),
+                    "sites": len(summed.nodes),
+                    "attempt": tried.attempt,
+                    "dropped": dropped,
+                    "seconds": round(seconds, 4),
+                    "bytes_up": self.fleet.bytes_up - up,
+                    "bytes_down": self.fleet.bytes_down - down,
+                }
+                return
+            if self.charged[query.name] >= query.times:
                 break
-            if self.charged >= self.study.training.rounds:
-                return None
-        assert summed.total is not None
-        for node in summed.nodes:
-            self.enrolment.strikes[node] = 0
-        self._apply(summed.total, tried.grid, len(summed.nodes))
-        self.round = number
-        self._checkpoint()
-        seconds = time.perf_counter() - started
-        self.train_seconds += seconds
-        return {
-            "round": number,
-            "epsilon": self.spent(self.charged),
-            "sites": len(summed.nodes),
-            "attempt": tried.attempt,
-            "dropped": dropped,
-            "seconds": round(seconds, 4),
-            "bytes_up": self.fleet.bytes_up - up,
-            "bytes_down": self.fleet.bytes_down - down,
-        }
+        self.method.exhausted(query)
 
-    def _apply(self, total: npt.NDArray[Any], grid: Rounding, sites: int) -> None:
-        if self.study.training.algorithm == "fedavg":
-            self.optimizer.replace(lambda part: grid.decode(total[part]) / sites)
-        else:
-            # The divisor is public. The true batch size would tell how many patients took part.
-            expected = self.plan.sampling_rate * self.study.cohort.expected_patients
-            self.optimizer.step(lambda part: grid.decode(total[part]) / expected)
+    def _answer(self, ask: Ask) -> Answer | None:
+        """Ask for a sum that is no round; None when there is none and the run can do without.
 
-    def _personalise(self) -> Evaluated:
-        """Have the sites finish the models of their own, and ask for the sums over held-out patients.
+        What is charged once in a run cannot be asked for again: when a site is missing, the noise of the others is less
+        than was promised, so the sum is thrown away. What carries no noise is asked for until it comes.
 
-        The common model is whole by now: when too few sites answer, the result has no figures of their own models.
+        Raises
+        ------
+        RunError
+            The run cannot do without, or too few sites are left.
         """
+        query = ask.query
         try:
-            return self._evaluate(self.round, "personal")
-        except RunError as error:
-            log.warning("the sites' own models were not measured: %s", error)
-            return Evaluated(np.zeros(self.task.cells))
-
-    def _evaluate(self, number: int, kind: Kind = "evaluate") -> Evaluated:
-        """Ask for the sums over held-out patients.
-
-        A private release is charged once in a run and cannot be asked for again: when a site is missing, the noise of
-        the others is less than was promised, so the sum is thrown away and the result has no held-out figures.
-        """
-        if kind == "evaluate" and self._evaluations.get(number):
-            return self._evaluations[number]
-        model = lambda: self._sent(self.optimizer.result)  # noqa: E731
-        for tried in self._attempts(kind, number, self.task.cells, evaluation_grid, model):
-            summed, grid = tried.summed, tried.grid
-            if summed.total is not None:
-                break
-            if self.study.evaluation.release == "private":
+            for tried in self._attempts(ask):
+                summed = tried.summed
+                if not query.exact:
+                    self.charged[query.name] += 1
+                if summed.total is not None:
+                    own = {self.sites[node]: words for node, words in summed.own.items() if node in summed.nodes}
+                    return Answer(summed.total, tried.grid, len(summed.nodes), own)
+                if query.repeats:
+                    continue
+                if query.needed:
+                    raise RunError(
+                        f"{query.label} could not be learned.\n"
+                        + listed({name(answer): answer.problem for answer in summed.failed}),
+                        "They are charged once in a run. If they were charged and lost, start the study in a new folder.",
+                    )
                 asked = len(summed.nodes) + len(summed.failed)
-                log.warning("the evaluation (%s) is lost: %d of %d sites answered", kind, len(summed.nodes), asked)
-                return Evaluated(np.zeros(self.task.cells))
-        assert summed.total is not None
-        evaluated = Evaluated(grid.decode(summed.total))
-        for node in summed.nodes:
-            if node in summed.own:
-                evaluated.per_site[self.sites[node]] = grid.decode(summed.own[node])
-        if kind == "evaluate":
-            self._evaluations = {number: evaluated}  # the last round's is the result's, too
-        return evaluated
+                log.warning("%s: lost, for %d of %d sites answered", query.label, len(summed.nodes), asked)
+                return None
+        except RunError as error:
+            if query.stage != "last":
+                raise
+            # The result is whole by now: it then has no figures of the sites' own models.
+            log.warning("%s: not measured: %s", query.label, error)
+        return None
 
     def _finish(self) -> dict[str, str]:
         resumed = not self.sites  # for nothing but the receipts: who is away by now cannot keep the result from anybody
         nodes = self.fleet.gather(self.expected, least=0) if resumed else list(self.sites)
-        answers = self.fleet.ask(self._request("finish", round=self.round, sites=len(nodes)), nodes)
+        answers = self.fleet.ask(self._request("finish", round=self.method.round, sites=len(nodes)), nodes)
         receipts = {
             self.sites.get(answer.node, answer.reply.site): answer.reply.text
             for answer in answers
@@ -288,23 +264,24 @@ class Rounds:
 
     # -- helpers --------------------------------------------------------------------------------------------------
 
-    def _attempts(
-        self, kind: Kind, number: int, size: int, grid_of: Callable[[Study, int], Rounding], model: Model
-    ) -> Iterator[Tried]:
+    def _attempts(self, ask: Ask) -> Iterator[Tried]:
         """Ask for a sum, and again as long as whoever asked wants to: each time without those that failed before.
 
         Each attempt has another number, and so fresh patients, fresh noise and fresh masks.
         """
+        query = ask.query
         roster = self.enrolment.roster()
-        first = 100 * self.resumes
+        # What comes first is named by its attempt alone.
+        first = self.resumes if query.stage == "first" else 100 * self.resumes
         for attempt in count(first):
-            self._check_quorum(roster, number)
+            self._check_quorum(roster, ask.number)
             if attempt > first:
                 self._checkpoint()  # the attempt before was charged, whatever becomes of this one
-            grid = grid_of(self.study, len(roster))
+            grid = query.grid(len(roster))
             summed = self.sums.collect(
-                self._request(kind, round=number, attempt=attempt), roster, size, grid.word, model
-            )
+                self._request("ask", query=query.name, round=ask.number, attempt=attempt), roster, query.size,
+                grid.word, (lambda: self.method.sent(ask)) if query.state else None,
+            )  # fmt: skip
             self._note(summed, roster)
             yield Tried(attempt, summed, grid)
             gone = {answer.node for answer in summed.failed}
@@ -326,31 +303,20 @@ class Rounds:
         }
         return {site: self.left.get(site, why) for site, why in reasons.items() if site not in asked}
 
-    @property
-    def _size(self) -> int:
-        return len(self.optimizer.parameters)
-
-    def measure(self, evaluated: Evaluated) -> dict[str, float]:
-        """Return the metrics of an evaluation as the study wants them averaged."""
-        totals = evaluated.measured_as(self.study.evaluation.average)
-        return {
-            name: round(float(value), 6) for name, value in measured(self.task, totals).items() if np.isfinite(value)
-        }
+    def _write_line(self) -> None:
+        """Append the line of the last round to metrics.jsonl, with what was measured after it."""
+        if self._line is not None:
+            with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as lines:
+                lines.write(json.dumps(self._line) + "\n")
+            self._line = None
 
     def _request(
-        self, kind: Kind, *, round: int = 0, attempt: int = 0, sites: int | None = None, text: str = ""
+        self, kind: Kind, *, query: str = "", round: int = 0, attempt: int = 0, sites: int | None = None, text: str = ""
     ) -> Request:
         return Request(
-            kind=kind, run=self.run_id, study=self.study.fingerprint(), round=round, attempt=attempt,
+            kind=kind, query=query, run=self.run_id, study=self.study.fingerprint(), round=round, attempt=attempt,
             sites=sites or len(self.sites), text=text,
         )  # fmt: skip
-
-    def _model(self) -> npt.NDArray[np.float32]:
-        return self._sent(self.optimizer.parameters[:])
-
-    def _sent(self, parameters: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """One flat array travels down: the parameters, then the statistics where there are any."""
-        return parameters if self.statistics is None else np.concatenate([parameters, self.statistics])
 
     def _check_quorum(self, roster: Sequence[int], number: int) -> None:
         needed = self.study.quorum(len(self.sites))
@@ -362,22 +328,15 @@ class Rounds:
             )
 
     def _checkpoint(self) -> None:
-        state = self.optimizer.state()
-        if self.statistics is not None:
-            state["statistics"] = self.statistics
-        if self.evaluated is not None:
-            state |= self.evaluated.state("evaluation")
-        if self.personal is not None:
-            state |= self.personal.state("personal")
         progress = {
-            "round": self.round,
-            "charged": self.charged,
+            "round": self.method.round,
+            "charged": dict(self.charged),
             "resumes": self.resumes,
             "run": self.run_id,
             "sites": self.names,
             "left": self.left,
         }
-        write_checkpoint(self.folder / "checkpoints", state, progress)
+        write_checkpoint(self.folder / "checkpoints", self.method.state(), progress)
 
 
 def spending(plan: PrivacyPlan, local_steps: int) -> Callable[[int], float | None]:
@@ -386,9 +345,9 @@ def spending(plan: PrivacyPlan, local_steps: int) -> Callable[[int], float | Non
     Computed at a dozen places and interpolated between them: for progress displays and plots. What is reported at the
     end is computed exactly.
     """
-    if not plan.private:
+    if not plan.private or "step" not in plan:
         return lambda rounds: None
-    most = plan.steps // local_steps
+    most = plan["step"].times // local_steps
     marks = np.unique(np.geomspace(1, most, 12).round().astype(int))
-    told = plan.curve([int(mark) * local_steps for mark in marks])
+    told = plan.curve("step", [int(mark) * local_steps for mark in marks])
     return lambda rounds: round(float(np.interp(np.log(rounds), np.log(marks), told)), 4)

@@ -17,8 +17,8 @@ import urllib.request
 from ssl import create_default_context
 
 from pmfed.errors import RunError, UsageError
+from pmfed.file_io import replace_file
 from pmfed.processes import THRIFTY, Program, flower_environment, keep
-from pmfed_server.checkpoint import write_atomically
 from pmfed_server.coordinator import Coordinator
 
 log = logging.getLogger("pmfed.server")
@@ -85,7 +85,7 @@ def start_coordinator(coordinator: Coordinator, proxy: bool = True) -> None:
     folder, home, link = coordinator.folder, coordinator.home, coordinator.addresses.link_port
     user = f"user {pwd.getpwuid(0).pw_name};\n" if os.geteuid() == 0 else ""
     text = NGINX.format(user=user, folder=folder, port=coordinator.addresses.port, link_port=link)
-    write_atomically(folder / "nginx.conf", text.encode())  # each start anew: the folder may have been made elsewhere
+    replace_file(folder / "nginx.conf", text.encode())  # each start anew: the folder may have been made elsewhere
     coordinator.flwr.point(f"127.0.0.1:{link}", folder / "ca.crt")
     if not (home / "state.db").exists():
         coordinator.registered.unlink(missing_ok=True)
@@ -183,7 +183,7 @@ class _Door:
                 log.warning("%s: its node was not let in: %s", card.site, error)
                 return
         owner = {"site": card.site, "key": card.key, "node": number}
-        write_atomically(self.file, json.dumps({**done, card.node: owner}).encode())
+        replace_file(self.file, json.dumps({**done, card.node: owner}).encode())
 
     def _taken(self, done: dict[str, dict[str, str]]) -> str:
         """Return the one node that Flower has and nobody knows whose it is: the one it took in without our hearing of it.

@@ -31,11 +31,11 @@ from pmfed.secagg.protocol import (
     is_signature,
     threshold_of,
 )
+from pmfed.stored import Stored, parts
 from pmfed.study import Study
 from pmfed.wire import Request
 from pmfed_server.enrolment import Enrolment
-from pmfed_server.fleet import Answer, Fleet, Model
-from pmfed_server.stored import Stored, parts
+from pmfed_server.fleet import Answer, Fleet, State
 
 log = logging.getLogger("pmfed.server")
 
@@ -94,7 +94,7 @@ class Sums:
         nodes: Sequence[int],
         size: int,
         word: type[np.generic],
-        model: Model | None = None,
+        state: State | None = None,
     ) -> Summed:
         """Ask nodes for a vector each and return the sum.
 
@@ -106,8 +106,8 @@ class Sums:
             Whom.
         size, word
             What each vector must be: its length, and uint32 or uint64.
-        model
-            Gives the model to send along.
+        state
+            Gives the named arrays to send along.
         """
         nodes = list(nodes)
         request = self._naming(request, nodes)
@@ -117,10 +117,10 @@ class Sums:
                 return Summed(None, [], failed)
             slot = min(self._slots)
             texts = {node: self._delivery(slot, node, nodes) for node in nodes}
-            release = request.kind, request.round, request.attempt, request.roster
-            opening = slot, Label.of(*release, model() if model else None)
+            release = request.query, request.round, request.attempt, request.roster
+            opening = slot, Label.of(*release, state() if state else {})
         found, total = Summed(None, [], []), Stored(self.folder, size, word)
-        for answer in self.fleet.stream(request, nodes, model, texts):
+        for answer in self.fleet.stream(request, nodes, state, texts):
             self._add(found, total, answer)
             del answer  # and with it its vector, before the next is looked at
         found.nodes.sort()
@@ -159,7 +159,7 @@ class Sums:
             return []
         first, self._next = self._next, self._next + AHEAD
         text = Prepare(first=first, count=AHEAD).model_dump_json()
-        answers = self.fleet.ask(self._naming(request, nodes, kind="shares", text=text), nodes)
+        answers = self.fleet.ask(self._naming(request, nodes, kind="shares", query="", text=text), nodes)
         failed = []
         for answer in answers:
             try:
@@ -198,11 +198,11 @@ class Sums:
             return
         names = tuple(self.sites[node] for node in found.nodes)
         asked = Survivors(slot=slot, sites=names, votes={})
-        votes = self._told(request.model_copy(update={"kind": "sign"}), found.nodes, asked)
+        votes = self._told(request.model_copy(update={"kind": "sign", "query": ""}), found.nodes, asked)
         # What is no signature would make the whole message unreadable to everybody else.
         votes = {node: text for node, text in votes.items() if is_signature(text)}
         asked = asked.model_copy(update={"votes": {self.sites[node]: text for node, text in votes.items()}})
-        told = self._told(request.model_copy(update={"kind": "unmask"}), list(votes), asked)
+        told = self._told(request.model_copy(update={"kind": "unmask", "query": ""}), list(votes), asked)
         shares = {}
         for node, text in told.items():
             try:
@@ -214,7 +214,7 @@ class Sums:
             colluders = self.study.privacy.colluders + self.study.aggregation.dropouts
             unmask(total, label, names, packages, shares, colluders)
         except RunError as error:
-            log.warning("%s %d.%d: %s", request.kind, request.round, request.attempt, error)
+            log.warning("%s %d.%d: %s", request.query, request.round, request.attempt, error)
             return
         found.total = total
 

@@ -7,7 +7,6 @@ Nothing leaves this process, no ledger is charged, and what is printed are lengt
 
 from __future__ import annotations
 
-import math
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ from torch import Tensor
 from pmfed.cohort import Cohort, pool
 from pmfed.cohort.statistics import rows as statistics_rows
 from pmfed.errors import AuditError, DataError, UsageError
+from pmfed.methods import METHODS, plan_for
 from pmfed.models import build, flatten, load
 from pmfed.privacy.audit import (
     Audit,
@@ -41,8 +41,8 @@ from pmfed.privacy.audit import (
 from pmfed.privacy.draws import sampling_check
 from pmfed.privacy.gradients import PrivateStep
 from pmfed.privacy.noise import Source
-from pmfed.privacy.plan import PrivacyPlan
-from pmfed.secagg.grid import Grid, evaluation_grid, gradient_grid, statistics_grid
+from pmfed.queries.gradient import step_of
+from pmfed.secagg.grid import Grid
 from pmfed.study import Study
 from pmfed.tasks import extremes, task_for
 from pmfed_simulations.canaries import (
@@ -56,7 +56,9 @@ from pmfed_simulations.canaries import (
     joined,
     marked,
     planted_loss,
+    site_source,
 )
+from pmfed_simulations.row_audit import RowAudit
 from pmfed_simulations.simulate import Options, prepare
 
 Floats = npt.NDArray[np.float64]
@@ -89,7 +91,8 @@ class Auditor:
 
     def __init__(self, study: Study, cohorts: Sequence[Cohort], chance: np.random.Generator) -> None:
         self.study, self.chance = study, chance
-        self.plan = PrivacyPlan.solve(study, len(cohorts))
+        self.plan = plan_for(study, len(cohorts))
+        self.query, self.mechanism = step_of(study), self.plan["step"]
         self.cohort = _some(cohorts)
         self.local_steps = study.training.local_steps
         self.start = flatten(build(study))
@@ -100,14 +103,16 @@ class Auditor:
 
     def audit(self) -> Audit:
         """Return what was found."""
-        checks = [*self.noise(), self.sampling(), self.sensitivity()]
+        rows = RowAudit(self.study, self.plan, self.cohort, site_source(), self.sent)
+        checks = [*self.noise(), self.sampling(), self.sensitivity(), *rows.checks()]
         planted = self.canaries()
-        bound, most = attack(planted, self.plan)
+        bound, most = attack(planted, self.mechanism, self.plan.delta)
         claimed, promised = self.plan.epsilon(), self.study.privacy.epsilon
-        account = Check(
-            "accounting", f"epsilon {claimed:.4f}", f"at most the study's {promised:g}", claimed <= promised
-        )
-        checks += [*canary_checks(planted, self.plan), account, attack_check(bound, most, claimed)]
+        checks += [
+            *canary_checks(planted, self.mechanism),
+            _account(claimed, promised),
+            attack_check(bound, most, claimed),
+        ]
         return Audit(tuple(checks), claimed, self.plan.delta, self.plan.unit, bound, most)
 
     def noise(self) -> list[Check]:
@@ -126,23 +131,19 @@ class Auditor:
                 stop = start + parameter.numel()
                 blocks[name] = np.stack([noise[:, start:stop] for noise in both])
                 start = stop
-        std = site_std(self.plan, self.local_steps)
+        std = site_std(self.mechanism, self.local_steps)
         found = [noise_check("noise", blocks, std, self._unit()), independence_check(*both)]
-        if self.plan.algorithm == "fedsgd":
+        if self.mechanism.shared:
             found.append(self._noise_of_patients())
-        if self.study.needs_statistics:
-            found.append(self._noise_of_statistics())
-        if self.study.evaluation.release == "private":
-            found.append(self._noise_of_evaluation())
         return found
 
     def sampling(self) -> Check:
         """Let a site draw from a roll of names, and look at who was drawn."""
-        patients = int(np.clip(10 / self.plan.sampling_rate, 200, 20_000))  # ten in a step, or more
+        patients = int(np.clip(10 / self.mechanism.sampling_rate, 200, 20_000))  # ten in a step, or more
         roll = Roll(self.study, self.plan, self.cohort, patients)
         for number in range(-(-DRAWS // self.local_steps)):
             roll.step(np.zeros(1, np.float32), self.plan.sites, number + 1, 0)
-        return sampling_check(np.stack(roll.drawn), self.plan.sampling_rate)
+        return sampling_check(np.stack(roll.drawn), self.mechanism.sampling_rate)
 
     def sensitivity(self) -> Check:
         """Let one adversary after another join some real patients, and look at the sum without noise."""
@@ -168,13 +169,13 @@ class Auditor:
             # The strongest pull there is: far beyond the clip, straight against all the others.
             others = self._sum(witness.private, [few])
             length = max(float(np.linalg.norm(others)), 1e-12)
-            pull = torch.from_numpy((-1000 * self.plan.clip / length * others).astype(np.float32))[None]
+            pull = torch.from_numpy((-1000 * self.mechanism.bound / length * others).astype(np.float32))[None]
             model = Planted(witness.model, pull, torch.arange(len(self.start)), alone=False)
             loss = planted_loss(witness.task.loss, alone=False, shape=shape)
-            private = type(witness.private)(model, loss, self.plan)
+            private = type(witness.private)(model, loss, self.mechanism)
             crowd = [marked(adversary(few, 0.0, few.targets[0], count), 0) for count in self._crowds()]
             meet(private, marked(few, -1), crowd)
-        return sensitivity_check(np.array(changes), np.array(mixing), self.plan.clip)
+        return sensitivity_check(np.array(changes), np.array(mixing), self.mechanism.bound)
 
     def canaries(self) -> Canaries:
         """Run the study's rounds over canaries alone, at the sites whose noise the claim counts on.
@@ -182,14 +183,14 @@ class Auditor:
         With fedsgd these are all but the colluders, who know their own noise and take it off. With fedavg the noise
         of a site is whole, and a canary's site has none but its own to rely on.
         """
-        plan, size = self.plan, len(self.start)
-        honest = honest_sites(plan)
+        bound, size = self.mechanism.bound, len(self.start)
+        honest = honest_sites(self.mechanism)
         support = np.sort(self.chance.permutation(size)[:SUPPORT])
         directions = self.chance.normal(size=(CANARIES, len(support)))
         directions /= np.linalg.norm(directions, axis=1, keepdims=True)
         included = self.chance.random(CANARIES) < 0.5
         home = self.chance.integers(honest, size=CANARIES)
-        vectors = torch.from_numpy((LENGTH * plan.clip * directions).astype(np.float32))
+        vectors = torch.from_numpy((LENGTH * bound * directions).astype(np.float32))
         stages = []
         for site in range(honest):
             stages.append(self._stage(vectors, support, np.flatnonzero(included & (home == site))))
@@ -199,8 +200,8 @@ class Auditor:
             total = np.zeros(size)
             for stage in stages:
                 total += self._released(stage, number + 1)
-            releases[number] = total[support] / plan.clip
-        rounding = honest * (self._unit() / plan.clip) ** 2 / 12
+            releases[number] = total[support] / bound
+        rounding = honest * (self._unit() / bound) ** 2 / 12
         return Canaries(directions, included, releases, self.local_steps, rounding)
 
     # -- helpers --------------------------------------------------------------------------------------------------
@@ -215,14 +216,14 @@ class Auditor:
         return (1, CROWD) if self.plan.unit == "patient" else (1,)
 
     def _grid(self) -> Grid:
-        return gradient_grid(self.study, self.plan.sites)
+        return self.query.grid(self.plan.sites)
 
     def _in_sums(self) -> float:
         """Return what turns a release into a sum of gradients: with fedavg a site sends how far its model moved."""
         training = self.study.training
         if training.local_learning_rate is None:
             return 1.0
-        expected = self.plan.sampling_rate * self.study.cohort.expected_patients / self.plan.sites
+        expected = self.mechanism.sampling_rate * self.study.cohort.expected_patients / self.plan.sites
         return -expected / training.local_learning_rate
 
     def _unit(self) -> float:
@@ -260,27 +261,7 @@ class Auditor:
         for number in range(min(max(-(-1000 // len(self.start)), 4), 1000)):
             released = self._released(witness, number + 1)
             left.append(released - self._sum(witness.private, [witness.sampled(whole, Again(witness.noting.given))]))
-        return noise_check("noise around patients", {"all": np.stack(left)}, site_std(self.plan), self._unit())
-
-    def _noise_of_statistics(self) -> Check:
-        """The release of means and scales, many times, less what it is about."""
-        witness = self._witness()
-        exact, grid = self._statistics(self.cohort), statistics_grid(self.study, self.plan.sites)
-        assert self.plan.statistics_noise is not None
-        released = [grid.decode(witness.statistics(self.plan.sites)) - exact for _ in range(-(-1000 // len(exact)))]
-        std = self.plan.statistics_noise / math.sqrt(honest_sites(self.plan))
-        return noise_check("noise on means and scales", {"all": np.stack(released)}, std, grid.unit)
-
-    def _noise_of_evaluation(self) -> Check:
-        """The release of held-out scores, a few times, less the scores."""
-        witness = self._witness()
-        exact, grid = witness.score(self.sent), evaluation_grid(self.study, self.plan.sites)
-        released = [
-            grid.decode(witness.evaluate(self.sent, self.plan.sites)["sum"]) - exact
-            for _ in range(-(-1000 // len(exact)))
-        ]
-        std = self.study.evaluation.release_noise * witness.task.sensitivity / math.sqrt(honest_sites(self.plan))
-        return noise_check("noise on held-out scores", {"all": np.stack(released)}, std, grid.unit)
+        return noise_check("noise around patients", {"all": np.stack(left)}, site_std(self.mechanism), self._unit())
 
 
 def audit_study(name: str, sites: Path | None, data: Path | None) -> Audit:
@@ -310,7 +291,22 @@ def audit_study(name: str, sites: Path | None, data: Path | None) -> Audit:
                 "Audit the study without that section: clip, noise and sampling are the same code.",
             )
         cohorts = [made.cohorts[site.name] for site in made.sites]
+        if not METHODS[made.study.method.kind].predicts:
+            return _audit_rows(made.study, cohorts)
         return Auditor(made.study, cohorts, np.random.default_rng()).audit()
+
+
+def _audit_rows(study: Study, cohorts: Sequence[Cohort]) -> Audit:
+    """Audit a method whose queries are all sums of rows: there is no model to plant canaries in."""
+    plan = plan_for(study, len(cohorts))
+    claimed = max(plan.epsilon(role=role) for role in plan.roles)
+    checks = RowAudit(study, plan, _some(cohorts), site_source()).checks()
+    checks.append(_account(claimed, study.privacy.epsilon))
+    return Audit(tuple(checks), claimed, plan.delta, plan.unit, 0.0, 0.0)
+
+
+def _account(claimed: float, promised: float) -> Check:
+    return Check("accounting", f"epsilon {claimed:.4f}", f"at most the study's {promised:g}", claimed <= promised)
 
 
 def show_audit(audit: Audit) -> None:

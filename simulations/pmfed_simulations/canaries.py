@@ -104,7 +104,7 @@ class Stage(Trainer):
         super().__init__(study, plan, cohort, site_source())
         # The very class the trainer uses: what clips, adds up and adds noise is not ours to choose.
         model = Planted(self.model, vectors, torch.from_numpy(support), alone=True)
-        self.private = type(self.private)(model, planted_loss(self.task.loss, alone=True), plan)
+        self.private = type(self.private)(model, planted_loss(self.task.loss, alone=True), self.mechanism)
         count = len(which)
         self._crowd = Batch(
             {WHICH: torch.from_numpy(which)}, {}, torch.zeros(count), np.arange(count), np.arange(count),
@@ -129,7 +129,7 @@ class Roll(Trainer):
     def __init__(self, study: Study, plan: PrivacyPlan, cohort: Cohort, patients: int) -> None:
         super().__init__(study, plan, cohort, site_source())
         self.model, self.size, self.scales = nn.Linear(1, 1, bias=False), 1, 0  # as quick as can be
-        self.parts = Parts(study, self.model, plan, None)
+        self.parts = Parts(study, self.model, self.mechanism, None)
         self.private = self  # type: ignore[assignment]
         names = np.arange(patients)
         self._crowd = Batch(

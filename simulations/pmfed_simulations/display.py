@@ -93,12 +93,12 @@ def _log(simulation: Simulation) -> Callable[[], None]:
 
 def _said(simulation: Simulation) -> str:
     """Return epsilon so far and the last metric of the federation's training under way."""
-    metric = headline(task_for(simulation.study), simulation.study.evaluation.metric)
     for row in simulation.main.jobs:
         for job in row:
             line = _last(job.folder / "metrics.jsonl")
             if line and line["round"] < job.study.training.rounds:
                 said = f"epsilon {line['epsilon']:.2f}" if line["epsilon"] is not None else ""
+                metric = headline(task_for(simulation.study), simulation.study.evaluation.metric)
                 value = line.get("metrics", {}).get(metric.name)
                 return said + (f"  {metric.label} {value:.3f}" if value is not None else "")
     return ""

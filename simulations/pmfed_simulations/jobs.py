@@ -24,18 +24,20 @@ import numpy.typing as npt
 import torch
 from pmfed_client import resident
 from pmfed_client.agent import Agent, Rehearsal
+from pmfed_client.answers import Answers
 from pmfed_client.app import app as client_app
 from pmfed_client.site import Site
-from pmfed_client.trainer import Trainer
 from pmfed_server.app import conduct
-from pmfed_server.checkpoint import write_atomically
 from safetensors.numpy import load_file, save
 
 from pmfed.cohort import Cohort, pool
 from pmfed.errors import ERRORS, InterruptedRunError, PmfedError, RunError
+from pmfed.file_io import replace_file
+from pmfed.methods import noiseless_plan, plan_for
 from pmfed.models import build
 from pmfed.privacy.noise import SecretSource
 from pmfed.privacy.plan import AGAINST, PrivacyPlan
+from pmfed.queries.scores import Scores
 from pmfed.study import Study
 from pmfed_simulations.grid import LocalGrid
 from pmfed_simulations.rosters import pin_rosters
@@ -115,7 +117,7 @@ def run_job(job: Job, cohorts: Mapping[str, Cohort], workers: int = 1) -> None:
     job.folder.mkdir(parents=True, exist_ok=True)
     run = _run_id(job.folder)
     (job.folder / "failed.json").unlink(missing_ok=True)
-    write_atomically(job.folder / "study.toml", job.study.to_toml().encode())
+    replace_file(job.folder / "study.toml", job.study.to_toml().encode())
     if job.books == "kept":
         pin_rosters(job.sites)
     if job.engine == "ray":
@@ -126,7 +128,7 @@ def run_job(job: Job, cohorts: Mapping[str, Cohort], workers: int = 1) -> None:
         _run_here(job, run, cohorts, workers)
     if job.scored:
         totals = score(job, cohorts, run)
-        write_atomically(job.folder / "scores.safetensors", save(totals))
+        replace_file(job.folder / "scores.safetensors", save(totals))
 
 
 def _run_here(job: Job, run: str, cohorts: Mapping[str, Cohort], workers: int) -> None:
@@ -147,9 +149,8 @@ def _run_here(job: Job, run: str, cohorts: Mapping[str, Cohort], workers: int) -
 def plan_of(study: Study, sites: int, books: Books) -> PrivacyPlan:
     """Return the plan a job runs under."""
     if books != "noiseless":
-        return PrivacyPlan.solve(study, sites)
-    bare = PrivacyPlan.solve(study, sites, rounds=0)
-    return replace(bare, steps=study.steps).without_noise()
+        return plan_for(study, sites)
+    return noiseless_plan(study, sites)
 
 
 def score(job: Job, cohorts: Mapping[str, Cohort], run: str) -> dict[str, Sum]:
@@ -163,11 +164,11 @@ def score(job: Job, cohorts: Mapping[str, Cohort], run: str) -> dict[str, Sum]:
     own = {site.name: site.personal / f"{run}.safetensors" for site in job.sites if job.study.personal}
     totals = {}
     for name in job.scored:
-        trainer = Trainer(study, plan, _cut(job, name, cohorts[name]), lambda *_: SecretSource())
+        answers, scores = Answers(study, plan, _cut(job, name, cohorts[name]), lambda *_: SecretSource()), Scores(study)
         if not job.study.parts:
-            totals[name] = trainer.score(_whole(study, job.folder / "model.safetensors"))
+            totals[name] = answers.exact(scores, {"parameters": _whole(study, job.folder / "model.safetensors")})
         if name in own and own[name].exists():
-            totals[f"personal:{name}"] = trainer.score(_whole(study, own[name]))
+            totals[f"personal:{name}"] = answers.exact(scores, {"parameters": _whole(study, own[name])})
             totals.setdefault(name, totals[f"personal:{name}"])
     return totals
 
@@ -285,7 +286,7 @@ def _run_id(folder: Path) -> str:
     """Return the run id this folder has had since its first start."""
     path = folder / "run-id"
     if not path.exists():
-        write_atomically(path, secrets.token_hex(16).encode())
+        replace_file(path, secrets.token_hex(16).encode())
     return path.read_text(encoding="utf-8").strip()
 
 

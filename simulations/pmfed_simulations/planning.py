@@ -11,12 +11,16 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from pmfed.methods import METHODS, plan_for, schedule
 from pmfed.modality import shape_of
-from pmfed.models import build, shared_start
+from pmfed.models import build
+from pmfed.privacy.accounting import epsilon
 from pmfed.privacy.gradients import PrivateStep
 from pmfed.privacy.groups import patient_epsilon
+from pmfed.privacy.mechanism import Mechanism
 from pmfed.privacy.plan import PrivacyPlan
-from pmfed.secagg.grid import gradient_grid
+from pmfed.queries.gradient import step_of
+from pmfed.queries.query import Query
 from pmfed.secagg.protocol import AHEAD, threshold_of
 from pmfed.study import Study
 from pmfed.tasks import extremes, task_for
@@ -36,7 +40,7 @@ def step_seconds(study: Study, plan: PrivacyPlan, patients: int) -> float:
     present = {name: torch.ones(len(owner), dtype=torch.bool) for name in inputs}
     task = task_for(study)
     targets = task.targets(np.repeat(extremes(study)[1:], len(owner), axis=0))
-    private = PrivateStep(model, task.loss, plan)
+    private = PrivateStep(model, task.loss, plan["step"])
     taken = []
     for _ in range(TIMED + 1):
         started = time.perf_counter()
@@ -57,9 +61,19 @@ def show_plan(study: Study, sites: int) -> None:
     """
     torch.set_num_threads(1)
     console = Console(markup=False)
-    plan = PrivacyPlan.solve(study, sites)
-    training, parameters = study.training, len(shared_start(study))
-    size = max(1, round(plan.sampling_rate * study.cohort.expected_patients / sites))
+    plan = plan_for(study, sites)
+    if not METHODS[study.method.kind].predicts:
+        console.print(f"{study.study.title} ({study.fingerprint()[:12]})", highlight=False)
+        console.print(
+            f"promise: epsilon {study.privacy.epsilon:g}, delta {plan.delta:g}, per {study.cohort.stand_in or plan.unit}; "
+            f"against all other sites together {plan.epsilon(against='others', role='all'):.3f}",
+            highlight=False,
+        )
+        console.print(_schedule(study, plan), highlight=False)
+        return
+    training, query, step = study.training, step_of(study), plan["step"]
+    parameters = query.size
+    size = max(1, round(step.sampling_rate * study.cohort.expected_patients / sites))
     seconds = step_seconds(study, plan, size) * training.local_steps
     facts = Table(box=None, show_header=False, pad_edge=False)
     facts.add_column(style="dim")
@@ -71,33 +85,61 @@ def show_plan(study: Study, sites: int) -> None:
         ("for whole patients", _patients(study, plan)),
         (
             "mechanism",
-            f"{plan.algorithm}, {plan.steps} steps, sampling rate {plan.sampling_rate:g}, clip {plan.clip:g}",
+            f"{study.mechanism}, {step.times} steps, sampling rate {step.sampling_rate:g}, clip {step.bound:g}",
         ),
-        ("noise multiplier", f"{plan.noise_multiplier:.4g} against {plan.colluders} colluding site(s)"),
-        ("statistics", _statistics(plan)),
-        ("personal", _personal(study, plan)),
+        ("noise multiplier", f"{step.noise_multiplier:.4g} against {step.colluders} colluding site(s)"),
+        *((query.label, _price(query, plan)) for query in schedule(study) if query.noise is not None),
+        ("personal", _parts(study)),
         ("epsilon, model's receivers", f"{plan.epsilon(against='public'):.3f}"),
         ("epsilon, all other sites", f"{plan.epsilon(against='others'):.3f}"),
-        ("signal to noise", _signal(study, plan, parameters)),
+        ("signal to noise", _signal(study, step, parameters)),
         (
             "bytes per site",
-            f"{_size(np.dtype(gradient_grid(study, sites).word).itemsize * parameters * training.rounds)} up, as much down ({parameters} parameters)",
+            f"{_size(np.dtype(query.grid(sites).word).itemsize * parameters * training.rounds)} up, as much down ({parameters} parameters)",
         ),
         ("time", f"about {_time(seconds * training.rounds)} per site on this machine, the network not counted"),
     ):
         if value:
             facts.add_row(name, value)
     console.print(facts, highlight=False)
-    console.print(_ways(study, plan), highlight=False)
+    console.print(_schedule(study, plan), highlight=False)
+    console.print(_ways(study, step), highlight=False)
     rounds = sorted({*range(10, training.rounds + 1, 10), training.rounds})
-    told = plan.curve([count * training.local_steps for count in rounds])
+    told = plan.curve("step", [count * training.local_steps for count in rounds])
     shown = _thin(list(zip(rounds, told, strict=True)), 12)
     console.print(
         "\nepsilon after rounds: " + "  ".join(f"{count}: {value:.2f}" for count, value in shown), highlight=False
     )
 
 
-def _ways(study: Study, plan: PrivacyPlan) -> Table:
+def _schedule(study: Study, plan: PrivacyPlan) -> Table:
+    """Show everything a run may ask, and with how much noise: nothing else can leave a site."""
+    table = Table(box=None, pad_edge=False, title="\nwhat is asked", title_justify="left", title_style="")
+    for column in (
+        "",
+        "of whom",
+        "times",
+        "numbers",
+        "rate",
+        "noise multiplier",
+        "a patient's most",
+        "noise in the sum",
+    ):
+        table.add_column(column, justify="left" if column in ("", "of whom") else "right")
+    for query in schedule(study):
+        if query.exact:
+            table.add_row(query.name, query.whose, str(query.times), str(query.size), "1", "none", "-", "none: exact")
+            continue
+        one = plan[query.name]
+        noise = one.noise_std() * one.sites**0.5
+        table.add_row(
+            query.name, query.whose, str(one.times), str(query.size or "-"), f"{one.sampling_rate:g}",
+            f"{one.noise_multiplier:.4g}", f"{one.bound:.4g}", f"{noise:.4g}",
+        )  # fmt: skip
+    return table
+
+
+def _ways(study: Study, plan: Mechanism) -> Table:
     """Show what both ways to add up under masks cost (docs/secagg.md), and which one the study chose."""
     table = Table(box=None, pad_edge=False, title="\nsums under masks", title_justify="left", title_style="")
     for column in ("", "aggregation.dropouts", "messages a round", "when a site fails", "noise of one site", "more bytes a round"):  # fmt: skip
@@ -125,29 +167,28 @@ def _patients(study: Study, plan: PrivacyPlan) -> str:
     return f"weaker: epsilon {patient_epsilon(plan, most):.1f} for a patient with {most} records"
 
 
-def _statistics(plan: PrivacyPlan) -> str:
-    if plan.statistics_noise is None:
-        return ""
-    return f"means and scales, noise multiplier {plan.statistics_noise:g}: epsilon {plan.epsilon(0):.3f} of the total"
+def _price(query: Query, plan: PrivacyPlan) -> str:
+    """Say what a query with noise of its own costs."""
+    if query.exact:
+        return "exact: no promise covers these patients"
+    one = plan[query.name]
+    times = f"{one.times} times, " if one.times > 1 else ""
+    cost = epsilon([one.release()], plan.delta)
+    whole = "of the total" if one.role != "held-out" else "for held-out patients"
+    return f"{times}noise multiplier {one.noise_multiplier:.4g}: epsilon {cost:.3f} {whole}"
 
 
-def _personal(study: Study, plan: PrivacyPlan) -> str:
+def _parts(study: Study) -> str:
     if study.parts:
         return f"{study.parts.method} stays at each site, trained by the same steps with the whole noise"
-    if study.tuned is None or plan.personal_noise is None:
-        return ""
-    own = plan.alone()
-    return (
-        f"{study.tuned.method}, {own.steps} steps at each site, noise multiplier {own.noise_multiplier:.4g}: epsilon "
-        f"{own.epsilon():.3f} of the total"
-    )
+    return ""
 
 
-def _signal(study: Study, plan: PrivacyPlan, parameters: int) -> str:
+def _signal(study: Study, plan: Mechanism, parameters: int) -> str:
     """Say how large a sum the clipped gradients can make beside the noise: what decides whether anything is learned."""
     expected = plan.sampling_rate * study.cohort.expected_patients
-    noise = plan.noise_multiplier * plan.clip * parameters**0.5
-    ratio = expected * plan.clip / noise
+    noise = plan.noise_multiplier * plan.bound * parameters**0.5
+    ratio = expected * plan.bound / noise
     advice = "" if ratio > 1 else "; more patients, a larger rate or a smaller model would help"
     return f"a step's gradient is at most {ratio:.1f} times the length of its noise{advice}"
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pmfed_client.site import Site
-from pmfed_server.checkpoint import write_atomically
 
 from pmfed.errors import PolicyError
+from pmfed.file_io import replace_file
 from pmfed.secagg.keys import Identity
 from pmfed.secagg.roster import Roster
 
@@ -25,7 +25,7 @@ def pin_rosters(sites: Sequence[Site]) -> None:
     roster = Roster.of({site.name: Identity.at(site.identity).public for site in sites})
     for site in sites:
         if not site.roster.exists():
-            write_atomically(site.roster, roster.canonical().encode())
+            replace_file(site.roster, roster.canonical().encode())
         elif not set(roster.members) <= set(Roster.read(site.roster).members):
             raise PolicyError(
                 f"{site.roster}: lacks some of the {len(sites)} sites, or has other keys of theirs.",

@@ -14,12 +14,13 @@ from typing import Any
 
 import torch
 from pmfed_client.site import Site, read_sites
-from pmfed_server.checkpoint import write_atomically
 from pmfed_server.results import write_results_page
 from pydantic import ValidationError
 
 from pmfed.cohort import Cohort, read_cohort
 from pmfed.errors import StudyError, UsageError
+from pmfed.file_io import replace_file
+from pmfed.methods import METHODS, schedule
 from pmfed.study import Study
 from pmfed.validate import explain
 from pmfed_simulations.datasets import write_sites
@@ -138,6 +139,7 @@ def prepare(options: Options, tell: Callable[[str], None] = lambda what: None) -
         raise UsageError(f"--protocol {options.protocol} is not one of {', '.join(PROTOCOLS)}.")
     _check_engine(options)
     check_comparisons(options.compare)
+    _check_method(study, options)
     sites = _sites(options, out, tell)
     tell(f"Reading {len(sites)} sites.")
     cohorts = {site.name: read_cohort(study, site.sources, site.name, site.places) for site in sites}
@@ -162,7 +164,7 @@ def prepare(options: Options, tell: Callable[[str], None] = lambda what: None) -
         known = json.loads(truth.read_text(encoding="utf-8"))["reachable_auc_held_out"]
         best = {"auroc": known} if known is not None else None
     out.mkdir(parents=True, exist_ok=True)
-    write_atomically(out / "simulation.json", (json.dumps(asdict(options), indent=2) + "\n").encode())
+    replace_file(out / "simulation.json", (json.dumps(asdict(options), indent=2) + "\n").encode())
     return Simulation(options, study, sites, cohorts, main, tuple(others), best)
 
 
@@ -188,6 +190,8 @@ def simulate(simulation: Simulation, tick: Callable[[], None] = lambda: None) ->
     """
     pin_rosters(simulation.sites)
     run_jobs(simulation.jobs, simulation.cohorts, workers_of(simulation.options), tick)
+    if not METHODS[simulation.study.method.kind].predicts:
+        return dict(json.loads((simulation.out / "result.json").read_text(encoding="utf-8")))
     result, curves = summarise_series(
         simulation.study, simulation.main, simulation.others, simulation.options.protocol, simulation.cohorts
     )
@@ -229,6 +233,21 @@ def _check_engine(options: Options) -> None:
                 "Leave --engine out, or use --protocol holdout.",
             )
         check_ray()
+
+
+def _check_method(study: Study, options: Options) -> None:
+    """Refuse what only a model that predicts can be asked for."""
+    schedule(study)  # the method looks at the rest of the study
+    if METHODS[study.method.kind].predicts:
+        return
+    for name, given, plain in (
+        ("--protocol", options.protocol, "holdout"), ("--seeds", options.seeds, 1), ("--rounds", options.rounds, None),
+        ("--compare", options.compare, ()), ("--engine", options.engine, "local"),
+    ):  # fmt: skip
+        if given != plain:
+            raise UsageError(
+                f"{name}: method '{study.method.kind}' trains no model that could be compared.", f"Leave {name} out."
+            )
 
 
 def _chosen(options: Options) -> Study:

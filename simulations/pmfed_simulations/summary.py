@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from pmfed_client.book import cohorts as cohort_names
 from pmfed_client.ledger import Ledger
-from pmfed_server.outcome import Evaluated
-from pmfed_server.results import Metrics, evaluation_noise, finite, metrics_of
 
 from pmfed.cohort import Cohort
 from pmfed.errors import LedgerError
+from pmfed.methods.evaluated import Evaluated
+from pmfed.methods.figures import Metrics, evaluation_noise, finite, metrics_of
 from pmfed.study import Study
 from pmfed.tasks import task_for
 from pmfed_simulations.jobs import Job, Sum, plan_of
@@ -146,7 +146,7 @@ def _all_runs(jobs: Sequence[Job], name: str) -> float | None:
         for site in job.sites:
             if site.name == name:
                 try:
-                    found.append(Ledger(site.ledger).spent(cohort_names(job.study, fold)[0], site.policy.delta))
+                    found.append(Ledger(site.ledger).spent(cohort_names(job.study, fold)["train"], site.policy.delta))
                 except LedgerError as error:  # spoilt while the run went; what was trained is still the result
                     log.warning("%s: %s", name, error)
                     return None

@@ -16,14 +16,15 @@ from pmfed_client.agent import Agent, Rehearsal
 from pmfed_client.ledger import Row
 from pmfed_client.policy import Policy
 
+from pmfed.methods import plan_for
 from pmfed.models import build, flatten
 from pmfed.privacy.accounting import rdp_epsilon
-from pmfed.privacy.plan import PrivacyPlan
-from pmfed.secagg.grid import evaluation_grid, gradient_grid
+from pmfed.queries.gradient import step_of
+from pmfed.queries.scores import Scores
 from pmfed.secagg.keys import verify
 from pmfed.study import Study
 from pmfed.tasks import task_for
-from pmfed.wire import Kind, Reply, Request, dump, parse_reply
+from pmfed.wire import Reply, Request, dump, parse_reply
 
 RUN, OTHER_RUN = "ab" * 16, "cd" * 16
 STUDY = Study.from_text(federation.STUDY, "study.toml")
@@ -44,7 +45,7 @@ def together(folder: Path) -> Together:
     return Together(folder, STUDY)
 
 
-def ask(together: Together, kind: Kind, round: int = 0, attempt: int = 0, **more: Any) -> tuple[Reply, dict[str, Any]]:
+def ask(together: Together, kind: str, round: int = 0, attempt: int = 0, **more: Any) -> tuple[Reply, dict[str, Any]]:
     """Ask the site north."""
     return together.ask(NORTH, kind, round, attempt, **more)
 
@@ -71,7 +72,10 @@ def charges(together: Together, name: str = NORTH) -> list[Row]:
 def test_the_whole_way_from_enrolment_to_a_signed_receipt(together: Together) -> None:
     reply, sums = ask(together, "enroll")
     assert reply.ok
-    assert set(json.loads(reply.text)) == {"pmfed", "card"}
+    assert set(json.loads(reply.text)) == {"pmfed", "card", "head"}
+    head = verify(json.loads(reply.text)["head"])
+    assert (head["site"], head["run"]) == (NORTH, RUN)
+    assert head["head"] == together.agents[NORTH].ledger.head()
     assert sums == {}
     together.enrol()
     for number in range(1, 4):
@@ -80,9 +84,9 @@ def test_the_whole_way_from_enrolment_to_a_signed_receipt(together: Together) ->
         assert {name: (array.dtype, array.shape) for name, array in sums.items()} == {
             "sum": (np.uint32, together.start.shape)
         }
-    reply, sums = ask(together, "evaluate", 3)
+    reply, sums = ask(together, "evaluation", 3)
     assert set(sums) == {"sum", "site"}
-    held_out = evaluation_grid(STUDY, SITES).decode(sums["site"]).sum()
+    held_out = Scores(STUDY).grid(SITES).decode(sums["site"]).sum()
     assert 5 <= held_out <= 25  # one cell per held-out patient
     reply, sums = ask(together, "finish", 3)
     receipt = verify(reply.text)
@@ -104,7 +108,7 @@ def test_a_step_is_charged_durably_before_anything_is_computed(
             rows = other.execute("SELECT round, attempt FROM rows WHERE kind = 'charge'").fetchall()
         raise RuntimeError(f"{federation.ID_CANARY} {rows}") if rows == [(6, 2)] else AssertionError(rows)
 
-    monkeypatch.setattr(agent._sessions[together.run].trainer, "step", fail)
+    monkeypatch.setattr(agent._sessions[together.run].answers.trainer, "step", fail)
     refused(ask(together, "step", 6, 2), "PM000", "internal error (RuntimeError)")
     assert [(row.round, row.attempt) for row in charges(together)] == [(6, 2)]
     monkeypatch.undo()
@@ -137,13 +141,13 @@ def test_a_message_for_another_study_is_refused(together: Together) -> None:
     together.enrol()
     other = STUDY.replace(privacy={"clip": 100.0})
     refused(ask(together, "step", 1, study=other), "PM500", "another study")
-    refused(ask(together, "evaluate", 1, study=other), "PM500", "another study")
+    refused(ask(together, "evaluation", 1, study=other), "PM500", "another study")
     refused(ask(together, "enroll", study=other), "PM400", "privacy ledger")
     assert not charges(together)
 
 
 def test_a_site_that_is_not_enrolled_answers_nothing(together: Together) -> None:
-    kinds: list[Kind] = ["step", "evaluate", "statistics", "keys", "shares", "sign", "unmask"]
+    kinds = ["step", "evaluation", "statistics", "keys", "shares", "sign", "unmask"]
     for kind in kinds:
         refused(ask(together, kind, 1), "PM505", "not enrolled")
     refused(ask(together, "finish"), "PM400", "privacy ledger")
@@ -182,8 +186,9 @@ def test_a_study_under_a_false_name_or_of_another_kind_is_refused(together: Toge
 def test_a_sum_over_other_sites_than_introduced_is_refused(together: Together, sites: Any, said: str) -> None:
     together.enrol()
     request = Request(
-        kind="step", run=together.run, study=STUDY.fingerprint(), round=1, sites=max(1, len(sites)), roster=sites
-    )
+        kind="ask", query="step", run=together.run, study=STUDY.fingerprint(), round=1, sites=max(1, len(sites)),
+        roster=sites,
+    )  # fmt: skip
     answer, sums = together.agents[NORTH].handle(dump(request), {"parameters": together.start})
     refused((parse_reply(answer), dict(sums)), "PM500", said)
     assert not charges(together)
@@ -192,8 +197,14 @@ def test_a_sum_over_other_sites_than_introduced_is_refused(together: Together, s
 def test_a_number_of_sites_that_is_not_that_of_their_names_is_refused(together: Together, caplog: Any) -> None:
     together.enrol()
     request = Request(
-        kind="step", run=together.run, study=STUDY.fingerprint(), round=1, sites=30, roster=federation.SITES
-    )  # fmt: skip
+        kind="ask",
+        query="step",
+        run=together.run,
+        study=STUDY.fingerprint(),
+        round=1,
+        sites=30,
+        roster=federation.SITES,
+    )
     answer, sums = together.agents[NORTH].handle(dump(request), {"parameters": together.start})
     refused((parse_reply(answer), dict(sums)), "PM300", "policy")
     assert "not that of their names" in caplog.text
@@ -204,14 +215,14 @@ def test_the_noise_is_the_plans_share_for_the_sites_of_the_attempt(folder: Path)
     """Everyone is sampled, so rounds differ by their noise alone; fewer sites, larger shares."""
     study = STUDY.replace(privacy={"sampling_rate": 1.0}, training={"rounds": 240})
     together = Together(folder, study).enrol()
-    plan, grid = PrivacyPlan.solve(study, SITES), gradient_grid(study, SITES)
+    plan, grid = plan_for(study, SITES), step_of(study).grid(SITES)
     for first, sites in ((1, 3), (121, 2)):
         sums = [together.sum("step", first + turn, sites=federation.SITES[:sites]) for turn in range(120)]
         seen = np.stack([grid.decode(array) for array in sums]).std(axis=0, ddof=1)
         # 7 x 120 numbers: the standard error of the ratio is 2.4 %.
-        expected = plan.noise_std(sites) * np.sqrt(sites)
+        expected = plan["step"].noise_std(sites) * np.sqrt(sites)
         assert np.sqrt((seen**2).mean()) / expected == pytest.approx(1, abs=0.12)
-    assert plan.noise_std(2) == pytest.approx(np.sqrt(2) * plan.noise_std(3))
+    assert plan["step"].noise_std(2) == pytest.approx(np.sqrt(2) * plan["step"].noise_std(3))
 
 
 def test_an_empty_sample_is_noise_like_any_other(folder: Path) -> None:
@@ -225,23 +236,25 @@ def test_an_empty_sample_is_noise_like_any_other(folder: Path) -> None:
 
 START = flatten(build(STUDY))
 
-BAD_MODELS: dict[str, dict[str, Any]] = {
-    "absent": {},
-    "misnamed": {"model": START},
-    "nan": {"parameters": np.full_like(START, np.nan)},
-    "infinite": {"parameters": np.append(START[:-1], np.float32(np.inf))},
-    "short": {"parameters": START[:-1]},
-    "long": {"parameters": np.append(START, np.float32(0))},
-    "double": {"parameters": START.astype(np.float64)},
-    "flat": {"parameters": START[None]},
+MISSING, ANOTHER = "the array 'parameters' is missing", "'parameters' must arrive as float32[7]"
+BAD_MODELS: dict[str, tuple[dict[str, Any], str]] = {
+    "absent": ({}, MISSING),
+    "misnamed": ({"model": START}, "the array 'model' does not belong there"),
+    "with another": ({"parameters": START, "scales": START}, "the array 'scales' does not belong there"),
+    "nan": ({"parameters": np.full_like(START, np.nan)}, "'parameters' that arrived is not finite"),
+    "infinite": ({"parameters": np.append(START[:-1], np.float32(np.inf))}, "'parameters' that arrived is not finite"),
+    "short": ({"parameters": START[:-1]}, ANOTHER),
+    "long": ({"parameters": np.append(START, np.float32(0))}, ANOTHER),
+    "double": ({"parameters": START.astype(np.float64)}, ANOTHER),
+    "flat": ({"parameters": START[None]}, ANOTHER),
 }
 
 
-@pytest.mark.parametrize("arrays", BAD_MODELS.values(), ids=BAD_MODELS)
-def test_a_model_that_is_none_is_refused_and_not_charged(together: Together, arrays: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("arrays", "said"), BAD_MODELS.values(), ids=BAD_MODELS)
+def test_a_model_that_is_none_is_refused_and_not_charged(together: Together, arrays: dict[str, Any], said: str) -> None:
     together.enrol()
-    refused(ask(together, "step", 1, arrays=arrays), "PM500", "model")
-    refused(ask(together, "evaluate", 1, arrays=arrays), "PM500", "model")
+    refused(ask(together, "step", 1, arrays=arrays), "PM500", said)
+    refused(ask(together, "evaluation", 1, arrays=arrays), "PM500", said)
     assert not charges(together)
 
 
@@ -312,7 +325,7 @@ def test_a_second_run_beyond_the_budget_is_refused_with_the_numbers(together: To
     assert ask(together, "finish")[0].ok
     answer = ask(anew(together), "enroll", run=OTHER_RUN)
     refused(answer, "PM310", "allows 2.5000")
-    alone = rdp_epsilon(PrivacyPlan.solve(STUDY, SITES).releases(), together.sites[NORTH].policy.delta)
+    alone = rdp_epsilon(plan_for(STUDY, SITES).releases(), together.sites[NORTH].policy.delta)
     assert f"asks for epsilon {alone:.4f} on the cohort" in answer[0].reason
     assert f"; {alone:.4f} is spent there" in answer[0].reason
 
@@ -357,13 +370,13 @@ def test_a_ledger_full_of_garbage_ends_the_sites_part(together: Together) -> Non
 def test_private_evaluation_is_charged_and_noised_and_tells_of_no_site(folder: Path) -> None:
     study = STUDY.replace(evaluation={"release": "private", "per_site": False})
     together = Together(folder, study).enrol()
-    assert np.count_nonzero(together.sum("evaluate", 6)) > 0.9 * task_for(study).cells  # noise in every cell
+    assert np.count_nonzero(together.sum("evaluation", 6)) > 0.9 * task_for(study).cells  # noise in every cell
     (charge,) = charges(together)
     assert charge.what == "evaluation"
     assert str(charge.cohort).startswith("held-out")
-    refused(ask(together, "evaluate", 6), "PM500", "asked about again")
-    refused(ask(together, "evaluate", 6, 1), "PM310", "left")
-    shapes = together.agents[NORTH]._sessions[together.run].trainer.shapes("evaluate", SITES)
+    refused(ask(together, "evaluation", 6), "PM500", "asked about again")
+    refused(ask(together, "evaluation", 6, 1), "PM310", "left")
+    shapes = together.agents[NORTH]._sessions[together.run].answers.shapes(Scores(study), SITES)
     assert set(shapes) == {"sum"}
 
 
@@ -374,15 +387,13 @@ def test_statistics_are_charged_noised_and_asked_for_once(folder: Path) -> None:
     assert reply.ok, reply.reason
     assert [row.what for row in charges(together)] == ["statistics"]
     refused(ask(together, "statistics"), "PM400", "privacy ledger")
-    refused(ask(together, "step", 1), "PM500", "model")
+    refused(ask(together, "step", 1), "PM500", f"must arrive as float32[{len(START) + len(sums['sum'])}]")
     sent = np.concatenate([START, np.zeros(len(sums["sum"]), np.float32)])
     assert ask(together, "step", 1, arrays={"parameters": sent})[0].ok
 
 
 def test_a_study_without_statistics_releases_none(together: Together) -> None:
-    reply, sums = ask(together.enrol(), "statistics")
-    assert not reply.ok
-    assert sums == {}
+    refused(ask(together.enrol(), "statistics"), "PM500", "this study asks nothing called 'statistics'")
 
 
 def test_secret_noise_never_repeats_and_seeded_noise_does(tmp_path: Path) -> None:
@@ -395,7 +406,7 @@ def test_secret_noise_never_repeats_and_seeded_noise_does(tmp_path: Path) -> Non
 
 
 def test_only_a_rehearsal_without_noise_keeps_no_books(folder: Path) -> None:
-    plan = PrivacyPlan.solve(STUDY, SITES).without_noise()
+    plan = plan_for(STUDY, SITES).without_noise()
     together = Together(folder, STUDY, Rehearsal(plan=lambda study, sites: plan)).enrol()
     assert ask(together, "step", 1)[0].ok
     assert not together.sites[NORTH].ledger.exists()

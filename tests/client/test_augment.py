@@ -15,9 +15,9 @@ from pmfed_simulations.canaries import Silent
 from small import AGE, small_study
 
 from pmfed.cohort import Cohort
+from pmfed.methods import plan_for
 from pmfed.models import flatten
 from pmfed.privacy.noise import SeededSource
-from pmfed.privacy.plan import PrivacyPlan
 from pmfed.privacy.sampling import poisson
 from pmfed.sections.augmentation import Augmentation
 from pmfed.study import Study
@@ -51,7 +51,7 @@ def cohort(patients: int = 20, seed: int = 0) -> Cohort:
 
 
 def trainer(study: Study = ASKED, patients: Cohort | None = None, sites: int = 2) -> Trainer:
-    return Trainer(study, PrivacyPlan.solve(study, sites), patients or cohort(), lambda *_: SeededSource(0, "site"))
+    return Trainer(study, plan_for(study, sites), patients or cohort(), lambda *_: SeededSource(0, "site"))
 
 
 def seeds(units: int) -> np.ndarray:
@@ -136,10 +136,10 @@ def test_a_patients_copies_know_no_other_patient() -> None:
 
 def test_a_patients_copies_do_not_hang_on_who_else_is_drawn() -> None:
     few, all_of = (trainer(), trainer())
-    all_of.plan = replace(few.plan, sampling_rate=1.0)
+    all_of.mechanism = replace(few.mechanism, sampling_rate=1.0)
     some, everybody = (one.sampled(one.training, SeededSource(3, "site")) for one in (few, all_of))
     assert 3 < len(some.count) < len(everybody.count) == 20
-    chosen = poisson(20, few.plan.sampling_rate, after(SeededSource(3, "site"), 20))
+    chosen = poisson(20, few.mechanism.sampling_rate, after(SeededSource(3, "site"), 20))
     theirs = np.isin(everybody.owner, chosen)
     assert torch.equal(some.inputs["picture"], everybody.inputs["picture"][theirs])
 
@@ -153,13 +153,14 @@ def after(source: SeededSource, seeds: int) -> SeededSource:
 def test_copies_are_averaged_before_the_clip_and_a_patient_weighs_no_more_than_the_clip() -> None:
     one = trainer()
     batch, own = one.training, seeds(20)
-    clip = one.plan.clip
+    clip = one.mechanism.bound
 
     def total(units: list[int]) -> np.ndarray:
         made = one.augment(batch.take(np.array(units)), own[units])
         return one.private.clipped_sum(made.inputs, made.present, made.targets, made.owner).vector
 
-    loose = Trainer(ASKED, replace(one.plan, clip=1e6), cohort(), one.draw)
+    wide = replace(one.plan, mechanisms=(replace(one.mechanism, bound=1e6),))
+    loose = Trainer(ASKED, wide, cohort(), one.draw)
     for unit in (0, 3):
         made = one.augment(batch.take(np.array([unit])), own[[unit]])
         every = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import federation
@@ -12,14 +13,15 @@ from pmfed_client.device import found
 from pmfed_client.personal import Shelf
 from pmfed_client.site import Site
 from pmfed_client.trainer import Trainer
+from small import scores
 from test_augment import ASKED, cohort
 
 from pmfed.cohort import Cohort
 from pmfed.errors import StudyError
+from pmfed.methods import plan_for
 from pmfed.models import flatten
 from pmfed.privacy.gradients import PrivateStep
 from pmfed.privacy.noise import SeededSource
-from pmfed.privacy.plan import PrivacyPlan
 from pmfed.privacy.precision import Precision
 from pmfed.study import Study
 
@@ -31,7 +33,7 @@ APART = {"float32": 1e-3, "bfloat16": 0.05}
 
 
 def trainer(device: str, precision: Precision = "float32", held: Cohort | None = None) -> Trainer:
-    plan = PrivacyPlan.solve(ASKED, 2)
+    plan = plan_for(ASKED, 2)
     return Trainer(
         ASKED, plan, held or cohort(), lambda *_: SeededSource(3, "site"), device=device, precision=precision
     )
@@ -44,7 +46,7 @@ def test_a_sum_is_that_of_plain_gradients_on_a_cpu(device: str, precision: Preci
     batch = here.sampled(here.training, SeededSource(3, "site"))
     there = batch.to(here.device)
     total = here.private.clipped_sum(there.inputs, there.present, there.targets, there.owner).vector
-    exact = PrivateStep(plain.model, plain.task.loss, plain.plan, strategy="vmap")
+    exact = PrivateStep(plain.model, plain.task.loss, plain.mechanism, strategy="vmap")
     wanted = exact.clipped_sum(batch.inputs, batch.present, batch.targets, batch.owner).vector
     assert total.dtype == np.float64
     assert np.linalg.norm(total - wanted) <= APART[precision] * np.linalg.norm(wanted)
@@ -67,7 +69,7 @@ def test_a_patient_counts_the_same_in_any_crowd(device: str, precision: Precisio
             here.private.clipped_sum(part.inputs, part.present, part.targets, part.owner).vector
             for part in (batch.take(crowd), batch.take(crowd[crowd != 7]))
         )
-        assert np.linalg.norm(with_ - without - mine) <= 1e-4 * here.plan.clip
+        assert np.linalg.norm(with_ - without - mine) <= 1e-4 * here.mechanism.bound
 
 
 @DEVICES
@@ -79,7 +81,7 @@ def test_steps_and_scores_are_the_same_on_every_device(device: str) -> None:
     one, other = (each.step(start, 2, 1, 0).astype(np.int64) for each in made)
     apart = np.abs(one - other)
     assert np.minimum(apart, 2**32 - apart).max() <= 8  # grid units of 1/4096 of the clip
-    np.testing.assert_allclose(made[0].score(start), made[1].score(start), atol=1e-6)
+    np.testing.assert_allclose(scores(made[0], start), scores(made[1], start), atol=1e-6)
 
 
 def test_rounding_moves_a_step_a_little_and_scores_not_at_all() -> None:
@@ -89,7 +91,7 @@ def test_rounding_moves_a_step_a_little_and_scores_not_at_all() -> None:
     one, other = (each.step(start, 2, 1, 0).astype(np.int64) for each in (wide, low))
     apart = np.abs(one - other)
     assert 0 < np.minimum(apart, 2**32 - apart).max() <= 4096 // 4  # a quarter of the clip
-    assert np.array_equal(wide.score(start), low.score(start))
+    assert np.array_equal(scores(wide, start), scores(low, start))
 
 
 def test_float32_on_a_card_is_float32_and_a_card_that_cannot_round_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +143,7 @@ def test_a_site_s_own_settings_reach_all_it_trains(tmp_path: Path, monkeypatch: 
     together = federation.Together(tmp_path / "fed/sites", study)
     assert together.ask("north", "enroll")[0].ok
     (session,) = together.agents["north"]._sessions.values()
-    assert session.trainer.private.precision == "bfloat16"
+    assert session.answers.trainer.private.precision == "bfloat16"
     federation.change(toml, 'precision = "bfloat16"', 'precision = "bfloat16"\ndevice = "cuda:1"')
     asked = []
     for place in ("agent", "trainer"):
@@ -149,7 +151,7 @@ def test_a_site_s_own_settings_reach_all_it_trains(tmp_path: Path, monkeypatch: 
     assert federation.Together(tmp_path / "fed/sites", study).ask("north", "enroll")[0].ok
     assert asked == [("cuda:1", "bfloat16")] * 2  # before anything is reserved, and for the model
     other = ASKED.replace(personal={"method": "fine-tune", "steps": 1, "learning_rate": 0.1, "share": 0.3})
-    plan, shelf = PrivacyPlan.solve(other, 2), Shelf(tmp_path, "0" * 32)
+    plan, shelf = plan_for(other, 2), Shelf(tmp_path, "0" * 32)
     own = Trainer(other, plan, cohort(), lambda *_: SeededSource(3, "site"), shelf, precision="bfloat16").own
     assert own is not None
     assert own._private.precision == "bfloat16"
@@ -162,28 +164,28 @@ def test_a_picture_that_is_not_finite_costs_its_patient_a_step_and_nobody_else(
     last = int(spoilt.owner[-1])
     spoilt.inputs["picture"][-1] = np.nan
     spoilt.present["picture"][-1] = True
-    plan = PrivacyPlan.solve(ASKED, 2)
+    plan = plan_for(ASKED, 2)
     one, without = (
         Trainer(ASKED, plan, held, lambda *_: SeededSource(3, "site"))
         for held in (spoilt, spoilt.select(np.arange(20) != last))
     )
     batch, rest = one.training, without.training
-    found = one.private.clipped_sum(batch.inputs, batch.present, batch.targets, batch.owner)
-    assert (found.contributors, found.dropped) == (19, 1)
+    total = one.private.clipped_sum(batch.inputs, batch.present, batch.targets, batch.owner)
+    assert (total.contributors, total.dropped) == (19, 1)
     wanted = without.private.clipped_sum(rest.inputs, rest.present, rest.targets, rest.owner).vector
-    np.testing.assert_allclose(found.vector, wanted, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(total.vector, wanted, rtol=1e-4, atol=1e-6)
     start = flatten(one.model)
-    everybody = PrivacyPlan(**{**plan.__dict__, "sampling_rate": 1.0})
+    everybody = replace(plan, mechanisms=(replace(plan["step"], sampling_rate=1.0), *plan.mechanisms[1:]))
     drawn = Trainer(ASKED, everybody, spoilt, lambda *_: SeededSource(3, "site"))
     drawn.step(start, 2, 1, 0)
     assert "1 patient(s) left out of a step: their gradients are not finite." in caplog.text
     assert "p0" not in caplog.text  # nobody's id
     nobody = np.zeros(20, dtype=bool)
-    scores = [
-        Trainer(ASKED, plan, held.with_training(nobody[: held.patients]), one.draw).score(start)
+    found = [
+        scores(Trainer(ASKED, plan, held.with_training(nobody[: held.patients]), one.draw), start)
         for held in (spoilt, spoilt.select(np.arange(20) != last))
     ]
     share = 1 - 1 / int((spoilt.owner == last).sum())  # what the patient's other records say still counts
-    assert np.isfinite(scores[0]).all()
-    assert scores[0].sum() == pytest.approx(scores[1].sum() + share)
-    assert "1 record(s) left out of the evaluation" in caplog.text
+    assert np.isfinite(found[0]).all()
+    assert found[0].sum() == pytest.approx(found[1].sum() + share)
+    assert "1 record(s) left out of a sum: their scores are not finite." in caplog.text

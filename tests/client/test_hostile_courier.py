@@ -35,6 +35,7 @@ CANARIES = (federation.ID_CANARY.encode(), federation.VALUE_CANARY.encode())
 ROUNDS, ATTEMPTS = st.integers(-1, 8), st.integers(-1, 3)
 FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "kind": st.sampled_from(sorted(ALLOWED)),
+    "query": st.sampled_from(["", "statistics", "step", "evaluation", "personal", "personal-evaluation", "Step"]),
     "run": st.sampled_from(["cd" * 16, "", "ab" * 15]),
     "study": st.sampled_from(["6" * 64, STUDY.replace(study={"title": "Another"}).fingerprint()]),
     "round": ROUNDS | st.just(2**31),
@@ -42,9 +43,10 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "sites": st.integers(0, 5),
     "roster": st.lists(st.sampled_from([*SITES, "east"]), max_size=4),
     "text": st.sampled_from(["", "[]", "{}", "null", STUDY.canonical()[:-1]]),
-    "version": st.sampled_from([0, 2, "1"]),
+    "version": st.sampled_from([0, 1, 3, "2"]),
     "more": st.just(1),
 }
+KINDS = (*sorted(set(ALLOWED) - {"ask"}), "statistics", "step", "evaluation", "personal")
 MODELS: list[Any] = [
     {}, {"parameters": np.full(7, np.nan, np.float32)}, {"parameters": np.zeros(6, np.float32)},
     {"parameters": np.zeros(7, np.uint32)}, {"parameters": np.zeros(7, np.float32), "sum": np.zeros(7, np.uint32)},
@@ -94,12 +96,12 @@ class HostileCourier(RuleBasedStateMachine):
         assert set(sums) <= set(ALLOWED[reply.kind])
         if not sums:
             return
-        expected = {"step": len(self.together.start), "evaluate": task_for(STUDY).cells}[reply.kind]
+        expected = {"step": len(self.together.start), "evaluation": task_for(STUDY).cells}[reply.query]
         assert all(words.dtype in WORDS and words.shape == (expected,) for words in sums.values())
-        place = (asked.run, asked.kind, asked.round, asked.attempt)
+        place = (asked.run, asked.what, asked.round, asked.attempt)
         assert place not in self.released, "released twice"
         self.released.add(place)
-        if asked.kind == "step":
+        if asked.what == "step":
             assert (asked.run, asked.round, asked.attempt) in self.charged(), "released and not charged"
 
     def charged(self) -> list[tuple[str, Any, Any]]:
@@ -109,7 +111,7 @@ class HostileCourier(RuleBasedStateMachine):
     def request(self, kind: str, round: int = 0, attempt: int = 0, text: str = "") -> Request:
         named = () if kind in ("enroll", "keys", "finish") else SITES
         return Request.model_validate({
-            "kind": kind, "run": self.together.run, "study": STUDY.fingerprint(), "round": max(round, 0),
+            **federation.asking(kind), "run": self.together.run, "study": STUDY.fingerprint(), "round": max(round, 0),
             "attempt": max(attempt, 0), "sites": len(SITES), "roster": named, "text": text,
         })  # fmt: skip
 
@@ -129,7 +131,7 @@ class HostileCourier(RuleBasedStateMachine):
             self.together.ask(name, "keys", text=json.dumps(cards))
         self.ask(self.request("keys", text=json.dumps(cards)), {})
 
-    @rule(kind=st.sampled_from(["step", "evaluate"]), round=ROUNDS, attempt=ATTEMPTS)
+    @rule(kind=st.sampled_from(["step", "evaluation"]), round=ROUNDS, attempt=ATTEMPTS)
     def out_of_turn(self, kind: str, round: int, attempt: int) -> None:
         self.ask(self.request(kind, round, attempt), {"parameters": self.together.start})
 
@@ -138,7 +140,7 @@ class HostileCourier(RuleBasedStateMachine):
         for number in range(1, round + 1):
             self.ask(self.request("step", number), {"parameters": self.together.start})
 
-    @rule(kind=st.sampled_from(sorted(ALLOWED)), model=st.sampled_from(range(len(MODELS))), round=ROUNDS)
+    @rule(kind=st.sampled_from(KINDS), model=st.sampled_from(range(len(MODELS))), round=ROUNDS)
     def with_another_model(self, kind: str, model: int, round: int) -> None:
         self.ask(self.request(kind, round), MODELS[model])
 

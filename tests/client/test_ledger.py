@@ -22,8 +22,8 @@ from pmfed_client import store
 from pmfed_client.ledger import Entry, Ledger, cohorts
 
 from pmfed.errors import BudgetError, LedgerError
+from pmfed.methods import plan_for
 from pmfed.privacy.accounting import Release, epsilon, rdp_epsilon
-from pmfed.privacy.plan import PrivacyPlan
 from pmfed.study import Study
 
 STEP = Entry("step", 0.2, 3.0, 1.0, 20)
@@ -104,7 +104,7 @@ def test_the_receipt_says_what_the_run_was_charged(ledger: Ledger) -> None:
     assert receipt == {
         "run": "run", "study": "study", "finished": True, "delta": DELTA, "epsilon": max(train, held_out),
         "charges": {"step": 1, "evaluation": 1, "statistics": 0}, "cohorts": {"train": train, "held-out": held_out},
-        "first": rows[0].hash, "last": rows[-1].hash, "rows": len(rows),
+        "first": rows[0].hash, "last": rows[-1].hash, "rows": len(rows), "head": rows[-1].hash,
     }  # fmt: skip
     assert json.loads(json.dumps(receipt)) == receipt
 
@@ -429,8 +429,9 @@ TAMPERED = [
     ("UPDATE meta SET rows = 3", "row 20 is not the one that was written last"),
     ("DELETE FROM meta", "count of rows is gone|ledger of schema None"),
     ("DROP TABLE rows", "damaged"),
-    ("UPDATE meta SET schema = 2", "schema 2; this pmfed knows schema 1"),
-    ("UPDATE meta SET schema = 0", "schema 0; this pmfed knows schema 1"),
+    ("UPDATE meta SET schema = 3", "schema 3; this pmfed knows schema 2"),
+    ("UPDATE meta SET schema = 1", "damaged, or no ledger"),
+    ("UPDATE meta SET schema = 0", "schema 0; this pmfed knows schema 2"),
 ]
 
 
@@ -609,20 +610,19 @@ def test_cohort_names_change_with_whatever_moves_a_patient_to_the_other_side() -
         cohorts(STUDY.replace(evaluation={"split_column": "set"})),
         cohorts(STUDY.replace(cohort={"patient": "mrn"})),
     ]
-    assert len({cohorts(STUDY), *others}) == 6
+    assert len({tuple(one.values()) for one in (cohorts(STUDY), *others)}) == 6
     by_column = STUDY.replace(evaluation={"split_column": "set"})
     assert cohorts(by_column) == cohorts(by_column.replace(evaluation={"split_key": "other"}))
 
 
 def test_a_reserved_plan_costs_what_it_promises(ledger: Ledger) -> None:
     """Not a hair more: else a study of epsilon 2 would not fit a budget of 2."""
-    plan = PrivacyPlan.solve(STUDY, sites=3)
-    training, _ = cohorts(STUDY)
-    statistics, steps = plan.releases()
-    found = (
-        Entry("statistics", statistics.sampling_rate, statistics.noise_multiplier, 1.0, statistics.count),
-        Entry("step", steps.sampling_rate, steps.noise_multiplier, plan.clip, steps.count),
+    plan = plan_for(STUDY, sites=3)
+    training = cohorts(STUDY)["train"]
+    found = tuple(
+        Entry(one.query, one.sampling_rate, one.noise_multiplier, one.bound, one.times) for one in plan.of("train")
     )
+    assert [entry.what for entry in found] == ["statistics", "step"]
     ledger.reserve("run", STUDY.fingerprint(), {training: found}, (2.0, 1e-4))
     assert ledger.spent(training, 1e-4, reserved=True) == plan.epsilon()
 

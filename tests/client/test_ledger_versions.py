@@ -1,13 +1,15 @@
-"""Ledgers that another version wrote: version 1 is read as it was, any other refused and left as it is."""
+"""Ledgers that another version wrote: version 1 is carried over by one row more, any other refused and left as it is."""
 
 from __future__ import annotations
 
 import json
 import sqlite3
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from pmfed_client.chain import SINCE_FORM_2
 from pmfed_client.ledger import Entry, Ledger
 
 from pmfed.errors import LedgerError
@@ -76,20 +78,103 @@ def path(tmp_path: Path) -> Path:
 
 def test_a_ledger_of_version_1_is_read_and_gone_on_with(path: Path) -> None:
     with Ledger(path) as ledger:
-        assert ledger.verify() == len(ROWS)
-        assert [row.hash for row in ledger.rows()] == [row[-1] for row in ROWS]
+        assert ledger.verify() == len(ROWS) + 1
+        *old, carried = ledger.rows()
+        assert [row.hash for row in old] == [row[-1] for row in ROWS]
+        assert (carried.kind, carried.form, carried.parameters) == ("migrate", 2, '{"from":1,"to":2}')
         spent = (Release(0.1, 2.0, 1), Release(0.2, 3.0, 1), Release(0.2, 3.5, 1), Release(1.0, 8.0, 1))
         assert ledger.releases("train") == spent
         assert ledger.releases("train", reserved=True) == (Release(0.1, 2.0, 10), *spent[1:])
         ledger.reserve("next", "study", PLAN, WIDE)  # the same run, taken up again
         ledger.charge("next", "step", 2, 0, 2.0)
         ledger.finish("next")
-        assert ledger.verify() == len(ROWS) + 3
+        assert ledger.verify() == len(ROWS) + 4
     assert Ledger(path).releases("train") == (Release(0.1, 2.0, 2), *spent[1:])
+
+
+def test_a_file_of_version_1_that_cannot_be_trusted_is_left_as_it_is(path: Path) -> None:
+    db = sqlite3.connect(path, isolation_level=None)
+    db.execute("DROP TRIGGER rows_keep")
+    db.execute("UPDATE rows SET noise_multiplier = 30 WHERE seq = 5")
+    db.close()
+    with pytest.raises(LedgerError, match="row 5 was changed"):
+        Ledger(path).verify()
+    db = sqlite3.connect(path)
+    assert db.execute("SELECT schema FROM meta").fetchone() == (1,)
+    assert len(db.execute("SELECT * FROM rows").fetchone()) == 17
+    db.close()
+
+
+def test_an_older_pmfed_that_still_has_the_file_open_can_write_nothing_any_more(path: Path) -> None:
+    old = sqlite3.connect(path, isolation_level=None)
+    assert old.execute("SELECT schema FROM meta").fetchone() == (1,)
+    Ledger(path).verify()
+    assert old.execute("SELECT schema FROM meta").fetchone() == (2,)  # what an older one looks at before anything else
+    with pytest.raises(sqlite3.IntegrityError, match="an older pmfed may not write here"):
+        old.execute("INSERT INTO rows (seq, kind, run) VALUES (13, 'charge', 'next')")
+    old.close()
+
+
+TAMPERED = {
+    "a mechanism nobody knows": ("mechanism", "'laplace'", "row 13 of the ledger makes no sense"),
+    "a parameter nobody knows": ("parameters", """'{"bound":1.0,"noise_multiplier":2.0,"sampling_rate":0.1,"x":1}'""", "row 13"),
+    "another account": ("account", "'others'", "row 13 of the ledger makes no sense"),
+    "a form nobody knows": ("form", "3", "has form 3, which this pmfed does not know"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("column", "value", "said"), TAMPERED.values(), ids=TAMPERED)
+def test_what_this_version_does_not_know_is_refused_even_with_a_right_hash(
+    path: Path, column: str, value: str, said: str
+) -> None:
+    with Ledger(path) as ledger:
+        ledger.charge("next", "step", 2, 0, 2.0)
+        *_, row = ledger.rows()
+        assert (row.seq, row.form, row.account, row.role, row.mechanism) == (
+            13,
+            2,
+            "patients",
+            "train",
+            "sampled-gaussian",
+        )
+    db = sqlite3.connect(path, isolation_level=None)
+    db.execute("DROP TRIGGER rows_keep")
+    db.execute(f"UPDATE rows SET {column} = {value} WHERE seq = 13")
+    changed = replace(row, **{column: db.execute(f"SELECT {column} FROM rows WHERE seq = 13").fetchone()[0]})
+    db.execute("UPDATE rows SET hash = ? WHERE seq = 13", (changed.digest(),))
+    db.execute("UPDATE meta SET head = ?", (changed.digest(),))
+    db.close()
+    with pytest.raises(LedgerError, match=said):
+        Ledger(path).verify()
+
+
+@pytest.mark.parametrize("column", SINCE_FORM_2)
+def test_a_column_that_an_old_row_does_not_have_cannot_be_slipped_in(path: Path, column: str) -> None:
+    Ledger(path).verify()
+    db = sqlite3.connect(path, isolation_level=None)
+    db.execute("DROP TRIGGER rows_keep")
+    db.execute(f"UPDATE rows SET {column} = 2 WHERE seq = 3")
+    db.close()
+    with pytest.raises(LedgerError, match="row 3 was changed"):
+        Ledger(path).verify()
+
+
+def test_a_run_that_the_hospital_ended_can_charge_nothing_more(path: Path) -> None:
+    with Ledger(path) as ledger:
+        ledger.end("next")
+        ledger.end("next")
+        assert ledger.releases("train", reserved=True)[0] == Release(0.1, 2.0, 1)
+        with pytest.raises(LedgerError, match="run 'next' was ended by this hospital"):
+            ledger.charge("next", "step", 2, 0, 2.0)
+        with pytest.raises(LedgerError, match="was ended by this hospital"):
+            ledger.reserve("next", "study", PLAN, WIDE)
+        assert ledger.receipt("next")["finished"] is True
+        assert [row.kind for row in ledger.rows()][-3:] == ["migrate", "refund", "end"]
 
 
 def test_charges_beyond_a_reservation_which_the_first_pmfed_allowed_are_counted(path: Path) -> None:
     with Ledger(path) as ledger:
+        ledger.verify()
         with ledger._transaction(write=True):
             ledger._append("charge", "next", "study", "train", Entry("step", 0.1, 2.0, 1.0, 12), round=2, attempt=0)
             ledger._append("charge", "next", "study", "train", Entry("step", 0.1, 1.5, 1.0, 1), round=3, attempt=0)
@@ -102,13 +187,13 @@ def test_charges_beyond_a_reservation_which_the_first_pmfed_allowed_are_counted(
 
 
 OTHERS = {
-    "older": (["UPDATE meta SET schema = 0"], "ledger of schema 0; this pmfed knows schema 1", "Keep the file as it is"),
+    "older": (["UPDATE meta SET schema = 0"], "ledger of schema 0; this pmfed knows schema 2", "Keep the file as it is"),
     "newer": (
-        ["UPDATE meta SET schema = 2", "ALTER TABLE rows ADD COLUMN signature", "CREATE TABLE keys (id)"],
-        "ledger of schema 2; this pmfed knows schema 1", "Install the newer pmfed",
+        ["UPDATE meta SET schema = 3", "ALTER TABLE rows ADD COLUMN signature", "CREATE TABLE keys (id)"],
+        "ledger of schema 3; this pmfed knows schema 2", "Install the newer pmfed",
     ),
     "newer, in another journal": (
-        ["PRAGMA journal_mode = DELETE", "UPDATE meta SET schema = 3"], "ledger of schema 3", "Install the newer pmfed",
+        ["PRAGMA journal_mode = DELETE", "UPDATE meta SET schema = 4"], "ledger of schema 4", "Install the newer pmfed",
     ),
     "without a version": (["DELETE FROM meta"], "ledger of schema None", "Keep the file as it is"),
     "from before there were versions": (

@@ -41,7 +41,7 @@ def test_a_paused_site_answers_nothing_until_it_is_resumed_even_when_it_is_start
     site = together.sites[NORTH]
     assert pause(site)
     assert not pause(site)
-    for kind in ("enroll", "keys", "shares", "statistics", "step", "evaluate", "sign", "unmask"):
+    for kind in ("enroll", "keys", "shares", "statistics", "step", "evaluation", "sign", "unmask"):
         reply, sums = together.ask(NORTH, kind, 2)
         assert (reply.ok, reply.code, reply.text, sums) == (False, "PM330", "", {}), kind
         assert "paused" in reply.reason
@@ -92,7 +92,7 @@ def test_outside_its_hours_a_site_computes_nothing_at_enrolment_and_at_every_mes
     change(folder / NORTH / "site.toml", "^min_patients = 20", closed)
     agent.site = read_sites(folder)[0]
     assert agent.site.name == NORTH
-    for kind in ("enroll", "step", "evaluate"):
+    for kind in ("enroll", "step", "evaluation"):
         reply, sums = together.ask(NORTH, kind, 2)
         assert (reply.code, sums) == ("PM330", {}), kind
         assert "(UTC) only" in reply.reason
@@ -113,7 +113,7 @@ def test_every_kind_of_message_that_computes_waits_for_its_hours_and_masks_do_no
             check_open(site, kind, noon)
             continue
         closed.add(kind)
-    assert closed == {"enroll", "statistics", "step", "evaluate", "personal"}
+    assert closed == {"enroll", "ask"}
 
 
 def test_a_site_that_cannot_note_that_it_is_resumed_stays_paused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

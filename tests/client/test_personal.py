@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,19 +10,22 @@ import federation
 import numpy as np
 import pytest
 import torch
+from pmfed_client.answers import Answers
 from pmfed_client.personal import Own, Shelf
 from pmfed_client.trainer import Trainer
 from pydantic import ValidationError
 from safetensors.numpy import load_file
+from small import scores
 
 from pmfed.cohort import Cohort, read_cohort
 from pmfed.errors import StudyError
+from pmfed.methods import plan_for
 from pmfed.models import build, flatten, load, shared_start
 from pmfed.models.parts import stay_mask
 from pmfed.privacy.gradients import PrivateStep
 from pmfed.privacy.noise import SecretSource
 from pmfed.privacy.plan import PrivacyPlan
-from pmfed.secagg.grid import gradient_grid
+from pmfed.queries.gradient import step_of
 from pmfed.study import Study
 from pmfed.tasks import task_for
 
@@ -42,7 +46,7 @@ def trainer(study: Study, cohort: Cohort, plan: PrivacyPlan) -> Trainer:
 
 
 def noiseless(study: Study) -> PrivacyPlan:
-    return PrivacyPlan.solve(study, SITES).without_noise()
+    return plan_for(study, SITES).without_noise()
 
 
 def gradient(study: Study, cohort: Cohort, at: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -68,17 +72,17 @@ def test_local_steps_follow_the_gradient_and_the_pull(cohort: Cohort, proximal: 
     at = start.astype(np.float64)
     for _ in range(5):
         at = at - 0.8 * (gradient(study, cohort, at) / expected + proximal * (at - start))
-    np.testing.assert_allclose(gradient_grid(study, SITES).decode(sent), at - start, atol=1e-5)
+    np.testing.assert_allclose(step_of(study).grid(SITES).decode(sent), at - start, atol=1e-5)
 
 
 def test_the_pull_is_free_and_keeps_a_site_near(cohort: Cohort) -> None:
     near, far = (STUDY.replace(training={**FEDPROX, "proximal": mu}) for mu in (1.0, 0.0))
-    assert PrivacyPlan.solve(near, SITES) == PrivacyPlan.solve(far, SITES)
+    assert plan_for(near, SITES) == plan_for(far, SITES)
     start = flatten(build(near))
 
     def moved(study: Study) -> float:
         sums = trainer(study, cohort, noiseless(study)).step(start, SITES, 1, 0)
-        return float(np.linalg.norm(gradient_grid(study, SITES).decode(sums)))
+        return float(np.linalg.norm(step_of(study).grid(SITES).decode(sums)))
 
     assert moved(near) < 0.8 * moved(far)
 
@@ -117,7 +121,7 @@ class Known:
 
 def test_what_stays_is_not_in_what_leaves_and_gets_the_whole_noise(cohort: Cohort, tmp_path: Path) -> None:
     study = STUDY.replace(personal=INTERCEPT, privacy=FULL)
-    plan = PrivacyPlan.solve(study, SITES)
+    plan = plan_for(study, SITES)
     start = flatten(build(study))
     (bias,) = np.flatnonzero(stay_mask(study, build(study)))
     rest = np.delete(start, bias)
@@ -125,20 +129,22 @@ def test_what_stays_is_not_in_what_leaves_and_gets_the_whole_noise(cohort: Cohor
     def one(source: Any) -> tuple[np.ndarray[Any, Any], float]:
         shelf = Shelf(tmp_path / type(source).__name__, "ab" * 16)
         made = Trainer(study, plan, cohort, lambda *_: source, shelf)
-        assert made.shapes("step", SITES) == {"sum": (np.uint32, len(start) - 1)}
-        assert made.expects == len(start) - 1
-        sent = gradient_grid(study, SITES).decode(made.step(rest, SITES, 1, 0))
+        site = Answers(study, plan, cohort, lambda *_: source)
+        assert site.shapes(step_of(study), SITES) == {"sum": (np.uint32, len(start) - 1)}
+        assert step_of(study).state == {"parameters": (np.float32, len(start) - 1)}
+        sent = step_of(study).grid(SITES).decode(made.step(rest, SITES, 1, 0))
         return sent, float(made.parts.join(rest)[bias] - start[bias])
 
     class Silent(Known):
         def gaussian(self, size: int, std: float) -> np.ndarray[Any, Any]:
             return np.zeros(size)
 
+    step = plan["step"]
     bare, moved = one(Silent())
     noisy, pushed = one(Known())
-    np.testing.assert_allclose(noisy - bare, plan.noise_std(SITES), atol=plan.grid_unit)
-    assert moved - pushed == pytest.approx(0.5 / PER_ROUND * plan.noise_multiplier * plan.clip, rel=1e-5)
-    assert plan.local_std > 1.4 * plan.noise_std(SITES)
+    np.testing.assert_allclose(noisy - bare, step.noise_std(SITES), atol=step_of(study).grid(SITES).unit)
+    assert moved - pushed == pytest.approx(0.5 / PER_ROUND * step.noise_multiplier * step.bound, rel=1e-5)
+    assert step.local_std > 1.4 * step.noise_std(SITES)
 
 
 def test_what_stays_follows_its_own_gradient(cohort: Cohort, tmp_path: Path) -> None:
@@ -176,7 +182,7 @@ def test_a_hospital_without_pictures_learns_a_head_and_keeps_norms_it_does_not_u
         assert (not np.array_equal(silent.parts.join(start[~mask]), start)) == moves
         noisy = Trainer(
             one,
-            PrivacyPlan.solve(one, SITES),
+            plan_for(one, SITES),
             cohort,
             lambda *_: SecretSource(),
             Shelf(tmp_path / f"noisy-{method}", "ab" * 16),
@@ -186,7 +192,7 @@ def test_a_hospital_without_pictures_learns_a_head_and_keeps_norms_it_does_not_u
             noisy.parts.join(start[~mask])[mask] != start[mask]
         ).all()  # gradient or not, there is noise on all of it
         if method == "norms":
-            np.testing.assert_array_equal(noisy.score(start[~mask]), silent.score(start[~mask]))
+            np.testing.assert_array_equal(scores(noisy, start[~mask]), scores(silent, start[~mask]))
 
 
 # -- a whole model of the site's own -----------------------------------------------------------------------------
@@ -195,9 +201,9 @@ def test_a_hospital_without_pictures_learns_a_head_and_keeps_norms_it_does_not_u
 def test_fine_tuning_follows_the_gradient_from_the_common_model(cohort: Cohort, tmp_path: Path) -> None:
     study = STUDY.replace(personal=FINE_TUNE, privacy=FULL)
     start = flatten(build(study)) + np.float32(0.1)
-    own = Own(study, noiseless(study), Shelf(tmp_path, "ab" * 16))
-    assert own.due("step", 1) == own.due("evaluate", 6) == 0
-    assert own.due("personal", 6) == 4
+    own = Own(study, noiseless(study)["personal"], SITES, Shelf(tmp_path, "ab" * 16))
+    assert own.due("step", 1) == own.due("evaluation", 6) == 0
+    assert own.due("personal-evaluation", 6) == 4
     batch = trainer(STUDY, cohort, noiseless(STUDY)).training
     own.learn(start, lambda: batch, SecretSource(), 6)
     at, seen = start.astype(np.float64), []
@@ -205,13 +211,13 @@ def test_fine_tuning_follows_the_gradient_from_the_common_model(cohort: Cohort, 
         at = at - 0.3 / PER_ROUND * gradient(study, cohort, at)
         seen.append(at)
     np.testing.assert_allclose(own.result(start, np.zeros(0, np.float32)), np.mean(seen[2:], axis=0), rtol=1e-5)
-    assert own.due("personal", 6) == 0
+    assert own.due("personal-evaluation", 6) == 0
 
 
 def test_a_model_that_diverged_is_not_kept(tmp_path: Path) -> None:
     study, shelf = STUDY.replace(personal=FINE_TUNE), Shelf(tmp_path, "ab" * 16)
     shelf.store(np.full(7, 1e300), np.zeros(7), {"round": 1, "averaged": 0})  # more than float32 holds
-    own = Own(study, noiseless(study), shelf)
+    own = Own(study, noiseless(study)["personal"], SITES, shelf)
     with pytest.raises(StudyError, match=r"personal\.learning_rate: the site's own model is not finite"):
         own.result(flatten(build(study)), np.zeros(0, np.float32))
     assert not shelf.model.exists()
@@ -225,10 +231,10 @@ def test_ditto_follows_the_gradient_and_the_pull_beside_the_rounds(cohort: Cohor
     at, seen = common[0].astype(np.float64), []
     for number in range(1, 5):
         # An agent that is started anew before every round goes on from what is on the disk.
-        own = Own(study, noiseless(study), Shelf(tmp_path, "ab" * 16))
+        own = Own(study, noiseless(study)["personal"], SITES, Shelf(tmp_path, "ab" * 16))
         assert own.due("step", number) == 2
         own.learn(common[number - 1], lambda: batch, SecretSource(), number)
-        assert own.due("step", number) == own.due("personal", number) == 0
+        assert own.due("step", number) == own.due("personal-evaluation", number) == 0
         for _ in range(2):
             at = at - 0.3 * (gradient(study, cohort, at) / PER_ROUND + 0.5 * (at - common[number - 1]))
             if number > 2:
@@ -238,7 +244,7 @@ def test_ditto_follows_the_gradient_and_the_pull_beside_the_rounds(cohort: Cohor
 
 def test_personal_steps_have_the_whole_noise_of_their_plan(cohort: Cohort, tmp_path: Path) -> None:
     study = STUDY.replace(personal=FINE_TUNE, privacy=FULL)
-    plan = PrivacyPlan.solve(study, SITES)
+    plan = plan_for(study, SITES)
     asked: list[float] = []
 
     class Recorder(Known):
@@ -246,20 +252,18 @@ def test_personal_steps_have_the_whole_noise_of_their_plan(cohort: Cohort, tmp_p
             asked.append(std)
             return np.zeros(size)
 
-    own = Own(study, plan, Shelf(tmp_path, "ab" * 16))
+    own = Own(study, plan["personal"], SITES, Shelf(tmp_path, "ab" * 16))
     batch = trainer(STUDY, cohort, noiseless(STUDY)).training
     own.learn(flatten(build(study)), lambda: batch, Recorder(), 1)
-    assert plan.personal_noise is not None
-    assert asked == [plan.personal_noise * plan.clip] * 4
+    assert plan["personal"].noise_multiplier * plan["personal"].bound > 0
+    assert asked == [plan["personal"].noise_multiplier * plan["personal"].bound] * 4
 
 
 def test_every_personal_step_draws_its_patients_anew(
     cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = STUDY.replace(personal=FINE_TUNE)
-    made = Trainer(
-        study, PrivacyPlan.solve(study, SITES), cohort, lambda *_: SecretSource(), Shelf(tmp_path, "ab" * 16)
-    )
+    made = Trainer(study, plan_for(study, SITES), cohort, lambda *_: SecretSource(), Shelf(tmp_path, "ab" * 16))
     assert made.own is not None
     drawn: list[bytes] = []
     true = made.own._private.release
@@ -293,20 +297,20 @@ def anew(made: federation.Together) -> federation.Together:
 
 def rows(made: federation.Together, kind: str) -> list[tuple[Any, ...]]:
     return [
-        (row.what, row.round, row.attempt, row.count, row.noise_multiplier, row.sampling_rate)
+        (row.what, row.round, row.attempt, row.count, told["noise_multiplier"], told["sampling_rate"])
         for row in made.agents[NORTH].ledger.rows()
-        if row.kind == kind
+        if row.kind == kind and (told := json.loads(row.parameters or ""))
     ]
 
 
 @pytest.fixture
 def steps(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Every noisy sum that is computed, in order: which plan it was for, and what the ledger held by then."""
+    """Every noisy sum that is computed, in order: which query it was for, and what the ledger held by then."""
     done: list[str] = []
     true = PrivateStep.release
 
     def release(self: PrivateStep, *arguments: Any) -> Any:
-        done.append("personal" if self.plan.sites == 1 else "step")
+        done.append(self.mechanism.query)
         return true(self, *arguments)
 
     monkeypatch.setattr(PrivateStep, "release", release)
@@ -317,7 +321,7 @@ def test_the_ledger_holds_what_was_done_and_before_it_was_done(
     tmp_path: Path, steps: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = together(tmp_path, personal=DITTO)
-    plan = PrivacyPlan.solve(made.study, SITES)
+    plan = plan_for(made.study, SITES)
     true = Own.learn
 
     def learn(self: Own, *arguments: Any) -> None:
@@ -328,11 +332,11 @@ def test_the_ledger_holds_what_was_done_and_before_it_was_done(
     assert [(row[0], row[3]) for row in rows(made, "reserve")] == [("step", 6), ("personal", 12)]
     for number in range(1, 4):
         assert made.ask(NORTH, "step", number)[0].ok
-    assert made.ask(NORTH, "personal", 3)[0].ok
+    assert made.ask(NORTH, "personal-evaluation", 3)[0].ok
     assert steps == ["step", "personal", "personal"] * 3
     charged = rows(made, "charge")
     assert [row for row in charged if row[0] == "personal"] == [
-        ("personal", number, 0, 2, plan.personal_noise, 0.5) for number in (1, 2, 3)
+        ("personal", number, 0, 2, plan["personal"].noise_multiplier, 0.5) for number in (1, 2, 3)
     ]
     assert made.agents[NORTH].ledger.receipt(made.run)["charges"] == {"personal": 6, "step": 3}
     assert made.ask(NORTH, "finish", 3)[0].ok
@@ -351,14 +355,14 @@ def test_a_repeated_round_repeats_no_personal_step(tmp_path: Path, steps: list[s
 def test_fine_tuning_is_done_and_charged_once_whatever_is_asked_again(tmp_path: Path, steps: list[str]) -> None:
     made = together(tmp_path, personal=FINE_TUNE)
     assert made.ask(NORTH, "step", 1)[0].ok
-    reply, sums = made.ask(NORTH, "personal", 1, 0)
+    reply, sums = made.ask(NORTH, "personal-evaluation", 1, 0)
     assert reply.ok
     path = made.sites[NORTH].personal / f"{made.run}.safetensors"
     assert (path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777) == (0o600, 0o700)
     model = load_file(path)
     assert set(model) == {"linear.weight", "linear.bias"}
     for asked, attempt in ((made, 1), (anew(made), 2)):
-        reply, again = asked.ask(NORTH, "personal", 1, attempt)
+        reply, again = asked.ask(NORTH, "personal-evaluation", 1, attempt)
         assert reply.ok
         np.testing.assert_array_equal(again["site"], sums["site"])
     np.testing.assert_array_equal(load_file(path)["linear.weight"], model["linear.weight"])
@@ -378,13 +382,13 @@ def test_steps_charged_and_lost_with_the_process_are_not_taken_again(
 
     with monkeypatch.context() as patch:
         patch.setattr(Shelf, "store", fail)
-        reply, sums = made.ask(NORTH, "personal", 1, 0)
+        reply, sums = made.ask(NORTH, "personal-evaluation", 1, 0)
     assert (reply.ok, sums) == (False, {})
     # The very process goes on as one that was started anew: what is not on the disk was not learned.
-    assert made.ask(NORTH, "personal", 1, 1)[0].code == "PM310"
+    assert made.ask(NORTH, "personal-evaluation", 1, 1)[0].code == "PM310"
     assert steps == ["personal"] * 4
     steps.clear()
-    reply, sums = anew(made).ask(NORTH, "personal", 1, 1)
+    reply, sums = anew(made).ask(NORTH, "personal-evaluation", 1, 1)
     assert (reply.ok, reply.code, sums) == (False, "PM310", {})
     assert "Nothing was released" in reply.reason
     assert steps == []
@@ -423,9 +427,9 @@ def test_scores_of_the_own_model_are_a_release_of_their_own(tmp_path: Path) -> N
     private = {"release": "private", "per_site": False, "release_noise": 40.0}
     made = together(tmp_path, personal=FINE_TUNE, evaluation=private)
     assert {row[0] for row in rows(made, "reserve")} == {"step", "personal", "evaluation", "personal-evaluation"}
-    assert set(made.ask(NORTH, "evaluate", 1)[1]) == set(made.ask(NORTH, "personal", 1)[1]) == {"sum"}
+    assert set(made.ask(NORTH, "evaluation", 1)[1]) == set(made.ask(NORTH, "personal-evaluation", 1)[1]) == {"sum"}
     assert [row[0] for row in rows(made, "charge")] == ["evaluation", "personal", "personal-evaluation"]
-    assert made.ask(NORTH, "personal", 1, 1)[0].code == "PM310"  # once, as any private release
+    assert made.ask(NORTH, "personal-evaluation", 1, 1)[0].code == "PM310"  # once, as any private release
 
 
 def test_nothing_of_what_stays_passes_the_allow_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -447,9 +451,11 @@ def test_what_stays_outlives_the_agent_and_a_broken_file_is_told(tmp_path: Path)
     made = together(tmp_path, personal=INTERCEPT)
     for number in (1, 2):
         assert made.ask(NORTH, "step", number)[0].ok
-    before = made.agents[NORTH]._sessions[made.run].trainer.parts.join(made.start)
+    before = made.agents[NORTH]._sessions[made.run].answers.trainer.parts.join(made.start)
     after = anew(made)
-    np.testing.assert_array_equal(after.agents[NORTH]._sessions[made.run].trainer.parts.join(made.start), before)
+    np.testing.assert_array_equal(
+        after.agents[NORTH]._sessions[made.run].answers.trainer.parts.join(made.start), before
+    )
     assert not np.array_equal(before, flatten(build(made.study)))
     (made.sites[NORTH].personal / f"{made.run}.state.safetensors").write_bytes(b"\x80\x04pickled")
     reply, _ = federation.Together(made.sites[NORTH].folder.parent, made.study).ask(NORTH, "enroll")
@@ -458,6 +464,6 @@ def test_what_stays_outlives_the_agent_and_a_broken_file_is_told(tmp_path: Path)
 
 @pytest.mark.parametrize("personal", [None, INTERCEPT])
 def test_who_asks_for_models_the_study_does_not_have_gets_nothing(tmp_path: Path, personal: Any) -> None:
-    reply, sums = together(tmp_path, personal=personal).ask(NORTH, "personal", 1)
+    reply, sums = together(tmp_path, personal=personal).ask(NORTH, "personal-evaluation", 1)
     assert (reply.ok, sums) == (False, {})
-    assert "no site a model of its own" in reply.reason
+    assert "asks nothing called 'personal-evaluation'" in reply.reason

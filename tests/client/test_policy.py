@@ -14,6 +14,7 @@ from pmfed_client.policy import Policy
 from pydantic import ValidationError
 
 from pmfed.errors import BudgetError, ClosedError, PolicyError
+from pmfed.methods import plan_for
 from pmfed.modality import KINDS
 from pmfed.privacy.plan import PrivacyPlan
 from pmfed.study import Study
@@ -53,7 +54,10 @@ release = "private"
     "study.toml",
 )
 PER_SITE = STUDY.replace(evaluation={"release": "exact", "per_site": True})
-PLAN = PrivacyPlan.solve(STUDY, sites=3)
+PLAN = plan_for(STUDY, sites=3)
+RECORDS = dataclasses.replace(
+    PLAN, mechanisms=tuple(dataclasses.replace(one, unit="record") for one in PLAN.mechanisms)
+)
 POLICY = Policy(epsilon=2.0, delta=1e-4)
 
 
@@ -72,7 +76,7 @@ def test_what_the_policy_allows_is_admitted() -> None:
     admit(patients=20)
     admit(changed(exact_metrics=True), STUDY.replace(evaluation={"release": "exact"}))
     admit(changed(exact_metrics=True, per_site_metrics=True), PER_SITE)
-    admit(changed(record_unit=True), plan=dataclasses.replace(PLAN, unit="record"))
+    admit(changed(record_unit=True), plan=RECORDS)
     admit(study=STUDY.replace(evaluation={"release": "exact"}), held_out=0)
     admit(changed(modalities=("dicom", "table"), study_epsilon=2.0))
 
@@ -82,7 +86,7 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("19 training patients are fewer than the 20", {"patients": 19}),
     ("199 training patients are fewer than the 200", {"policy": changed(min_patients=200), "patients": 199}),
     ("protects nobody", {"plan": PLAN.without_noise()}),
-    ("single records", {"plan": dataclasses.replace(PLAN, unit="record")}),
+    ("single records", {"plan": RECORDS}),
     (r"the study's delta of 0.0001 is not below 1/10000", {"patients": 10_000}),
     (r"the study's delta of 0.0001 is not below 1/10000", {"held_out": 10_000}),
     (r"the study's delta of 0.01 is not below 1/200", {"plan": dataclasses.replace(PLAN, delta=0.01)}),

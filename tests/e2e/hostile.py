@@ -77,7 +77,7 @@ def lie(message: Message, context: Context) -> Message:
 
     reply = app(message=message, context=context)
     asked = parse_request(bytes(message.content["pmfed"]["record"]))  # type: ignore[arg-type]
-    if asked.kind == "step" and asked.attempt == 0 and asked.round in GARBAGE:
+    if asked.what == "step" and asked.attempt == 0 and asked.round in GARBAGE:
         GARBAGE[asked.round][0](reply.content)
     return reply
 

@@ -12,12 +12,13 @@ from conftest import Command
 from PIL import Image
 from pmfed_client.site import read_sites
 from pmfed_client.trainer import Trainer
+from small import scores
 
 from pmfed.cohort import read_cohort
+from pmfed.methods import plan_for
 from pmfed.models import build, flatten
 from pmfed.models.repair import check_private
 from pmfed.privacy.noise import SeededSource
-from pmfed.privacy.plan import PrivacyPlan
 from pmfed.study import Study
 
 SIDE = 16
@@ -132,15 +133,15 @@ def test_a_federation_learns_where_the_lesions_are(pmfed: Command, fed: Path, tm
     study = Study.read(fed / "study.toml")
     cohort = read_cohort(study, (site := read_sites(fed / "sites")[0]).sources, site.name)
     assert cohort.patients == 39  # one has no mask
-    trainer = Trainer(study, PrivacyPlan.solve(study, 3), cohort, lambda *_: SeededSource(0, "x"))
-    assert float(trainer.task.measure(trainer.score(flatten(build(study))))["dice"]) < test["dice"] - 0.2
+    trainer = Trainer(study, plan_for(study, 3), cohort, lambda *_: SeededSource(0, "x"))
+    assert float(trainer.task.measure(scores(trainer, flatten(build(study))))["dice"]) < test["dice"] - 0.2
 
 
 def test_the_model_trains_privately_and_masks_move_with_their_images(fed: Path) -> None:
     study = Study.read(fed / "study.toml")
     site = read_sites(fed / "sites")[1]
     cohort = read_cohort(study, site.sources, site.name)
-    trainer = Trainer(study, PrivacyPlan.solve(study, 3), cohort, lambda *_: SeededSource(0, "x"))
+    trainer = Trainer(study, plan_for(study, 3), cohort, lambda *_: SeededSource(0, "x"))
     batch = trainer.training.take(np.arange(4))
     check_private(build(study), (batch.inputs, batch.present))
     made = trainer.augment(trainer.training, np.random.default_rng(0).random(len(trainer.training.count)))

@@ -24,7 +24,7 @@ from pmfed import study as studies
 from pmfed.cli import app
 from pmfed.errors import ERRORS
 from pmfed.modality import ehr, genomics, scans
-from pmfed.sections import augmentation, encoders, model, outcome, personal, training
+from pmfed.sections import augmentation, encoders, method, model, outcome, personal, training
 from pmfed.study import Study
 
 ROOT = Path(__file__).parents[2]
@@ -53,6 +53,8 @@ STUDY = {
     "`[training]`": training.Training,
     "`[training.optimizer]`": training.Optimizer,
     "`[training.augmentation]`": augmentation.Augmentation,
+    '`kind = "gradient"`': method.GradientMethod,
+    '`kind = "tables"`': method.TablesMethod,
     "`[privacy]`": studies.Privacy,
     "`[aggregation]`": studies.Aggregation,
     "`[evaluation]`": studies.Evaluation,

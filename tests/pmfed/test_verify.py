@@ -27,7 +27,7 @@ from safetensors.numpy import load_file, save_file
 
 from pmfed.cli import main
 from pmfed.errors import UsageError, VerificationError
-from pmfed.privacy.plan import PrivacyPlan
+from pmfed.methods import plan_for
 from pmfed.secagg.keys import Identity, verify
 from pmfed.secagg.roster import Roster
 from pmfed.study import Study
@@ -58,7 +58,7 @@ class Signed:
             resident.register(site.name, Agent(site))
         nodes = {place: {"site": site.name} for place, site in enumerate(self.sites, 1)}
         with LocalGrid(client_app, nodes) as grid:
-            conduct(grid, study, PrivacyPlan.solve(study, 3), self.run, run=number, sites=3, patience=120.0)
+            conduct(grid, study, plan_for(study, 3), self.run, run=number, sites=3, patience=120.0)
         for site in self.sites:
             resident.forget(site.name)
         go(self.hub, self.run, print)  # the run has its result: what is left to do is to sign it
@@ -172,7 +172,7 @@ def other_study(told: Any) -> None:
     ("lie", "said"),
     [
         (other_epsilon, "privacy.epsilon is"),
-        (fewer_steps, "2 steps were charged; result.json accounts for 1"),
+        (fewer_steps, "2 times 'step' was charged; result.json accounts for 1"),
         (other_noise, "privacy.noise_multiplier is"),
         (other_spent, f"says something else of '{NORTH}' than its receipt"),
         (without_site, f"'{NORTH}' took no part"),

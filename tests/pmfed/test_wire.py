@@ -16,10 +16,11 @@ from pmfed.wire import ALLOWED, MAX_RECORD, Reply, Request, check_reply, dump, p
 RUN, STUDY = "0123456789abcdef" * 2, "f" * 64
 KINDS = tuple(ALLOWED)
 LENGTHS = {"sum": (np.uint32, 5), "site": (np.uint32, 5)}
+STEP = {"sum": (np.uint32, 5)}
 
 
 def request(**changes: Any) -> dict[str, Any]:
-    return {"kind": "step", "run": RUN, "study": STUDY, "round": 3, "attempt": 1, "sites": 4, **changes}
+    return {"kind": "ask", "query": "step", "run": RUN, "study": STUDY, "round": 3, "attempt": 1, "sites": 4, **changes}
 
 
 def words(size: int = 5) -> np.ndarray[Any, Any]:
@@ -28,8 +29,9 @@ def words(size: int = 5) -> np.ndarray[Any, Any]:
 
 @given(
     st.builds(
-        Request,
+        lambda kind, query, **more: Request(kind=kind, query=query if kind == "ask" else "", **more),
         kind=st.sampled_from(KINDS),
+        query=st.sampled_from(["statistics", "step", "personal-evaluation"]),
         run=st.just(RUN),
         study=st.just(STUDY),
         round=st.integers(0, 2**31 - 1),
@@ -59,6 +61,13 @@ def test_a_site_cannot_call_itself_a_path(site: Any) -> None:
     ("field", "value"),
     [
         ("kind", "shell"),
+        ("kind", "step"),
+        ("query", ""),
+        ("query", "Step"),
+        ("query", "../step"),
+        ("query", "step\n"),
+        ("query", "a" * 49),
+        ("query", None),
         ("run", RUN.upper()),
         ("run", RUN[:-1]),
         ("run", "../" + RUN[3:]),
@@ -72,7 +81,8 @@ def test_a_site_cannot_call_itself_a_path(site: Any) -> None:
         ("sites", 0),
         ("sites", 2**20),
         ("sites", None),
-        ("version", 2),
+        ("version", 1),
+        ("version", 3),
         ("text", 5),
         ("patients", 17),
     ],
@@ -97,7 +107,7 @@ def test_a_record_that_is_too_long_is_refused_before_it_is_read() -> None:
 
 def test_an_error_never_quotes_what_was_sent() -> None:
     with pytest.raises(ProtocolError) as caught:
-        parse_reply(json.dumps({"kind": "step", "run": RUN, "ok": "canary-4711"}).encode())
+        parse_reply(json.dumps({"kind": "ask", "run": RUN, "ok": "canary-4711"}).encode())
     assert "canary" not in str(caught.value)
     assert "ok" in str(caught.value)
 
@@ -113,7 +123,8 @@ def test_what_the_allow_list_names_may_leave(kind: Any) -> None:
     [
         ({"sum": words(), "count": words(1)}, "'count' may not leave"),
         ({"sum": words(), "parameters": words()}, "'parameters' may not leave"),
-        ({"site": words()}, "'site' may not leave"),
+        ({"site": words()}, r"'site' of a 'ask' reply is uint32\[5\]"),
+        ({"site": words(0)}, r"'site' of a 'ask' reply is uint32\[0\]"),
         ({"sum": words().astype(np.float32)}, "float32"),
         ({"sum": words().astype(np.float64)}, "float64"),
         ({"sum": words().astype(np.int32)}, "int32"),
@@ -126,7 +137,7 @@ def test_what_the_allow_list_names_may_leave(kind: Any) -> None:
 )
 def test_nothing_else_may_leave_in_a_step(arrays: dict[str, Any], said: str) -> None:
     with pytest.raises(ProtocolError, match=said) as caught:
-        check_reply(Reply(kind="step", run=RUN), arrays, LENGTHS)
+        check_reply(Reply(kind="ask", query="step", run=RUN), arrays, STEP)
     assert "Nothing was released." in str(caught.value)
 
 
@@ -143,14 +154,25 @@ def test_documents_travel_without_arrays(kind: Any) -> None:
         check_reply(Reply(kind=kind, run=RUN, text="a receipt"), {"sum": words()}, LENGTHS)
 
 
-@pytest.mark.parametrize("kind", ["statistics", "step", "evaluate"])
-def test_text_is_no_way_out(kind: Any) -> None:
+@pytest.mark.parametrize("query", ["statistics", "step", "evaluation"])
+def test_text_is_no_way_out(query: Any) -> None:
     with pytest.raises(ProtocolError, match="may not carry text"):
-        check_reply(Reply(kind=kind, run=RUN, text="41 patients"), {"sum": words()}, LENGTHS)
+        check_reply(Reply(kind="ask", query=query, run=RUN, text="41 patients"), {"sum": words()}, LENGTHS)
     with pytest.raises(ProtocolError, match="may not carry text"):
         check_reply(Reply(kind="enroll", run=RUN, ok=False, text="41 patients"), {}, LENGTHS)
 
 
 def test_an_array_of_unknown_length_may_not_leave() -> None:
     with pytest.raises(ProtocolError):
-        check_reply(Reply(kind="step", run=RUN), {"sum": words()}, {})
+        check_reply(Reply(kind="ask", query="step", run=RUN), {"sum": words()}, {})
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "ask"])
+def test_only_who_asks_names_a_query_and_who_asks_must(kind: Any) -> None:
+    """Else the audit log would call a message by a query's name that was none."""
+    parse_request(json.dumps(request(kind=kind, query="")).encode())
+    with pytest.raises(ProtocolError, match="query"):
+        parse_request(json.dumps(request(kind=kind)).encode())
+    bare = {name: value for name, value in request().items() if name != "query"}
+    with pytest.raises(ProtocolError, match="query"):
+        parse_request(json.dumps(bare).encode())

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pmfed_server.checkpoint import read_checkpoint, write_atomically, write_checkpoint
+from pmfed_server.checkpoint import read_checkpoint, write_checkpoint
 
 from pmfed.errors import RunError
+from pmfed.file_io import replace_file
 
 
 def state(number: int) -> dict[str, np.ndarray[Any, Any]]:
@@ -82,7 +83,7 @@ def test_a_process_killed_at_any_moment_leaves_a_whole_file(tmp_path: Path) -> N
         child = os.fork()
         if not child:
             for turn in range(10_000):
-                write_atomically(path, texts[turn % 2])
+                replace_file(path, texts[turn % 2])
             os._exit(0)
         time.sleep(0.004 * (number + 1))
         os.kill(child, signal.SIGKILL)

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import sturdy
+from federation import asking, trained
 from flwr.app import Message
 from pmfed_client import resident
 from pmfed_client.agent import Agent, Rehearsal
@@ -26,8 +27,8 @@ from pmfed_simulations.grid import LocalGrid
 from pmfed_simulations.rosters import pin_rosters
 
 from pmfed.errors import RunError
-from pmfed.privacy.plan import PrivacyPlan
-from pmfed.secagg.grid import gradient_grid
+from pmfed.methods import Answer, Ask, plan_for
+from pmfed.queries.gradient import step_of
 from pmfed.study import Study
 from pmfed.wire import Reply, Request, dump, parse_request
 
@@ -52,12 +53,12 @@ class Shaky:
         request = parse_request(record)
         if self.crowd.away(self.name, request):
             raise ConnectionError
-        if request.kind == "step":
+        if request.what == "step":
             self.crowd.sent[request.round, request.attempt] = (request.roster, arrays["parameters"].copy())
             if RUN in self.crowd.agents[self.name]._sessions:
-                self.crowd.trainers[self.name] = self.crowd.agents[self.name]._sessions[RUN].trainer
+                self.crowd.trainers[self.name] = self.crowd.agents[self.name]._sessions[RUN].answers.trainer
         answer, sums = self.crowd.agents[self.name].handle(record, arrays)
-        if request.kind == "step" and "sum" in sums:
+        if request.what == "step" and "sum" in sums:
             self.crowd.came[request.round, request.attempt].append(self.name)
         return answer, sums
 
@@ -65,9 +66,17 @@ class Shaky:
 class Noted(Rounds):
     """A coordinator that keeps the sums it learned from."""
 
-    def _apply(self, total: Any, grid: Any, sites: int) -> None:
-        self.totals = {**getattr(self, "totals", {}), self.round + 1: (grid.decode(total), sites)}
-        super()._apply(total, grid, sites)
+    def __init__(self, *more: Any, **said: Any) -> None:
+        super().__init__(*more, **said)
+        self.totals: dict[int, tuple[npt.NDArray[np.float64], int]] = {}
+        take = self.method.take
+
+        def noting(ask: Ask, answer: Answer) -> None:
+            if ask.query.name == "step":
+                self.totals[self.method.round + 1] = answer.total, answer.sites
+            take(ask, answer)
+
+        self.method.take = noting  # type: ignore[method-assign]
 
 
 class Crowd:
@@ -95,13 +104,13 @@ class Crowd:
         for name in self.agents:
             resident.register(name, Shaky(self, name))  # type: ignore[arg-type]
         nodes = nodes or dict(enumerate(self.agents, start=1))
-        plan = PrivacyPlan.solve(self.study, len(nodes))
+        plan = plan_for(self.study, len(nodes))
         with LocalGrid(client_app, {node: {"site": name} for node, name in nodes.items()}) as grid:
             rounds = Noted(grid, self.study, plan, self.folder, run=RUN, sites=len(nodes), patience=60.0)
             try:
                 return rounds.run()
             finally:
-                self.totals |= getattr(rounds, "totals", {})
+                self.totals |= rounds.totals
                 for name in self.agents:
                     resident.forget(name)
 
@@ -117,7 +126,7 @@ class Crowd:
         for line in self.lines:
             number, attempt = line["round"], line["attempt"]
             roster, vector = self.sent[number, attempt]
-            grid, came = gradient_grid(self.study, len(roster)), self.came[number, attempt]
+            grid, came = step_of(self.study).grid(len(roster)), self.came[number, attempt]
             rows = [self.trainers[name].step(vector, len(roster), number, attempt) for name in came]
             total, sites = self.totals[number]
             assert sites == line["sites"] == len(rows)
@@ -134,7 +143,7 @@ def gone(kind: str, round: int, *names: str) -> Away:
     left = set(names)
 
     def away(name: str, request: Request) -> bool:
-        if (request.kind, request.round) == (kind, round) and name in left:
+        if (request.what, request.round) == (kind, round) and name in left:
             left.discard(name)
             return True
         return False
@@ -153,7 +162,7 @@ def test_a_site_that_fails_costs_an_attempt_and_the_repeated_sum_is_right(crowd:
         (0, 7, []), (1, 5, [SECOND, LAST]), (0, 7, []), (0, 7, []), (0, 7, []),
     ]  # fmt: skip
     assert "could not reach" in sites.lines[1]["dropped"][SECOND]
-    assert (outcome.rounds, outcome.steps, outcome.left) == (5, 6, {})
+    assert (outcome.rounds, outcome.charged["step"], outcome.left) == (5, 6, {})
     assert [sites.charges(name) for name in (FIRST, SECOND)] == [6, 4]
     # A round that was repeated is told with the bytes of both attempts: 7 words down, 7 up, for each who answered.
     assert [line["bytes_up"] for line in sites.lines[:3]] == [4 * 7 * sites_ for sites_ in (7, 5 + 5, 7)]
@@ -165,14 +174,14 @@ def test_an_agent_that_was_started_anew_is_introduced_again(crowd: Any) -> None:
     sites = crowd(PLAIN)
 
     def restart(name: str, request: Request) -> bool:
-        if (request.kind, request.round, request.attempt, name) == ("step", 3, 0, SECOND):
+        if (request.what, request.round, request.attempt, name) == ("step", 3, 0, SECOND):
             sites.agents[SECOND] = sites.agent(SECOND)
         return False
 
     outcome = sites.run(restart)
     assert [(line["attempt"], line["sites"]) for line in sites.lines] == [(0, 7), (0, 7), (1, 7), (0, 7), (0, 7)]
     assert "started anew" in sites.lines[2]["dropped"][SECOND]
-    assert (outcome.rounds, outcome.steps) == (5, 6)
+    assert (outcome.rounds, outcome.charged["step"]) == (5, 6)
     assert [sites.charges(name) for name in (FIRST, SECOND)] == [6, 5]
     assert outcome.sites == NAMES
     sites.check()
@@ -185,8 +194,8 @@ def saying(sites: Crowd, name: str, kinds: tuple[str, ...], code: str = "PM505")
 
     def handle(record: bytes, arrays: Any) -> tuple[bytes, Any]:
         request = parse_request(record)
-        if request.kind in kinds:
-            told = request.model_dump(include={"kind", "run", "round", "attempt"})
+        if request.what in kinds:
+            told = request.model_dump(include={"kind", "query", "run", "round", "attempt"})
             return dump(Reply(**told, site=name, ok=False, code=code, reason="it has no keys.")), {}
         return honest(record, arrays)
 
@@ -196,14 +205,14 @@ def saying(sites: Crowd, name: str, kinds: tuple[str, ...], code: str = "PM505")
 @pytest.mark.parametrize("study", [PLAIN, STURDY], ids=["plain", "sturdy"])
 def test_a_site_that_never_has_keys_is_left_out_after_three_strikes(crowd: Any, study: Study) -> None:
     sites = crowd(study.replace(training={"rounds": 10}))
-    saying(sites, SECOND, ("step", "shares", "evaluate"))
+    saying(sites, SECOND, ("step", "shares", "evaluation"))
     outcome = sites.run()
     assert [line["sites"] for line in sites.lines][-1] == 6
     assert set(sites.lines[0]["dropped"]) == {SECOND}
     assert all(not line["dropped"] for line in sites.lines[3:])
     assert outcome.rounds == (7 if study is PLAIN else len(sites.lines))
     assert set(outcome.left) == {SECOND}
-    assert set(outcome.evaluated.per_site) == set(NAMES) - {SECOND}
+    assert set(trained(outcome).evaluated.per_site) == set(NAMES) - {SECOND}
     sites.check()
 
 
@@ -256,7 +265,8 @@ def test_no_message_lives_much_longer_than_it_is_waited_for() -> None:
     """Flower's own limit is twelve hours: what nobody waits for any more would be computed, and charged, all the same."""
     with Timed(client_app, {1: {"site": "nobody"}}) as grid:
         for kind in MESSAGE_TYPES:
-            Fleet(grid, 7.0).ask(Request(kind=kind, run=RUN, study="5" * 64, sites=3), [1])  # type: ignore[arg-type]
+            told = asking("step" if kind == "ask" else kind)
+            Fleet(grid, 7.0).ask(Request(**told, run=RUN, study="5" * 64, sites=3), [1])  # type: ignore[arg-type]
     assert grid.lives == dict.fromkeys(MESSAGE_TYPES.values(), 67.0)
 
 
@@ -291,9 +301,12 @@ def test_with_recovery_the_sums_are_those_without(tmp_path: Path) -> None:
         assert outcome.rounds == 6
         sites.check()
         found.append(
-            (outcome.parameters.tobytes(), {number: total.tobytes() for number, (total, _) in sites.totals.items()})
+            (
+                trained(outcome).optimizer.result.tobytes(),
+                {number: total.tobytes() for number, (total, _) in sites.totals.items()},
+            )
         )
-        found[-1] += (outcome.evaluated.total.tobytes(),)
+        found[-1] += (trained(outcome).evaluated.total.tobytes(),)
     assert found[0] == found[1]
 
 
@@ -303,7 +316,7 @@ def test_a_round_survives_sites_that_vanish_in_it(crowd: Any, kind: str, names: 
     """Whose vector came is in the sum, whatever becomes of it afterwards; whose did not is not."""
     sites = crowd(STURDY)
     outcome = sites.run(gone(kind, 3, *names))
-    assert (outcome.rounds, outcome.steps) == (6, 6)
+    assert (outcome.rounds, outcome.charged["step"]) == (6, 6)
     lost = len(names) if kind == "step" else 0
     assert [line["sites"] for line in sites.lines] == [7, 7, 7 - lost, 7, 7, 7]
     assert [line["attempt"] for line in sites.lines] == [0] * 6
@@ -329,7 +342,7 @@ def test_with_too_many_gone_the_attempt_is_repeated(crowd: Any, kind: str, sites
     sites = crowd(STURDY)
     outcome = sites.run(gone(kind, 2, FIRST, THIRD, LAST))
     assert [(line["attempt"], line["sites"]) for line in sites.lines[:3]] == [(0, 7), (1, sites_), (0, 7)]
-    assert (outcome.rounds, outcome.steps) == (5, 6)
+    assert (outcome.rounds, outcome.charged["step"]) == (5, 6)
     assert sites.charges(SECOND) == 6
     sites.check()
 
@@ -347,7 +360,7 @@ def test_an_agent_started_anew_comes_back_though_its_rounds_survive_without_it(c
     sites = crowd(STURDY.replace(training={"rounds": 8}))
 
     def restart(name: str, request: Request) -> bool:
-        if (request.kind, request.round, name) == ("step", 2, SECOND) and request.attempt == 0:
+        if (request.what, request.round, name) == ("step", 2, SECOND) and request.attempt == 0:
             sites.agents[SECOND] = sites.agent(SECOND)
         return False
 
@@ -361,13 +374,13 @@ def test_means_and_scales_survive_a_dropout_too(crowd: Any) -> None:
     study = Study.from_text(text, "study.toml").replace(aggregation={"dropouts": 2}, **LOOSE)
     sites = crowd(study)
     outcome = sites.run(gone("statistics", 0, SECOND))
-    assert outcome.statistics is not None
+    assert trained(outcome).statistics is not None
 
 
 def test_fewer_sites_may_need_narrower_words(crowd: Any) -> None:
     """Near the edge K sites need 64 bits and K - 1 do not: an attempt without one site has other words."""
     study = PLAIN.replace(cohort={"expected_patients": 40_000}, privacy={"delta": 1e-5})
-    assert [gradient_grid(study, sites).bits for sites in (7, 6)] == [64, 32]
+    assert [step_of(study).grid(sites).bits for sites in (7, 6)] == [64, 32]
     sites = crowd(study)
     sites.run(gone("step", 2, SECOND))
     assert [(line["attempt"], line["sites"]) for line in sites.lines[:3]] == [(0, 7), (1, 6), (0, 7)]
@@ -378,9 +391,9 @@ def test_a_site_that_is_away_when_others_are_introduced_again_is_its_own_problem
     sites = crowd(PLAIN)
 
     def meddle(name: str, request: Request) -> bool:
-        if (request.kind, request.round, request.attempt, name) == ("step", 2, 0, SECOND):
+        if (request.what, request.round, request.attempt, name) == ("step", 2, 0, SECOND):
             sites.agents[SECOND] = sites.agent(SECOND)
-        return request.kind == "keys" and name == THIRD and bool(sites.lines)
+        return request.what == "keys" and name == THIRD and bool(sites.lines)
 
     sites.run(meddle)
     assert [line["sites"] for line in sites.lines][-1] == 6
@@ -390,8 +403,8 @@ def test_more_rounds_than_slots_are_prepared_at_a_time(crowd: Any) -> None:
     asked: list[tuple[str, int]] = []
 
     def note(name: str, request: Request) -> bool:
-        if name == FIRST and request.kind in ("shares", "step"):
-            asked.append((request.kind, request.round))
+        if name == FIRST and request.what in ("shares", "step"):
+            asked.append((request.what, request.round))
         return False
 
     sites = crowd(STURDY.replace(training={"rounds": 18}, evaluation={"every": 100}))
@@ -403,10 +416,10 @@ def test_more_rounds_than_slots_are_prepared_at_a_time(crowd: Any) -> None:
 
 def test_a_lost_evaluation_vector_is_not_missed(crowd: Any) -> None:
     sites = crowd(STURDY)
-    outcome = sites.run(gone("evaluate", 6, SECOND))
-    assert set(outcome.evaluated.per_site) == set(NAMES) - {SECOND}
+    outcome = sites.run(gone("evaluation", 6, SECOND))
+    assert set(trained(outcome).evaluated.per_site) == set(NAMES) - {SECOND}
     np.testing.assert_allclose(
-        outcome.evaluated.total, np.sum(list(outcome.evaluated.per_site.values()), axis=0), atol=1e-9
+        trained(outcome).evaluated.total, np.sum(list(trained(outcome).evaluated.per_site.values()), axis=0), atol=1e-9
     )
 
 
@@ -449,7 +462,7 @@ def test_shares_of_one_liar_spoil_openings_and_never_a_sum(crowd: Any) -> None:
     agent.handle = handle  # type: ignore[method-assign]
     outcome = sites.run()
     assert outcome.rounds == 1
-    assert outcome.steps == 6
+    assert outcome.charged["step"] == 6
     sites.check()
 
 
@@ -484,7 +497,7 @@ def test_many_rounds_with_random_dropouts_end_well(crowd: Any) -> None:
     tired: dict[str, int] = dict.fromkeys(NAMES, 0)
 
     def away(name: str, request: Request) -> bool:
-        if request.kind not in ("step", "sign", "unmask"):
+        if request.what not in ("step", "sign", "unmask"):
             return False
         if request.round not in fates:
             rested = [one for one in NAMES if tired[one] < 2]  # three times in a row would end its part
@@ -492,10 +505,10 @@ def test_many_rounds_with_random_dropouts_end_well(crowd: Any) -> None:
             fates[request.round] = {one: chance.choice(("step", "sign", "unmask")) for one in some}
             for one in NAMES:
                 tired[one] = tired[one] + 1 if one in some else 0
-        return request.attempt == 0 and fates[request.round].get(name) == request.kind
+        return request.attempt == 0 and fates[request.round].get(name) == request.what
 
     outcome = sites.run(away)
     assert outcome.rounds >= 0.75 * rounds
-    assert rounds in (outcome.steps, outcome.rounds)
+    assert rounds in (outcome.charged["step"], outcome.rounds)
     assert sum(bool(fate) for fate in fates.values()) > rounds / 2
     sites.check()

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 from pmfed_server.checkpoint import read_checkpoint, write_checkpoint
-from pmfed_server.optimizer import ServerOptimizer
 
+from pmfed.methods.optimizer import ServerOptimizer
 from pmfed.sections.training import Optimizer, Training
 
 SIZE, ROUNDS = 7, 20

@@ -20,8 +20,8 @@ from pmfed_simulations.grid import LocalGrid
 from pmfed_simulations.rosters import pin_rosters
 from safetensors.numpy import load_file
 
+from pmfed.methods import Answer, Ask, plan_for
 from pmfed.models import build, flatten
-from pmfed.privacy.plan import PrivacyPlan
 from pmfed.secagg.keys import verify
 from pmfed.study import Study
 from pmfed.wire import Request, parse_request
@@ -70,7 +70,7 @@ class Federation:
         try:
             nodes = {node: {"site": name} for node, name in enumerate(self.agents, start=1)}
             with LocalGrid(client_app, nodes) as grid:
-                plan = PrivacyPlan.solve(self.study, len(self.sites))
+                plan = plan_for(self.study, len(self.sites))
                 rounds = Rounds(grid, self.study, plan, self.folder, run=RUN, sites=len(self.sites), patience=60.0)
                 outcome = rounds.run()
         finally:
@@ -85,7 +85,7 @@ class Federation:
         return found
 
     def kinds(self, name: str) -> list[str]:
-        return [request.kind for who, request, _ in self.seen if who == name]
+        return [request.what for who, request, _ in self.seen if who == name]
 
 
 @pytest.mark.parametrize("personal", [FINE_TUNE, DITTO], ids=["fine-tune", "ditto"])
@@ -93,24 +93,26 @@ def test_sites_train_models_of_their_own_and_tell_their_scores_only(tmp_path: Pa
     made = Federation(tmp_path, personal)
     outcome = made.run()
     for name in federation.SITES:
-        assert made.kinds(name)[-3:] == ["evaluate", "personal", "finish"]
+        assert made.kinds(name)[-3:] == ["evaluation", "personal-evaluation", "finish"]
         own = load_file(tmp_path / "f" / "sites" / name / "personal" / f"{RUN}.safetensors")
         common = load_file(made.folder / "model.safetensors")
         assert set(own) == set(common)
         assert not np.array_equal(own["linear.weight"], common["linear.weight"])
     for _, request, arrays in made.seen:
         sizes = {key: len(value) for key, value in arrays.items()}
-        expected = {"step": {"sum"}, "evaluate": {"sum", "site"}, "personal": {"sum", "site"}}
-        assert set(sizes) == expected.get(request.kind, set())
-        if request.kind == "step":
+        expected = {"step": {"sum"}, "evaluation": {"sum", "site"}, "personal-evaluation": {"sum", "site"}}
+        assert set(sizes) == expected.get(request.what, set())
+        if request.what == "step":
             assert sizes == {"sum": 7}
     told = made.result["personal"]
     assert (told["method"], set(told["per_site"])) == (personal["method"], set(federation.SITES))
     assert 0.5 < told["epsilon"] <= 0.6
     assert told["test"] != made.result["metrics"]["test"]
-    assert outcome.personal is not None
-    np.testing.assert_allclose(outcome.personal.total, sum(outcome.personal.per_site.values()), atol=1e-2)
-    assert outcome.personal.total.sum() == pytest.approx(outcome.evaluated.total.sum(), rel=1e-3)  # the same patients
+    own, common = federation.trained(outcome).personal, federation.trained(outcome).evaluated
+    assert own is not None
+    assert common is not None
+    np.testing.assert_allclose(own.total, sum(own.per_site.values()), atol=1e-2)
+    assert own.total.sum() == pytest.approx(common.total.sum(), rel=1e-3)  # the same patients
     for receipt in outcome.receipts.values():
         assert verify(receipt)["charges"] == {"step": 4, "personal": 4}
         assert 1.9 < verify(receipt)["epsilon"] <= 2.0
@@ -119,14 +121,16 @@ def test_sites_train_models_of_their_own_and_tell_their_scores_only(tmp_path: Pa
 def test_a_model_whose_intercept_stays_leaves_without_it(tmp_path: Path) -> None:
     made = Federation(tmp_path, INTERCEPT)
     outcome = made.run()
-    assert {len(arrays["sum"]) for _, request, arrays in made.seen if request.kind == "step"} == {6}
-    assert all("personal" not in made.kinds(name) for name in federation.SITES)
+    assert {len(arrays["sum"]) for _, request, arrays in made.seen if request.what == "step"} == {6}
+    assert all("personal-evaluation" not in made.kinds(name) for name in federation.SITES)
     assert set(load_file(made.folder / "model.safetensors")) == {"linear.weight"}
-    assert (outcome.personal, made.result["parameters"]) == (None, 6)
+    assert (federation.trained(outcome).personal, made.result["parameters"]) == (None, 6)
     biases = set()
     for name in federation.SITES:
         own = load_file(tmp_path / "f" / "sites" / name / "personal" / f"{RUN}.safetensors")
-        np.testing.assert_allclose(own["linear.weight"].ravel(), outcome.parameters, rtol=1e-6)
+        np.testing.assert_allclose(
+            own["linear.weight"].ravel(), federation.trained(outcome).optimizer.result, rtol=1e-6
+        )
         biases.add(float(own["linear.bias"][0]))
     assert len(biases | {float(flatten(build(made.study))[-1])}) == 4
     told = made.result["personal"]
@@ -142,17 +146,21 @@ def test_a_coordinator_killed_before_the_own_models_goes_on_with_them(
 ) -> None:
     made = Federation(tmp_path, FINE_TUNE)
 
-    def killed(self: Rounds) -> None:
-        raise KeyboardInterrupt
+    true = Rounds._answer
 
-    monkeypatch.setattr(Rounds, "_personalise", killed)
+    def killed(self: Rounds, ask: Ask) -> Answer | None:
+        if ask.query.name == "personal-evaluation":
+            raise KeyboardInterrupt
+        return true(self, ask)
+
+    monkeypatch.setattr(Rounds, "_answer", killed)
     with pytest.raises(KeyboardInterrupt):
         made.run()
     monkeypatch.undo()
     made.agents = {site.name: Agent(site) for site in made.sites}  # and the sites were started anew as well
     made.seen.clear()
     outcome = made.run()
-    assert [kind for kind in made.kinds("north") if kind != "keys"] == ["enroll", "personal", "finish"]
+    assert [kind for kind in made.kinds("north") if kind != "keys"] == ["enroll", "personal-evaluation", "finish"]
     assert set(made.result["personal"]["per_site"]) == set(federation.SITES)
     assert all(verify(text)["charges"] == {"step": 4, "personal": 4} for text in outcome.receipts.values())
 
@@ -161,7 +169,7 @@ def test_a_coordinator_killed_before_the_own_models_goes_on_with_them(
 def test_a_site_that_fails_at_its_own_model_costs_its_figures_and_not_the_run(tmp_path: Path, release: str) -> None:
     private = {"evaluation": {"release": "private", "per_site": False}} if release == "private" else {}
     made = Federation(tmp_path, FINE_TUNE, **private)
-    made.refuse = lambda name, request: name == "west" and request.kind == "personal"
+    made.refuse = lambda name, request: name == "west" and request.what == "personal-evaluation"
     outcome = made.run()
     told = made.result["personal"]
     assert len(outcome.receipts) == 3
@@ -173,7 +181,7 @@ def test_a_site_that_fails_at_its_own_model_costs_its_figures_and_not_the_run(tm
 
 def test_nobody_left_for_the_own_models_is_no_failure_of_the_run(tmp_path: Path) -> None:
     made = Federation(tmp_path, FINE_TUNE)
-    made.refuse = lambda name, request: name != "north" and request.kind == "personal"
+    made.refuse = lambda name, request: name != "north" and request.what == "personal-evaluation"
     made.run()
     assert made.result["personal"]["test"] == made.result["personal"]["per_site"] == {}
     assert (made.folder / "report.html").exists()
@@ -183,7 +191,7 @@ def test_a_round_survives_a_failing_site_beside_personal_steps(tmp_path: Path) -
     """With dropout recovery too: masks, shares and the sites' own models know nothing of each other."""
     names = (*federation.SITES, "east")
     made = Federation(tmp_path, DITTO, names, aggregation={"dropouts": 1})
-    made.refuse = lambda name, request: name == "west" and request.kind == "step" and request.round == 2
+    made.refuse = lambda name, request: name == "west" and request.what == "step" and request.round == 2
     outcome = made.run()
     assert set(made.result["personal"]["per_site"]) == set(names)
     for name, text in outcome.receipts.items():

@@ -25,8 +25,8 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import binomtest
 
+from pmfed.methods import plan_for
 from pmfed.privacy.groups import patient_epsilon
-from pmfed.privacy.plan import PrivacyPlan
 
 EXAMPLES = {"binary": example_run.binary, "regression": example_run.regression, "multiclass": example_run.multiclass}
 VOID = {"meta", "br", "link", "img", "hr", "input"}
@@ -309,14 +309,14 @@ def test_record_unit_is_labelled_weaker(tmp_path: Path) -> None:
 
 def test_a_result_says_what_records_are_worth_to_the_patient_who_has_most() -> None:
     study = visits_study().replace(privacy={"unit": "record", "epsilon": 1.0})
-    plan = PrivacyPlan.solve(study, 3)
-    told = privacy_of(study, plan, study.training.rounds, {})["whole_patient"]
+    plan = plan_for(study, 3)
+    told = privacy_of(study, plan, {"step": study.training.rounds}, {})["whole_patient"]
     assert told == {"records": MOST, "epsilon": round(patient_epsilon(plan, MOST), 4)}
     assert told["epsilon"] > 30 * plan.epsilon()
-    half = privacy_of(study, plan, study.training.rounds // 2, {})["whole_patient"]
+    half = privacy_of(study, plan, {"step": study.training.rounds // 2}, {})["whole_patient"]
     assert plan.epsilon() < half["epsilon"] < told["epsilon"]
-    for other in (PrivacyPlan.solve(visits_study(), 3), plan.without_noise()):
-        assert privacy_of(study, other, 5, {})["whole_patient"] is None
+    for other in (plan_for(visits_study(), 3), plan.without_noise()):
+        assert privacy_of(study, other, {"step": 5}, {})["whole_patient"] is None
 
 
 def test_run_without_noise_promises_nothing() -> None:

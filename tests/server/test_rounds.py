@@ -24,6 +24,7 @@ from pmfed_simulations.rosters import pin_rosters
 
 from pmfed import __version__
 from pmfed.errors import RunError
+from pmfed.methods import plan_for
 from pmfed.privacy.plan import PrivacyPlan
 from pmfed.secagg.cards import make_card
 from pmfed.secagg.keys import Identity, verify
@@ -33,7 +34,7 @@ from pmfed.wire import Request, dump, parse_reply, parse_request
 
 RUN = "ab" * 16
 STUDY = Study.from_text(federation.STUDY, "study.toml")
-PLAN = PrivacyPlan.solve(STUDY, len(federation.SITES))
+PLAN = plan_for(STUDY, len(federation.SITES))
 NORTH, SOUTH, WEST = federation.SITES
 
 Before = Callable[[Request], None]
@@ -140,7 +141,7 @@ def at(kind: str, round: int, act: Callable[[], None], attempt: int | None = Non
     done = []
 
     def meddle(request: Request) -> None:
-        here = (request.kind, request.round) == (kind, round) and attempt in (None, request.attempt)
+        here = (request.what, request.round) == (kind, round) and attempt in (None, request.attempt)
         if here and not done:
             done.append(True)
             act()
@@ -156,7 +157,7 @@ def dying_after(kind: str, round: int) -> After:
     """Return a coordinator's death after the sites have answered, and charged, and before it has read that."""
 
     def meddle(request: Request, replies: list[Message]) -> list[Message]:
-        if (request.kind, request.round) == (kind, round):
+        if (request.what, request.round) == (kind, round):
             raise KeyboardInterrupt
         return replies
 
@@ -165,7 +166,7 @@ def dying_after(kind: str, round: int) -> After:
 
 def test_a_run_charges_every_site_every_round_once(sites: Federation) -> None:
     outcome = sites.run()
-    assert (outcome.rounds, outcome.steps) == (6, 6)
+    assert (outcome.rounds, outcome.charged["step"]) == (6, 6)
     assert outcome.sites == federation.SITES
     for name in federation.SITES:
         assert sites.charges(name) == [("step", number, 0) for number in range(1, 7)]
@@ -179,9 +180,12 @@ def test_a_run_charges_every_site_every_round_once(sites: Federation) -> None:
     assert spent == sorted(spent)
     assert spent[-1] == pytest.approx(STUDY.privacy.epsilon, rel=1e-2)
     assert all(line["bytes_up"] == line["bytes_down"] == 3 * 4 * 7 for line in sites.lines)
+    assert outcome.charged == {"step": 6}
+    evaluated = federation.trained(outcome).evaluated
+    assert evaluated is not None
     np.testing.assert_allclose(
-        outcome.evaluated.total,
-        sum(outcome.evaluated.per_site.values()),
+        evaluated.total,
+        sum(evaluated.per_site.values()),
         atol=1e-9,  # type: ignore[arg-type]
     )
 
@@ -190,42 +194,42 @@ def test_a_site_that_fails_in_a_round_is_left_out_and_the_others_take_larger_sha
     asked: list[tuple[int, int, int]] = []
 
     def note(request: Request) -> None:
-        if request.kind == "step":
+        if request.what == "step":
             asked.append((request.round, request.attempt, request.sites))
             if (request.round, request.attempt) == (2, 0):
                 sites.spoil(SOUTH)
 
     outcome = sites.run(note)
-    # Three strikes: rounds 2, 3 and 4 each cost an attempt, and the six reserved charges end with round 3... 4.
-    assert asked == [(1, 0, 3), (2, 0, 3), (2, 1, 2), (3, 0, 3), (3, 1, 2), (4, 0, 3)]
-    assert outcome.rounds == 3
-    assert outcome.steps == 6
-    assert [sorted(line["dropped"]) for line in sites.lines] == [[], [SOUTH], [SOUTH]]
+    # South fails in rounds 2 and 3 and when it is asked to score after round 3: the third strike.
+    assert asked == [(1, 0, 3), (2, 0, 3), (2, 1, 2), (3, 0, 3), (3, 1, 2), (4, 0, 2)]
+    assert outcome.rounds == 4
+    assert outcome.charged["step"] == 6
+    assert [sorted(line["dropped"]) for line in sites.lines] == [[], [SOUTH], [SOUTH], []]
     assert "privacy ledger" in sites.lines[1]["dropped"][SOUTH]
-    assert [(line["sites"], line["attempt"]) for line in sites.lines] == [(3, 0), (2, 1), (2, 1)]
+    assert [(line["sites"], line["attempt"]) for line in sites.lines] == [(3, 0), (2, 1), (2, 1), (2, 0)]
     for name in (NORTH, WEST):
         assert sites.charges(name) == [("step", number, attempt) for number, attempt, _ in asked]
     assert set(outcome.receipts) == {NORTH, WEST}
     assert set(outcome.left) == {SOUTH}
     assert "privacy ledger" in outcome.left[SOUTH]
-    assert PLAN.noise_std(2) > PLAN.noise_std(3)
+    assert PLAN["step"].noise_std(2) > PLAN["step"].noise_std(3)
 
 
 def test_after_three_strikes_a_site_is_not_asked_again(tmp_path: Path) -> None:
     study = STUDY.replace(training={"rounds": 10})
-    sites = Federation(tmp_path, study, PrivacyPlan.solve(study, 3))
+    sites = Federation(tmp_path, study, plan_for(study, 3))
     outcome = sites.run(at("step", 2, lambda: sites.spoil(SOUTH)))
-    assert [line["attempt"] for line in sites.lines] == [0, 1, 1, 1, 0, 0, 0]
-    assert [line["sites"] for line in sites.lines] == [3, 2, 2, 2, 2, 2, 2]
-    assert outcome.rounds == 7
-    assert outcome.steps == 10
-    assert set(outcome.evaluated.per_site) == {NORTH, WEST}
+    assert [line["attempt"] for line in sites.lines] == [0, 1, 1, 0, 0, 0, 0, 0]
+    assert [line["sites"] for line in sites.lines] == [3, 2, 2, 2, 2, 2, 2, 2]
+    assert outcome.rounds == 8
+    assert outcome.charged["step"] == 10
+    assert set(federation.trained(outcome).evaluated.per_site) == {NORTH, WEST}
     assert set(outcome.left) == {SOUTH}  # long after it was last asked
 
 
 def test_a_site_that_was_away_for_a_round_comes_back(sites: Federation) -> None:
     def away(request: Request, replies: list[Message]) -> list[Message]:
-        if (request.kind, request.round, request.attempt) == ("step", 3, 0):
+        if (request.what, request.round, request.attempt) == ("step", 3, 0):
             lost = Message(Error(1), reply_to=replies[0])
             lost.metadata.__dict__["_reply_to_message_id"] = replies[0].metadata.reply_to_message_id
             return [lost, *replies[2:]]  # one could not be reached, one is late
@@ -260,7 +264,7 @@ def test_below_the_quorum_the_run_ends_with_the_reasons(sites: Federation) -> No
 
 def test_no_fewer_sites_than_stand_against_the_colluders(tmp_path: Path) -> None:
     study = STUDY.replace(training={"quorum": 0.1}, privacy={"colluders": 2})
-    sites = Federation(tmp_path, study, PrivacyPlan.solve(study, 3))
+    sites = Federation(tmp_path, study, plan_for(study, 3))
     with pytest.raises(RunError, match="2 of 3 sites are left"):
         sites.run(at("step", 2, lambda: sites.spoil(SOUTH)))
 
@@ -281,7 +285,7 @@ def test_a_site_whose_version_does_not_fit_is_turned_away_and_its_budget_given_b
     sites: Federation, version: str, fits: bool
 ) -> None:
     def meddle(request: Request, replies: list[Message]) -> list[Message]:
-        if request.kind != "enroll":
+        if request.what != "enroll":
             return replies
         told = json.loads(parse_reply(bytes(replies[1].content["pmfed"]["record"])).text)  # type: ignore[arg-type]
         said = answer(replies[1], record={"text": json.dumps({**told, "pmfed": version})}, arrays=ArrayRecord())
@@ -303,7 +307,7 @@ def test_a_site_that_is_not_connected_is_neither_asked_nor_thrown_out(sites: Fed
 
     def meddle(request: Request) -> None:
         assert sites.grid is not None
-        if request.kind == "step":
+        if request.what == "step":
             sites.grid.offline = frozenset({2} if request.round in (1, 2, 3, 4) else ())  # for the round after this one
 
     outcome = sites.run(meddle)
@@ -316,7 +320,7 @@ def test_a_site_that_is_not_connected_is_neither_asked_nor_thrown_out(sites: Fed
 def test_a_site_that_is_not_connected_in_the_end_has_left(sites: Federation) -> None:
     def meddle(request: Request) -> None:
         assert sites.grid is not None
-        if (request.kind, request.round) == ("step", 4):
+        if (request.what, request.round) == ("step", 4):
             sites.grid.offline = frozenset({2})
 
     assert sites.run(meddle).left == {SOUTH: "is not connected"}
@@ -327,12 +331,12 @@ def test_a_late_answer_is_not_taken_for_that_of_another_round(sites: Federation)
     held: list[Message] = []
 
     def meddle(request: Request, replies: list[Message]) -> list[Message]:
-        if (request.kind, request.round, request.attempt) == ("step", 2, 0):
+        if (request.what, request.round, request.attempt) == ("step", 2, 0):
             held.append(replies[1])
             lost = Message(Error(0, "gone"), reply_to=replies[1])
             lost.metadata.__dict__.update({**replies[1].metadata.__dict__})
             return [replies[0], lost, replies[2]]
-        return [*held, *replies] if (request.kind, request.round) == ("step", 3) else replies
+        return [*held, *replies] if (request.what, request.round) == ("step", 3) else replies
 
     outcome = sites.run(after=meddle)
     assert held
@@ -344,14 +348,14 @@ def test_a_late_answer_is_not_taken_for_that_of_another_round(sites: Federation)
 
 def test_a_last_round_that_fails_leaves_the_model_of_the_round_before(sites: Federation) -> None:
     outcome = sites.run(at("step", 6, lambda: resident.forget(WEST)))
-    assert (outcome.rounds, outcome.steps) == (5, 6)  # charged for six, so there is no seventh attempt
-    assert outcome.evaluated.total.sum() > 0
+    assert (outcome.rounds, outcome.charged["step"]) == (5, 6)  # charged for six, so there is no seventh attempt
+    assert federation.trained(outcome).evaluated.total.sum() > 0
     assert set(outcome.left) == {WEST}
 
 
 def test_a_site_that_is_away_for_the_last_sum_has_left(sites: Federation) -> None:
     def away(request: Request, replies: list[Message]) -> list[Message]:
-        here = (request.kind, request.round, request.attempt) == ("evaluate", 6, 0)
+        here = (request.what, request.round, request.attempt) == ("evaluation", 6, 0)
         return [replies[0], replies[2]] if here else replies
 
     outcome = sites.run(after=away)
@@ -361,7 +365,7 @@ def test_a_site_that_is_away_for_the_last_sum_has_left(sites: Federation) -> Non
 
 
 def test_a_site_whose_receipt_alone_is_missing_has_not_left(sites: Federation) -> None:
-    outcome = sites.run(after=lambda request, replies: replies[: 1 if request.kind == "finish" else 3])
+    outcome = sites.run(after=lambda request, replies: replies[: 1 if request.what == "finish" else 3])
     assert (set(outcome.receipts), outcome.left) == ({NORTH}, {})
 
 
@@ -397,7 +401,7 @@ def test_a_site_that_took_part_and_does_not_after_a_resume_is_named(sites: Feder
 
 def test_no_site_can_put_its_receipt_in_the_place_of_anothers(sites: Federation) -> None:
     def meddle(request: Request, replies: list[Message]) -> list[Message]:
-        if request.kind != "finish":
+        if request.what != "finish":
             return replies
         return [*replies[:2], answer(replies[2], record={"site": NORTH, "text": "{}"}, arrays=ArrayRecord())]
 
@@ -428,8 +432,8 @@ DEATHS: dict[str, tuple[list[tuple[str, int]], int]] = {
     "in the middle": ([("step", 4)], 5),
     "twice in the same round": ([("step", 3), ("step", 3)], 4),
     "in the last round": ([("step", 6)], 5),
-    "between a step and its scores": ([("evaluate", 3)], 5),
-    "in the last evaluation": ([("evaluate", 6)], 6),
+    "between a step and its scores": ([("evaluation", 3)], 5),
+    "in the last evaluation": ([("evaluation", 6)], 6),
     "before it read the receipts": ([("finish", 6)], 6),
     "and again": ([("finish", 6), ("finish", 6)], 6),
 }
@@ -444,7 +448,7 @@ def test_a_coordinator_that_died_goes_on_and_nobody_is_charged_more_than_agreed(
             sites.run(after=dying_after(kind, round))
     outcome = sites.run()
     assert outcome.rounds == rounds
-    assert outcome.steps <= STUDY.training.rounds
+    assert outcome.charged["step"] <= STUDY.training.rounds
     for name in federation.SITES:
         charges = sites.charges(name)
         assert len(charges) == len(set(charges)) <= STUDY.training.rounds
@@ -455,7 +459,7 @@ def test_a_coordinator_that_died_goes_on_and_nobody_is_charged_more_than_agreed(
 
 def test_a_coordinator_that_died_in_a_second_attempt_counts_the_first_one_too(sites: Federation) -> None:
     def meddle(request: Request) -> None:
-        if (request.kind, request.round) == ("step", 2):
+        if (request.what, request.round) == ("step", 2):
             resident.forget(WEST)  # West is away, and is not charged
             if request.attempt == 1:
                 die()
@@ -464,7 +468,7 @@ def test_a_coordinator_that_died_in_a_second_attempt_counts_the_first_one_too(si
         sites.run(meddle)
     outcome = sites.run()
     assert outcome.sites == (NORTH, SOUTH, WEST)
-    assert outcome.steps == 6
+    assert outcome.charged["step"] == 6
     assert [len(sites.charges(name)) for name in federation.SITES] == [5, 5, 4]
     assert outcome.rounds == 4
 
@@ -496,7 +500,8 @@ NONSENSE: dict[str, tuple[dict[str, Any], Callable[[], Any]]] = {
     "another round": ({"round": 1}, lambda: None),
     "another attempt": ({"attempt": 9}, lambda: None),
     "another run": ({"run": "cd" * 16}, lambda: None),
-    "another kind": ({"kind": "evaluate"}, lambda: None),
+    "another kind": ({"kind": "finish"}, lambda: None),
+    "another query": ({"query": "evaluation"}, lambda: None),
     "a longer vector": ({}, lambda: words(8)),
     "a shorter vector": ({}, lambda: words(6)),
     "no vector": ({}, ArrayRecord),
@@ -513,7 +518,7 @@ def test_an_answer_that_is_none_is_that_sites_problem_only(
     sites: Federation, record: dict[str, Any], arrays: Callable[[], Any]
 ) -> None:
     def meddle(request: Request, replies: list[Message]) -> list[Message]:
-        if (request.kind, request.round, request.attempt) == ("step", 2, 0):
+        if (request.what, request.round, request.attempt) == ("step", 2, 0):
             return [
                 answer(reply, record=record, arrays=arrays()) if reply is replies[1] else reply for reply in replies
             ]
@@ -591,11 +596,12 @@ def test_a_card_is_of_its_site_run_and_study(sites: Federation) -> None:
 
 def test_statistics_are_learned_once_and_go_on_with_a_resumed_run(tmp_path: Path) -> None:
     study = Study.from_text(federation.STUDY.replace(", mean = 60, scale = 15", ""), "study.toml")
-    sites = Federation(tmp_path, study, PrivacyPlan.solve(study, 3))
+    sites = Federation(tmp_path, study, plan_for(study, 3))
     with pytest.raises(KeyboardInterrupt):
         sites.run(after=dying_after("step", 3))
     outcome = sites.run()
-    assert outcome.statistics is not None
+    assert federation.trained(outcome).statistics is not None
+    assert outcome.charged["statistics"] == 1
     for name in federation.SITES:
         assert [what for what, _, _ in sites.charges(name)].count("statistics") == 1
         assert verify(outcome.receipts[name])["epsilon"] <= study.privacy.epsilon
@@ -604,5 +610,5 @@ def test_statistics_are_learned_once_and_go_on_with_a_resumed_run(tmp_path: Path
 def test_the_epsilon_shown_is_that_of_the_plan() -> None:
     shown = spending(PLAN, 1)
     for rounds in (1, 3, 6):
-        assert shown(rounds) == pytest.approx(PLAN.epsilon(rounds), rel=0.02)
+        assert shown(rounds) == pytest.approx(PLAN.epsilon({"step": rounds}), rel=0.02)
     assert spending(PLAN.without_noise(), 1)(3) is None

@@ -33,13 +33,13 @@ from flwr.supercore.inflatable.inflatable_object import (
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.grid.http_grid import HttpGrid
-from pmfed_server import fleet, stored
-from pmfed_server.results import write_model
+from pmfed_server import fleet
 from pmfed_server.rounds import Rounds
 
+from pmfed import stored
+from pmfed.methods import plan_for
 from pmfed.models import shared_start
-from pmfed.privacy.plan import PrivacyPlan
-from pmfed.secagg.grid import gradient_grid
+from pmfed.queries.gradient import step_of
 from pmfed.study import Study
 from pmfed.tasks import task_for
 from pmfed.wire import Reply, Request, dump, parse_request
@@ -56,12 +56,12 @@ class Link:
         self.most, self.requests = 0, dict[str, Any]()
         self.trees: dict[str, Any] = {}
         rng = np.random.default_rng(5)
-        grid = gradient_grid(study, SITES)
+        grid = step_of(study).grid(SITES)
         words = {
             "step": rng.integers(0, 200, size, dtype=grid.word),
-            "evaluate": np.ones(task_for(study).cells, grid.word),
+            "evaluation": np.ones(task_for(study).cells, grid.word),
         }
-        self.sums = {kind: ArrayRecord({"sum": Array(values)}) for kind, values in words.items()}
+        self.sums = {query: ArrayRecord({"sum": Array(values)}) for query, values in words.items()}
         for record in self.sums.values():
             self._keep(record)
 
@@ -120,10 +120,10 @@ class Link:
 
     def _answer(self, message: Message, request: Request) -> Message:
         node = message.metadata.dst_node_id
-        reply = Reply(**request.model_dump(include={"kind", "run", "round", "attempt"}), site=f"site-{node}")
+        reply = Reply(**request.model_dump(include={"kind", "query", "run", "round", "attempt"}), site=f"site-{node}")
         content = RecordDict({"pmfed": ConfigRecord({"record": dump(reply)})})
-        if request.kind in self.sums:
-            content["arrays"] = self.sums[request.kind]
+        if request.what in self.sums:
+            content["arrays"] = self.sums[request.what]
         return Message(content, reply_to=message)
 
 
@@ -143,7 +143,7 @@ def peak(folder: Path, monkeypatch: pytest.MonkeyPatch, **changes: dict[str, Any
     grid = HttpGrid(token="none")
     grid._client = link  # type: ignore[assignment]
     grid.set_run(Run.create_empty(1))
-    plan = PrivacyPlan.solve(study, SITES)
+    plan = plan_for(study, SITES)
     gc.collect()
     gc.freeze()  # so that looking for circles in `Link.aside` is quick
     gc.disable()  # it counts objects, not bytes: nothing may wait for it
@@ -151,13 +151,14 @@ def peak(folder: Path, monkeypatch: pytest.MonkeyPatch, **changes: dict[str, Any
     try:
         before = tracemalloc.get_traced_memory()[0]
         found = Rounds(grid, study, plan, folder / "run", run="ab" * 16, sites=SITES, patience=5.0).run()
-        write_model(folder / "model.safetensors", study, found.parameters, found.statistics)
+        found.method.write()
         most = max(link.most, tracemalloc.get_traced_memory()[1])
     finally:
         tracemalloc.stop()
         gc.enable()
         gc.unfreeze()
     assert found.rounds == study.training.rounds
+    assert (folder / "run" / "model.safetensors").stat().st_size > 4 * size
     return (most - before) / (4 * size)
 
 

@@ -44,7 +44,7 @@ class Prompt:
 
     def answer(self, message: Message) -> Message:
         request = parse_request(bytes(message.content["pmfed"]["record"]))  # type: ignore[arg-type]
-        told = request.model_dump(include={"kind", "run", "round", "attempt"})
+        told = request.model_dump(include={"kind", "query", "run", "round", "attempt"})
         said = {"pmfed": ConfigRecord({"record": dump(Reply(**told, site="somebody"))})}
         words = np.full(SIZE, message.metadata.dst_node_id, np.uint32)
         return Message(RecordDict({**said, "arrays": ArrayRecord({"sum": Array(words)})}), reply_to=message)
@@ -57,12 +57,12 @@ def peak(sites: int, folder: Path) -> float:
     sums = Sums(asked, STUDY, enrolment, folder)
     nodes = list(range(1, sites + 1))
     enrolment.sites.update({node: f"site-{node}" for node in nodes})
-    request = Request(kind="step", run="ab" * 16, study="5" * 64, round=1, sites=sites)
+    request = Request(kind="ask", query="step", run="ab" * 16, study="5" * 64, round=1, sites=sites)
     gc.collect()
     gc.disable()  # it counts objects, not bytes: nothing may wait for it
     tracemalloc.start()
     try:
-        found = sums.collect(request, nodes, SIZE, np.uint32, lambda: np.zeros(SIZE, np.float32))
+        found = sums.collect(request, nodes, SIZE, np.uint32, lambda: {"parameters": np.zeros(SIZE, np.float32)})
         most = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

@@ -23,10 +23,11 @@ from typer.testing import CliRunner
 from pmfed.cli import app
 from pmfed.cohort import Cohort, read_cohort
 from pmfed.errors import ERRORS, AuditError
-from pmfed.privacy.audit import attack
+from pmfed.methods import plan_for
+from pmfed.privacy.audit import Check, attack
 from pmfed.privacy.gradients import GradientSum, PrivateStep
+from pmfed.privacy.mechanism import Mechanism
 from pmfed.privacy.noise import SeededSource, Source
-from pmfed.privacy.plan import PrivacyPlan
 from pmfed.privacy.sampling import poisson
 from pmfed.study import Study
 
@@ -86,7 +87,7 @@ class Broken(PrivateStep):
         sites: int | None = None,
     ) -> GradientSum:
         found = self.clipped_sum(inputs, present, targets, owner)
-        return replace(found, vector=self.spoil(found, source, self.plan.noise_std(sites)))
+        return replace(found, vector=self.spoil(found, source, self.mechanism.noise_std(sites)))
 
     def spoil(self, found: GradientSum, source: Source, std: float) -> NDArray[np.float64]:
         return found.vector + source.gaussian(self.size, std)
@@ -119,11 +120,11 @@ class SameNoise(Broken):
 
 
 class Unclipped(Broken):
-    """The plan's noise, but nobody is clipped."""
+    """The mechanism's noise, but nobody is clipped."""
 
-    def __init__(self, model: torch.nn.Module, loss: Any, plan: PrivacyPlan, **more: Any) -> None:
-        super().__init__(model, loss, replace(plan, clip=1e9), **more)
-        self.plan = replace(plan, clip=plan.clip)
+    def __init__(self, model: torch.nn.Module, loss: Any, mechanism: Mechanism, **more: Any) -> None:
+        super().__init__(model, loss, replace(mechanism, bound=1e9), **more)
+        self.mechanism = mechanism
 
 
 class BatchClip(Unclipped):
@@ -131,7 +132,7 @@ class BatchClip(Unclipped):
 
     def spoil(self, found: GradientSum, source: Source, std: float) -> NDArray[np.float64]:
         length = max(float(np.linalg.norm(found.vector)), 1e-12)
-        return found.vector * min(1.0, self.plan.clip / length) + source.gaussian(self.size, std)
+        return found.vector * min(1.0, self.mechanism.bound / length) + source.gaussian(self.size, std)
 
 
 class MeanClip(Unclipped):
@@ -139,7 +140,7 @@ class MeanClip(Unclipped):
 
     def spoil(self, found: GradientSum, source: Source, std: float) -> NDArray[np.float64]:
         length = max(float(np.linalg.norm(found.vector)), 1e-12)
-        allowed = self.plan.clip * max(1, found.contributors)
+        allowed = self.mechanism.bound * max(1, found.contributors)
         return found.vector * min(1.0, allowed / length) + source.gaussian(self.size, std)
 
 
@@ -201,12 +202,12 @@ def test_without_noise_the_attack_alone_refutes_a_claim_of_two(
     monkeypatch.setattr("pmfed_client.trainer.PrivateStep", NoNoise)
     large = study.replace(model={"hidden": [64], "embedding": 48}, training={"rounds": 100})
     ready = Auditor(large, cohorts, np.random.default_rng(0))
-    bound, most = attack(ready.canaries(), ready.plan)
+    bound, most = attack(ready.canaries(), ready.mechanism, ready.plan.delta)
     assert 2.0 < bound <= most
 
 
-def drifting(self: PrivacyPlan, multiplier: float, sensitivity: float, sites: int | None = None) -> float:
-    return multiplier * sensitivity / (sites or self.sites) ** 0.5  # as if nobody colluded
+def drifting(self: Mechanism, sites: int | None = None) -> float:
+    return self.noise_multiplier * self.bound / (sites or self.sites) ** 0.5  # as if nobody colluded
 
 
 def seeded(self: Agent, run: str) -> Callable[[str, int, int], Source]:
@@ -239,7 +240,7 @@ class Epochs:
 @pytest.mark.parametrize(
     ("target", "broken", "seen"),
     [
-        ("pmfed.privacy.plan.PrivacyPlan.share", drifting, "noise"),
+        ("pmfed.privacy.mechanism.Mechanism.noise_std", drifting, "noise"),
         ("pmfed_client.agent.Agent._source", seeded, "independence of the noise"),
         ("pmfed_client.trainer.poisson", eager, "strength of the canaries"),
         ("pmfed_client.trainer.poisson", eager, "sampling"),
@@ -257,7 +258,8 @@ def test_what_happens_around_the_gradients_is_audited_as_well(
 
 def test_a_plan_that_spends_more_than_the_study_says_is_an_alarm(study: Study, cohorts: list[Cohort]) -> None:
     ready = Auditor(study, cohorts, np.random.default_rng(0))
-    ready.plan = replace(ready.plan, noise_multiplier=ready.plan.noise_multiplier / 1.4)
+    ready.mechanism = replace(ready.mechanism, noise_multiplier=ready.mechanism.noise_multiplier / 1.4)
+    ready.plan = replace(ready.plan, mechanisms=(ready.mechanism,))
     assert [check.name for check in ready.audit().alarms] == ["accounting"]
 
 
@@ -300,7 +302,9 @@ def test_randomness_is_the_secret_one_of_an_agent_that_is_no_rehearsal() -> None
 def test_other_mechanisms_pass(sections: dict[str, dict[str, Any]], study: Study, cohorts: list[Cohort]) -> None:
     found = Auditor(study.replace(**sections), cohorts, np.random.default_rng(0)).audit()
     assert not found.alarms, found.checks
-    assert ("noise on held-out scores" in {check.name for check in found.checks}) == ("evaluation" in sections)
+    assert ("noise on scores of held-out patients" in {check.name for check in found.checks}) == (
+        "evaluation" in sections
+    )
     assert ("weaker" in found.verdict) == ("privacy" in sections)
 
 
@@ -310,11 +314,15 @@ def test_the_release_of_means_and_scales_is_audited(folder: Path, monkeypatch: p
     assert study.needs_statistics
     some = [read_cohort(study, site.sources, site.name) for site in read_sites(folder / "sites")]
     ready = Auditor(study, some, np.random.default_rng(0))
-    assert ready._noise_of_statistics().passed
-    real = PrivacyPlan.statistics_std
-    monkeypatch.setattr(PrivacyPlan, "statistics_std", lambda self, sites=None: real(self, sites) / 1.4)
-    assert not ready._noise_of_statistics().passed
-    assert "noise on means and scales" in {check.name for check in ready.noise()}
+
+    def noise() -> Check:
+        (found,) = (check for check in ready.audit().checks if check.name == "noise on means and scales")
+        return found
+
+    assert noise().passed
+    real = Mechanism.noise_std
+    monkeypatch.setattr(Mechanism, "noise_std", lambda self, sites=None: real(self, sites) / 1.4)
+    assert not noise().passed
 
 
 # -- canaries through the real path -----------------------------------------------------------------------------------
@@ -322,7 +330,7 @@ def test_the_release_of_means_and_scales_is_audited(folder: Path, monkeypatch: p
 
 def test_a_canary_s_gradient_is_its_vector_clipped(study: Study, cohorts: list[Cohort]) -> None:
     """In the sum over everybody and without noise there is one clip of each canary, and nothing else."""
-    plan = PrivacyPlan.solve(study, 3)
+    plan = plan_for(study, 3)
     stage_size = Trainer(study, plan, cohorts[0], planted.site_source()).size
     support = np.arange(1, stage_size, 2)
     vectors = torch.from_numpy(np.random.default_rng(0).normal(size=(4, len(support))).astype(np.float32))
@@ -331,9 +339,9 @@ def test_a_canary_s_gradient_is_its_vector_clipped(study: Study, cohorts: list[C
     found = stage.private.clipped_sum(batch.inputs, batch.present, batch.targets, batch.owner)
     expected = np.zeros(stage_size)
     for row in (0, 2):
-        expected[support] += plan.clip * vectors[row].double().numpy() / float(vectors[row].double().norm())
+        expected[support] += plan["step"].bound * vectors[row].double().numpy() / float(vectors[row].double().norm())
     assert found.contributors == 2
-    np.testing.assert_allclose(found.vector, expected, atol=1e-4 * plan.clip)
+    np.testing.assert_allclose(found.vector, expected, atol=1e-4 * plan["step"].bound)
 
 
 def test_nothing_a_message_can_say_plants_a_canary() -> None:

@@ -17,10 +17,10 @@ from pmfed_simulations.planning import show_plan
 
 from pmfed.cohort import Cohort, read_cohort
 from pmfed.errors import PolicyError
+from pmfed.methods import plan_for
 from pmfed.models import load
 from pmfed.privacy.gradients import PrivateStep
 from pmfed.privacy.groups import patient_epsilon
-from pmfed.privacy.plan import PrivacyPlan
 from pmfed.study import Study
 
 
@@ -43,7 +43,7 @@ def study(request: pytest.FixtureRequest) -> Study:
 
 def sums(study: Study, cohort: Cohort, place: float) -> np.ndarray[Any, Any]:
     """Return the sum of clipped gradients over all training patients, at some point of the model."""
-    trainer = Trainer(study, PrivacyPlan.solve(study, 3), cohort, site_source())
+    trainer = Trainer(study, plan_for(study, 3), cohort, site_source())
     sent = np.random.default_rng(1).normal(0, place, trainer.size).astype(np.float32)
     load(trainer.model, sent)
     batch = trainer.training
@@ -126,7 +126,7 @@ def test_the_audit_of_such_a_cohort_passes_and_finds_what_forgets_the_patient(
 
 def test_protecting_records_is_called_weaker_and_needs_the_site_s_leave(site: Site, cohort: Cohort) -> None:
     single = visits_study().replace(privacy={"unit": "record"})
-    plan = PrivacyPlan.solve(single, 3)
+    plan = plan_for(single, 3)
     policy = Policy(epsilon=10.0, delta=1e-5, exact_metrics=True)
     with pytest.raises(PolicyError, match="protects patients"):
         policy.admit(single, plan, int(cohort.training.sum()), 10)
@@ -136,7 +136,7 @@ def test_protecting_records_is_called_weaker_and_needs_the_site_s_leave(site: Si
 def test_the_plan_of_a_study_says_what_records_are_worth_to_a_patient(capsys: pytest.CaptureFixture[str]) -> None:
     show_plan(visits_study().replace(privacy={"unit": "record"}), 3)
     told = " ".join(capsys.readouterr().out.split())
-    plan = PrivacyPlan.solve(visits_study().replace(privacy={"unit": "record"}), 3)
+    plan = plan_for(visits_study().replace(privacy={"unit": "record"}), 3)
     assert f"weaker: epsilon {patient_epsilon(plan, MOST):.1f} for a patient with {MOST} records" in told
     assert patient_epsilon(plan, MOST) > 10 * plan.epsilon()
     show_plan(visits_study(), 3)

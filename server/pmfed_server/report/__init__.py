@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from pmfed_server.report.method_page import write_method_report
 from pmfed_server.report.page import write_report
 from pmfed_server.report.words import spending, statement, table
 
-__all__ = ["spending", "statement", "table", "write_report"]
+__all__ = ["spending", "statement", "table", "write_method_report", "write_report"]

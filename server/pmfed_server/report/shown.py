@@ -8,6 +8,8 @@ from typing import Any
 
 from rich.console import Console
 
+from pmfed.methods import METHODS
+from pmfed_server.report.method_page import show_sections
 from pmfed_server.report.words import headline, spending, table
 
 
@@ -15,10 +17,13 @@ def show_result(result: Mapping[str, Any], run: Path) -> None:
     """Print a result: figures, what was spent, who was left out or left, and where the rest is."""
     console = Console(markup=False, highlight=False)
     told = dict(result)
-    console.print(table(told))
-    console.print(spending(told))
-    for sentence in headline(told):
-        console.print(sentence)
+    if METHODS[str(told["method"])].predicts:
+        console.print(table(told))
+        console.print(spending(told))
+        for sentence in headline(told):
+            console.print(sentence)
+    else:
+        show_sections(told, console)
     for name, reason in told.get("refused", {}).items():
         console.print(f"Left out: {name}: {reason}")
     for name, reason in told.get("left", {}).items():

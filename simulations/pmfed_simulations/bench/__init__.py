@@ -12,11 +12,11 @@ from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
 
-from pmfed_server.checkpoint import write_atomically
 from rich.console import Console
 from rich.table import Table
 
 from pmfed.errors import UsageError
+from pmfed.file_io import replace_file
 
 REPEATS = 5
 GROUPS = ("simulation", "engine", "secagg", "noise", "readers_imaging", "readers_ehr", "readers_genomics")
@@ -117,7 +117,7 @@ def run_bench(only: str | None, json_file: Path | None) -> None:
     _show(rows)
     if json_file:
         said = {"machine": machine(), "rows": [asdict(row) for row in rows]}
-        write_atomically(json_file, (json.dumps(said, indent=2) + "\n").encode())
+        replace_file(json_file, (json.dumps(said, indent=2) + "\n").encode())
 
 
 def machine() -> dict[str, str | int]:

@@ -30,7 +30,7 @@ from pmfed.memory import keep_freed
 from pmfed.models.imaging import SmallCNN
 from pmfed.models.repair import make_private
 from pmfed.privacy.gradients import PrivateStep
-from pmfed.privacy.plan import PrivacyPlan
+from pmfed.privacy.mechanism import Mechanism
 from pmfed_simulations.bench import Row
 
 RECORDS = 256
@@ -218,17 +218,7 @@ def _plain(model: nn.Module, x: Tensor, y: Tensor) -> Step:
 
 
 def _ours(model: nn.Module, x: Tensor, y: Tensor) -> Step:
-    plan = PrivacyPlan(
-        "patient",
-        "fedsgd",
-        clip=1.0,
-        sampling_rate=0.1,
-        noise_multiplier=1.0,
-        steps=1,
-        sites=1,
-        colluders=0,
-        delta=1e-5,
-    )
+    plan = Mechanism("step", "train", "patient", 0.1, noise_multiplier=1.0, bound=1.0, times=1, sites=1, colluders=0)
     private = PrivateStep(Wrapped(model), _loss, plan)
     present = {"x": torch.ones(len(x), dtype=torch.bool)}
     owner = np.arange(len(x))

@@ -16,20 +16,24 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import typer
+from pmfed_client.answers import Lent
 from pmfed_client.personal import Shelf
 from pmfed_client.trainer import Trainer
-from pmfed_server.checkpoint import write_atomically
-from pmfed_server.optimizer import ServerOptimizer
 from rich.console import Console
 from rich.table import Table
 
 from pmfed.cohort import Cohort
+from pmfed.file_io import replace_file
+from pmfed.methods import plan_for
+from pmfed.methods.optimizer import ServerOptimizer
 from pmfed.models import shared_start
 from pmfed.privacy.noise import SecretSource
-from pmfed.privacy.plan import PrivacyPlan
-from pmfed.secagg.grid import evaluation_grid, gradient_grid
+from pmfed.queries.bounded import bounded_sum
+from pmfed.queries.gradient import step_of
+from pmfed.queries.scores import OwnScores, Scores
 from pmfed.study import Study
 from pmfed.tasks import task_for
 from pmfed.tasks.task import headline
@@ -66,14 +70,14 @@ def study_of(study: Study, way: str, epsilon: float, seed: int) -> Study:
 
 def train(study: Study, cohorts: Mapping[str, Cohort], private: bool, folder: Path) -> Sums:
     """Take a study over some sites and return what their held-out patients say of the models they end with."""
-    plan = PrivacyPlan.solve(study, len(cohorts))
+    plan = plan_for(study, len(cohorts))
     plan = plan if private else plan.without_noise()
     source, sites = SecretSource(), len(cohorts)
     trainers = {
         name: Trainer(study, plan, cohort, lambda *_: source, Shelf(folder / name, "0" * 32))
         for name, cohort in cohorts.items()
     }
-    optimizer, grid = ServerOptimizer(study.training, shared_start(study), folder), gradient_grid(study, sites)
+    optimizer, grid = ServerOptimizer(study.training, shared_start(study), folder), step_of(study).grid(sites)
     for number in range(1, study.training.rounds + 1):
         sent = optimizer.parameters[:]
         words = [trainer.step(sent, sites, number, 0) for trainer in trainers.values()]
@@ -84,17 +88,22 @@ def train(study: Study, cohorts: Mapping[str, Cohort], private: bool, folder: Pa
         if study.training.algorithm == "fedavg":
             optimizer.replace((total / sites).__getitem__)
         else:
-            optimizer.step((total / (plan.sampling_rate * study.cohort.expected_patients)).__getitem__)
-    result, scores = optimizer.result, evaluation_grid(study, sites)
+            optimizer.step((total / (plan["step"].sampling_rate * study.cohort.expected_patients)).__getitem__)
+    result = optimizer.result
     found: Sums = {"common": {}, "own": {}}
     for name, trainer in trainers.items():
         kind = "own" if study.parts else "common"
-        found[kind][name] = scores.decode(trainer.evaluate(result, sites)["site"])
+        found[kind][name] = _scored(Scores(study), trainer, result)
         if trainer.own:
-            if trainer.own.due("personal", number):
+            if trainer.own.due("personal-evaluation", number):
                 trainer.learn_own(result, number, 0)
-            found["own"][name] = scores.decode(trainer.evaluate_own(result, sites)["site"])
+            found["own"][name] = _scored(OwnScores(study), trainer, result)
     return found
+
+
+def _scored(query: Scores, trainer: Trainer, sent: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    lent = Lent(trainer.held_out(query, sent), trainer)
+    return bounded_sum(query.rows(lent, {"parameters": sent}), query.size, query.bound, lent.cohort.patients)
 
 
 def alone(study: Study, name: str, cohort: Cohort, private: bool, folder: Path) -> Sums:
@@ -166,7 +175,7 @@ def main(
         asked = [float(one) for one in epsilons.split(",")]
         rows = measure(made.study, made.cohorts, ways.split(","), asked, seeds)
     if json_file:
-        write_atomically(json_file, (json.dumps(rows, indent=1) + "\n").encode())
+        replace_file(json_file, (json.dumps(rows, indent=1) + "\n").encode())
     show(rows)
 
 

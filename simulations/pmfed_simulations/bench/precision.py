@@ -11,13 +11,13 @@ from torch.nn import functional
 from pmfed.models.imaging import SmallCNN
 from pmfed.models.repair import make_private
 from pmfed.privacy.gradients import PrivateStep
-from pmfed.privacy.plan import PrivacyPlan
+from pmfed.privacy.mechanism import Mechanism
 from pmfed.privacy.precision import Precision
 from pmfed_simulations.bench import Row, Timed, compare, timed
 from pmfed_simulations.bench.engine import Wrapped
 
 RECORDS, SIDE = 64, 64
-PLAN = PrivacyPlan("patient", "fedsgd", 1.0, 1.0, 0.1, 1, 1, 0, 1e-5)
+PLAN = Mechanism("step", "train", "patient", 1.0, 1.0, 0.1, 1, 1, 0)
 
 
 def rows() -> list[Row]:

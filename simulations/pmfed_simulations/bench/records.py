@@ -20,8 +20,8 @@ from rich.console import Console
 from rich.table import Table
 
 from pmfed.cohort import read_cohort
+from pmfed.methods import plan_for
 from pmfed.privacy.groups import patient_epsilon
-from pmfed.privacy.plan import PrivacyPlan
 from pmfed.study import Study
 from pmfed_simulations.jobs import Job, run_jobs
 
@@ -168,7 +168,7 @@ def compare(seeds: int = SEEDS, epsilons: tuple[float, ...] = EPSILONS) -> list[
                 found.setdefault(key, []).append(result["metrics"]["test"]["auroc"])
     lines = []
     for (epsilon, unit), values in found.items():
-        worth = patient_epsilon(PrivacyPlan.solve(_asking(epsilon, unit), len(SITES)), MOST)
+        worth = patient_epsilon(plan_for(_asking(epsilon, unit), len(SITES)), MOST)
         spread = statistics.stdev(values) if len(values) > 1 else 0.0
         lines.append(Line(epsilon, unit, statistics.mean(values), spread, worth))
     return lines

@@ -7,6 +7,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,8 @@ from pmfed_client.site import Site
 from pmfed_server.rounds import Rounds
 
 from pmfed.cohort import Cohort, pool, read_cohort
+from pmfed.methods import plan_for
 from pmfed.models import build, flatten
-from pmfed.privacy.plan import PrivacyPlan
 from pmfed.secagg.masks import add_pairwise
 from pmfed.study import Study
 from pmfed_simulations.bench import REPEATS, Row
@@ -54,9 +55,7 @@ def _round(sites: int, dropouts: int, target: float | None) -> Row:
         nodes = {number: {"site": name} for number, name in enumerate(agents, start=1)}
         run = "ab" * 16
         with LocalGrid(client_app, nodes) as grid:
-            rounds = Rounds(
-                grid, study, PrivacyPlan.solve(study, sites), Path(folder), run=run, sites=sites, patience=600.0
-            )
+            rounds = Rounds(grid, study, plan_for(study, sites), Path(folder), run=run, sites=sites, patience=600.0)
             rounds._enroll()
             masked = {name: agent._sessions[run].masking for name, agent in agents.items()}
             taken: dict[bool, list[float]] = {True: [], False: []}
@@ -65,8 +64,9 @@ def _round(sites: int, dropouts: int, target: float | None) -> Row:
                     for name, agent in agents.items():
                         agent._sessions[run].masking = masked[name] if hidden else None
                     rounds.enrolment.masked = hidden
-                    taken[hidden].append(_timed(rounds._one_round))
-                    rounds.round += 1
+                    ask = rounds.method.next()
+                    assert ask is not None
+                    taken[hidden].append(_timed(partial(rounds._one_round, ask)))
         for name in agents:
             resident.forget(name)
     size = len(flatten(build(study)))

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from pmfed_client.trainer import Trainer
 
+from pmfed.methods import plan_for
 from pmfed.privacy.noise import SecretSource
-from pmfed.privacy.plan import PrivacyPlan
 from pmfed.privacy.sampling import poisson
 from pmfed_simulations.bench import Row, Timed, compare
 from pmfed_simulations.jobs import run_job
@@ -99,13 +99,13 @@ def _train(simulation: Simulation, workers: int) -> None:
 def _bare(simulation: Simulation) -> None:
     """The same gradients of as many patients, with no federation around them: no messages, ledger, noise, files."""
     study = simulation.study
-    plan = PrivacyPlan.solve(study, len(simulation.sites))
+    plan = plan_for(study, len(simulation.sites))
     source = SecretSource()
     trainers = [Trainer(study, plan, simulation.cohorts[site.name], lambda *_: source) for site in simulation.sites]
     batches = [trainer.training for trainer in trainers]
     for _ in range(study.training.rounds):
         for trainer, batch in zip(trainers, batches, strict=True):
-            drawn = batch.take(poisson(len(batch.count), plan.sampling_rate, source))
+            drawn = batch.take(poisson(len(batch.count), plan["step"].sampling_rate, source))
             trainer.private.clipped_sum(drawn.inputs, drawn.present, drawn.targets, drawn.owner)
 
 

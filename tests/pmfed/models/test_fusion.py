@@ -11,14 +11,15 @@ import torch
 from pmfed_client.trainer import Trainer
 from pmfed_simulations.simulate import find_study
 from pydantic import ValidationError
+from small import scores
 
 from pmfed.cohort import Cohort
+from pmfed.methods import plan_for
 from pmfed.modality import shape_of
 from pmfed.models import build, flatten
 from pmfed.models.fusion import Fusion
 from pmfed.privacy.noise import SecretSource, SeededSource
-from pmfed.privacy.plan import PrivacyPlan
-from pmfed.secagg.grid import gradient_grid
+from pmfed.queries.gradient import step_of
 from pmfed.study import Study
 
 STUDY = find_study("hospitals").replace(model={"channels": [2, 4], "hidden": [4], "embedding": 4})
@@ -78,7 +79,7 @@ def test_only_intermediate_fusion_lets_modalities_depend_on_each_other(fusion: s
 @FUSIONS
 def test_a_hospital_without_images_adds_exactly_zero_and_its_noise_to_their_encoder(fusion: str) -> None:
     study = STUDY.replace(model={"fusion": fusion}, privacy={"sampling_rate": 1.0})
-    plan = PrivacyPlan.solve(study, SITES)
+    plan = plan_for(study, SITES)
     held = cohort(study, 40, lacking=("image",))
     where, sent = parts(study), moved(study)
     images = [slice_ for name, slice_ in where.items() if name.startswith("encoders.image")]
@@ -93,10 +94,10 @@ def test_a_hospital_without_images_adds_exactly_zero_and_its_noise_to_their_enco
     for name in ("missing.image", "missing.genotype", "encoders.clinical.0.weight", "head.weight"):
         assert exact[where[name]].any(), name  # the rest learns, also what stands in for the image
 
-    grid = gradient_grid(study, SITES)
+    grid = step_of(study).grid(SITES)
     steps = [bare.step(sent, SITES, round, 0) for round in range(1, 61)]
     released = np.concatenate([grid.decode(step)[part] for step in steps for part in images])
-    std = plan.noise_std(SITES)
+    std = plan["step"].noise_std(SITES)
     assert abs(released.mean()) < 5 * std / np.sqrt(len(released))
     assert abs(released.std() / std - 1) < 5 / np.sqrt(2 * len(released))
 
@@ -106,14 +107,14 @@ def test_a_hospital_without_images_adds_exactly_zero_and_its_noise_to_their_enco
     source.uniform(held.patients)
     noise = source.gaussian(len(sent), std)
     for part in images:
-        np.testing.assert_allclose(grid.decode(known)[part], noise[part], atol=plan.grid_unit)
+        np.testing.assert_allclose(grid.decode(known)[part], noise[part], atol=grid.unit)
 
 
 def dropped(chance: float, patients: int = 60) -> list[dict[str, torch.Tensor]]:
     """Return what was present in the steps of a trainer, as the model saw it, by its private step."""
     study = STUDY.replace(training={"modality_dropout": chance}, privacy={"sampling_rate": 1.0})
     held = cohort(study, patients)
-    trainer = Trainer(study, PrivacyPlan.solve(study, SITES), held, lambda *_: SecretSource())
+    trainer = Trainer(study, plan_for(study, SITES), held, lambda *_: SecretSource())
     seen: list[dict[str, torch.Tensor]] = []
     release = trainer.private.release
 
@@ -161,13 +162,13 @@ def test_each_modality_is_dropped_by_a_draw_of_its_own() -> None:
 def test_evaluation_sees_every_modality() -> None:
     held = cohort(STUDY, 60)
     held = held.with_training(np.arange(60) % 2 == 0)
-    scores = []
+    found = []
     for chance in (0.0, 0.9):
         study = STUDY.replace(training={"modality_dropout": chance})
-        scores.append(
-            Trainer(study, PrivacyPlan.solve(study, SITES), held, lambda *_: SecretSource()).score(moved(study))
-        )
-    np.testing.assert_array_equal(*scores)
+        site = Trainer(study, plan_for(study, SITES), held, lambda *_: SecretSource())
+        found.append(scores(site, moved(study)))
+    assert found[0].any()
+    np.testing.assert_array_equal(*found)
 
 
 @FUSIONS
@@ -177,7 +178,7 @@ def test_one_patient_changes_a_sum_by_the_clip_at_most(fusion: str) -> None:
     for name in held.inputs:
         held.inputs[name][:2] = 1e6  # the first patient's
         held.present[name][:2] = True
-    trainer = Trainer(study, PrivacyPlan.solve(study, SITES), held, lambda *_: SecretSource())
+    trainer = Trainer(study, plan_for(study, SITES), held, lambda *_: SecretSource())
     trainer.step(moved(study), SITES, 1, 0)
     assert isinstance(trainer.model, Fusion)
     all_of, others = trainer.training.take(np.arange(12)), trainer.training.take(np.arange(1, 12))

@@ -17,8 +17,8 @@ from pmfed.errors import StudyError
 from pmfed.models.monai import MonaiModel
 from pmfed.models.repair import check_private, make_private
 from pmfed.privacy.gradients import PrivateStep
+from pmfed.privacy.mechanism import Mechanism
 from pmfed.privacy.noise import SeededSource
-from pmfed.privacy.plan import PrivacyPlan
 
 
 @pytest.fixture(autouse=True)
@@ -389,9 +389,8 @@ def test_a_study_model_is_checked_with_its_own_inputs() -> None:
 # the model in training
 
 
-def plan(clip: float = 1.0, noise: float = 0.0) -> PrivacyPlan:
-    return PrivacyPlan("record", "fedsgd", sampling_rate=1.0, noise_multiplier=noise, clip=clip, steps=50, sites=1,
-                       colluders=0, delta=1e-5)  # fmt: skip
+def mechanism(noise: float = 0.0) -> Mechanism:
+    return Mechanism("step", "train", "record", 1.0, noise, bound=1.0, times=50, sites=1, colluders=0)
 
 
 def test_absent_images_give_zeros_and_teach_nothing() -> None:
@@ -400,7 +399,7 @@ def test_absent_images_give_zeros_and_teach_nothing() -> None:
     outputs = model(inputs, present)
     assert (outputs[1] == 0).all()
     assert (outputs[[0, 2]] != 0).all()
-    step = PrivateStep(model, lambda outputs, targets: (outputs.sum(1) - targets) ** 2, plan())
+    step = PrivateStep(model, lambda outputs, targets: (outputs.sum(1) - targets) ** 2, mechanism())
     part = slice(1, 2)
     alone = step.clipped_sum({"mri": inputs["mri"][part]}, {"mri": present["mri"][part]}, torch.ones(1), np.arange(1))
     assert not alone.vector.any()
@@ -423,7 +422,7 @@ def test_parameters_without_gradient_are_zero_in_the_sum_and_get_their_noise() -
     slopes = torch.autograd.grad(outputs.sum(), list(model.parameters()), allow_unused=True)
     unused = np.concatenate([np.full(p.numel(), g is None) for p, g in zip(model.parameters(), slopes, strict=True)])
     assert unused.any(), "MONAI's ViT used to hold parameters that nothing uses"
-    step = PrivateStep(model, lambda outputs, targets: outputs.square().mean((1, 2)), plan(noise=1.0))
+    step = PrivateStep(model, lambda outputs, targets: outputs.square().mean((1, 2)), mechanism(noise=1.0))
     batch = ({"mri": images(2, 1, 8)}, {"mri": torch.ones(2, dtype=torch.bool)}, torch.zeros(2), np.arange(2))
     found = step.clipped_sum(*batch).vector
     assert not found[unused].any()
@@ -443,7 +442,7 @@ def test_a_repaired_unet_learns_to_segment_privately(norm: str) -> None:
         return nn.functional.cross_entropy(outputs, targets, reduction="none").mean((1, 2))
 
     batch = ({"mri": pictures}, {"mri": torch.ones(4, dtype=torch.bool)})
-    step = PrivateStep(model, loss, plan(noise=0.01))
+    step = PrivateStep(model, loss, mechanism(noise=0.01))
     source = SeededSource(1)
 
     def now() -> float:

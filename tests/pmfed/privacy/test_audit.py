@@ -23,12 +23,14 @@ from pmfed.privacy.audit import (
     sensitivity_check,
     site_std,
 )
+from pmfed.privacy.mechanism import Mechanism
 from pmfed.privacy.plan import PrivacyPlan
 
-PLAN = PrivacyPlan(
-    unit="patient", algorithm="fedsgd", sampling_rate=0.2, noise_multiplier=3.0, clip=2.0, steps=100, sites=5,
-    colluders=1, delta=1e-5,
+STEP = Mechanism(
+    query="step", role="train", unit="patient", sampling_rate=0.2, noise_multiplier=3.0, bound=2.0, times=100, sites=5,
+    colluders=1,
 )  # fmt: skip
+DELTA = 1e-5
 
 
 def canaries(
@@ -38,16 +40,17 @@ def canaries(
     directions = chance.normal(size=(500, length))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     included = chance.random(500) < 0.5
-    drawn = (chance.random((PLAN.steps, 500)) < rate) & included
-    added = chance.normal(0, noise, (1 if fixed else PLAN.steps, length))
+    drawn = (chance.random((STEP.times, 500)) < rate) & included
+    added = chance.normal(0, noise, (1 if fixed else STEP.times, length))
     return Canaries(directions, included, drawn @ directions + added, 1, 0.0)
 
 
-def test_the_share_of_a_site_is_computed_from_the_plan_s_numbers_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(PrivacyPlan, "share", lambda *_: 0.0)
-    monkeypatch.setattr(PrivacyPlan, "noise_std", lambda *_: 0.0)
-    assert site_std(PLAN) == pytest.approx(3.0 * 2.0 / 2.0)
-    assert site_std(replace(PLAN, algorithm="fedavg"), local_steps=4) == pytest.approx(3.0 * 2.0 * 2.0)
+def test_the_share_of_a_site_is_computed_from_the_mechanism_s_numbers_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Mechanism, "_scale", lambda *_: 0.0)
+    monkeypatch.setattr(Mechanism, "noise_std", lambda *_: 0.0)
+    monkeypatch.setattr(Mechanism, "local_std", 0.0)
+    assert site_std(STEP) == pytest.approx(3.0 * 2.0 / 2.0)
+    assert site_std(replace(STEP, shared=False), local_steps=4) == pytest.approx(3.0 * 2.0 * 2.0)
 
 
 # -- the lower bound ------------------------------------------------------------------------------------------------
@@ -140,7 +143,7 @@ def test_a_patient_may_weigh_one_clip_and_speak_for_itself_only() -> None:
 @pytest.mark.parametrize("length", [12, 300])
 def test_the_z_of_a_correct_mechanism_are_standard_normal(length: int) -> None:
     chance = np.random.default_rng(8)
-    found = [canary_checks(canaries(chance, length=length), PLAN) for _ in range(40)]
+    found = [canary_checks(canaries(chance, length=length), STEP) for _ in range(40)]
     for place in (0, 1):
         z = np.array([float(checks[place].found.partition("z = ")[2].rstrip(")")) for checks in found])
         assert abs(z.mean()) < 0.5
@@ -160,28 +163,28 @@ def test_the_z_of_a_correct_mechanism_are_standard_normal(length: int) -> None:
     ],
 )
 def test_a_mechanism_of_another_rate_or_noise_is_an_alarm(wrong: dict[str, float], place: int) -> None:
-    assert not canary_checks(canaries(np.random.default_rng(4), **wrong), PLAN)[place].passed
+    assert not canary_checks(canaries(np.random.default_rng(4), **wrong), STEP)[place].passed
 
 
 def test_noise_that_is_the_same_every_step_shows_in_the_canaries() -> None:
-    found = [canary_checks(canaries(np.random.default_rng(seed), fixed=True), PLAN)[0].passed for seed in range(8)]
+    found = [canary_checks(canaries(np.random.default_rng(seed), fixed=True), STEP)[0].passed for seed in range(8)]
     assert sum(found) <= 5  # the sum then has ten times the noise: z is beyond 4 about two times in three
 
 
 def test_steps_within_a_release_count_as_steps() -> None:
     three = canaries(np.random.default_rng(6))
     releases = three.releases[:99].reshape(33, 3, -1).sum(axis=1)
-    assert all(check.passed for check in canary_checks(replace(three, releases=releases, steps=3), PLAN))
-    assert not any(check.passed for check in canary_checks(replace(three, releases=releases, steps=1), PLAN))
+    assert all(check.passed for check in canary_checks(replace(three, releases=releases, steps=3), STEP))
+    assert not any(check.passed for check in canary_checks(replace(three, releases=releases, steps=1), STEP))
 
 
 def test_the_attack_finds_everything_without_noise_and_stays_below_a_true_claim() -> None:
     chance = np.random.default_rng(7)
-    bound, most = attack(canaries(chance, noise=1e-3, length=1500), PLAN)
+    bound, most = attack(canaries(chance, noise=1e-3, length=1500), STEP, DELTA)
     assert bound > 0.9 * most
     assert most > 1.5
-    claimed = PLAN.epsilon()
-    found = [attack(canaries(chance), PLAN)[0] for _ in range(20)]
+    claimed = PrivacyPlan((STEP,), DELTA).epsilon()
+    found = [attack(canaries(chance), STEP, DELTA)[0] for _ in range(20)]
     assert 0 < max(found) <= claimed
     assert attack_check(claimed, most, claimed).passed
     assert not attack_check(claimed + 0.01, most, claimed).passed

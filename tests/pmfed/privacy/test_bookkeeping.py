@@ -24,8 +24,8 @@ from pmfed.models.encoders import encoder
 from pmfed.models.fusion import Fusion
 from pmfed.privacy import bookkeeping, pages
 from pmfed.privacy.gradients import PrivateStep
+from pmfed.privacy.mechanism import Mechanism
 from pmfed.privacy.pages import Dense, Product, Rows
-from pmfed.privacy.plan import PrivacyPlan
 from pmfed.sections.encoders import Encoder
 
 CLIP = 0.3
@@ -37,10 +37,10 @@ pytestmark = [
 ]
 
 
-def plan(clip: float = CLIP, unit: Any = "patient") -> PrivacyPlan:
+def mechanism(clip: float = CLIP, unit: Any = "patient") -> Mechanism:
     noise = 0.0 if math.isinf(clip) else 1.0
-    return PrivacyPlan(
-        unit, "fedsgd", clip=clip, sampling_rate=0.2, noise_multiplier=noise, steps=9, sites=5, colluders=1, delta=1e-5
+    return Mechanism(
+        "step", "train", unit, sampling_rate=0.2, noise_multiplier=noise, bound=clip, times=9, sites=5, colluders=1
     )
 
 
@@ -227,7 +227,7 @@ def test_sums_equal_those_of_gradients_made_one_by_one(kind, counts, clip, seed,
         if dense is not None:
             patch.setattr(pages, "keep_dense", lambda *_: dense)
             patch.setattr(pages, "SLICE", 200)
-        step = PrivateStep(model, squared, plan(clip), "bookkeeping")
+        step = PrivateStep(model, squared, mechanism(clip), "bookkeeping")
         step._chunk = chunk if kind not in RECURRENT else None
         found = step.clipped_sum(*data, owner)
     close(found.vector, by_hand(model, squared, data, owner, clip))
@@ -241,7 +241,7 @@ def test_both_strategies_agree(kind):
     model, data, owner = make(), batch(shape, 20), np.repeat(np.arange(6), [1, 1, 5, 3, 3, 7])
     for unit in ("patient", "record"):
         both = [
-            PrivateStep(model, squared, plan(unit=unit), way).clipped_sum(*data, owner)
+            PrivateStep(model, squared, mechanism(unit=unit), way).clipped_sum(*data, owner)
             for way in ("bookkeeping", "vmap")
         ]
         close(both[0].vector, both[1].vector)
@@ -258,7 +258,7 @@ def test_our_clip_is_opacus_clip(kind, each, monkeypatch):
     for part in model.modules():
         if isinstance(part, nn.ReLU):
             part.inplace = False  # Opacus' hooks
-    step = PrivateStep(model, squared, plan(), "bookkeeping")
+    step = PrivateStep(model, squared, mechanism(), "bookkeeping")
     found = step.clipped_sum(*data, np.arange(16)).vector
     stacked = step._keeper.page(data, np.arange(16), np.arange(1, 17)).stacked()
     assert (stacked is not None) == each
@@ -288,7 +288,7 @@ def test_embeddings_count_repeated_words_over_a_patient_s_records(counts, paddin
     owner = np.repeat(np.arange(len(counts)), counts)
     words = torch.randint(0, 9, (records, 5), generator=torch.Generator().manual_seed(records))
     data = ({"x": words}, {"x": torch.ones(records, dtype=torch.bool)}, torch.randn(records))
-    step = PrivateStep(model, squared, plan(), "bookkeeping")
+    step = PrivateStep(model, squared, mechanism(), "bookkeeping")
     close(step.clipped_sum(*data, owner).vector, by_hand(model, squared, data, owner))
     assert any(isinstance(entry, Rows) for entry in kept(step, data, owner))
 
@@ -308,20 +308,20 @@ def test_the_shipped_model_of_several_modalities_keeps_books(gated):
     inputs = {"a": batch(TABLE, 24, 1)[0]["x"], "b": batch(TABLE, 24, 2)[0]["x"]}
     present = {"a": torch.arange(24) % 3 > 0, "b": torch.arange(24) % 4 > 1}
     data = inputs, present, torch.linspace(-1, 1, 24)
-    step = PrivateStep(model, squared, plan())
+    step = PrivateStep(model, squared, mechanism())
     close(step.clipped_sum(*data, owner).vector, by_hand(model, squared, data, owner))
     assert step._keeper is not None
 
 
 def test_a_layer_that_needs_no_gradient_per_patient_makes_none():
     model, data, owner = Net(nn.Linear(500, 300), nn.Tanh(), nn.Linear(300, 1)), batch((500,), 8), np.arange(8)
-    step = PrivateStep(model, squared, plan())
+    step = PrivateStep(model, squared, mechanism())
     step.clipped_sum(*data, owner)
     wide, small = (next(e for e in kept(step, data, owner) if e.index == k) for k in (0, 3))
     assert isinstance(wide, Product)
     assert wide.bytes() == 8 * (500 + 300) * 4
     assert isinstance(small, Dense)
-    assert PrivateStep(model, squared, plan(), "vmap")._keeper is None
+    assert PrivateStep(model, squared, mechanism(), "vmap")._keeper is None
 
 
 @pytest.mark.parametrize("dense", [True, False])
@@ -335,7 +335,7 @@ def test_an_adversarial_patient_weighs_at_most_the_clip(dense, scale, kind, reco
     torch.manual_seed(seed)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pages, "keep_dense", lambda *_: dense)
-        step = PrivateStep(make(), squared, plan(), "bookkeeping")
+        step = PrivateStep(make(), squared, mechanism(), "bookkeeping")
         found = step.clipped_sum(*batch(shape, records, seed, scale), np.zeros(records, int))
     assert np.linalg.norm(found.vector) <= CLIP
 
@@ -347,7 +347,9 @@ def test_terms_that_cancel_cannot_lift_a_patient_over_the_clip(width, records, m
     weights = []
     for seed in range(40):
         torch.manual_seed(seed)
-        step = PrivateStep(Net(nn.Linear(width, width, bias=False)), lambda o, t: o.sum(1) * t, plan(), "bookkeeping")
+        step = PrivateStep(
+            Net(nn.Linear(width, width, bias=False)), lambda o, t: o.sum(1) * t, mechanism(), "bookkeeping"
+        )
         x = torch.randn(1, width).expand(records, width) * 1e4 + torch.randn(records, width) * 1e-3
         slope = torch.randn(records) * 1e4
         slope -= slope.mean()
@@ -367,7 +369,7 @@ def test_a_patient_whose_gradient_is_not_finite_counts_as_zero(kind, bad, dense,
     owner = np.repeat(np.arange(10), 2)
     inputs["x"].view(20, -1)[4, 0] = bad  # one record of patient 2
     targets[15] = bad  # and one of patient 7
-    step = PrivateStep(make(), squared, plan(), "bookkeeping")
+    step = PrivateStep(make(), squared, mechanism(), "bookkeeping")
     found = step.clipped_sum(inputs, present, targets, owner)
     good = (owner != 2) & (owner != 7)
     rest = step.clipped_sum(*rows((inputs, present, targets), torch.from_numpy(good)), owner[good])
@@ -393,7 +395,7 @@ def test_what_mixes_patients_sees_every_record_alone(kind):
     torch.manual_seed(6)
     for model, loss in ((make(), ranked), (Net(*make().net, nn.Flatten(), Mixing()), squared)):
         data, owner = batch(shape, 12), np.repeat(np.arange(6), 2)
-        found = PrivateStep(model, loss, plan(), "bookkeeping").clipped_sum(*data, owner).vector
+        found = PrivateStep(model, loss, mechanism(), "bookkeeping").clipped_sum(*data, owner).vector
         close(found, by_hand(model, loss, data, owner))
 
 
@@ -401,10 +403,10 @@ def test_the_guards_hold_for_books():
     data, owner = batch(TABLE, 8), np.arange(8)
     for loss in (lambda o, t: (o - t[:, None]) ** 2, lambda o, t: ((o[:, 0] - t) ** 2).mean()):
         with pytest.raises(StudyError, match="one number per record"):
-            PrivateStep(MODELS["mlp"][0](), loss, plan(), "bookkeeping").clipped_sum(*data, owner)
+            PrivateStep(MODELS["mlp"][0](), loss, mechanism(), "bookkeeping").clipped_sum(*data, owner)
     model = Net(nn.Linear(6, 2), nn.BatchNorm1d(2))
     with pytest.raises(StudyError, match="training mode"):
-        PrivateStep(model, squared, plan(), "bookkeeping")
+        PrivateStep(model, squared, mechanism(), "bookkeeping")
 
     class Counting(nn.Linear):
         def __init__(self) -> None:
@@ -416,7 +418,7 @@ def test_the_guards_hold_for_books():
             return super().forward(x)
 
     with pytest.raises(StudyError, match="buffers"):
-        PrivateStep(Net(Counting()), squared, plan(), "bookkeeping").clipped_sum(*data, owner)
+        PrivateStep(Net(Counting()), squared, mechanism(), "bookkeeping").clipped_sum(*data, owner)
 
 
 class Hidden(nn.Linear):
@@ -431,17 +433,17 @@ def test_code_that_hides_is_found_out_and_left_to_vmap():
     torch.manual_seed(7)
     for model in (Net(Hidden(6, 4), nn.Tanh(), nn.Linear(4, 1)), Net(nn.Linear(6, 4), nn.Tanh(), Hidden(4, 1))):
         data, owner = batch(TABLE, 9), np.arange(9)
-        step = PrivateStep(model, squared, plan())
+        step = PrivateStep(model, squared, mechanism())
         close(step.clipped_sum(*data, owner).vector, by_hand(model, squared, data, owner))
         assert step._keeper is None
         with pytest.raises(StudyError, match=r"book-keeping cannot run this model.*hides"):
-            PrivateStep(model, squared, plan(), "bookkeeping").clipped_sum(*data, owner)
+            PrivateStep(model, squared, mechanism(), "bookkeeping").clipped_sum(*data, owner)
 
 
 def test_a_recurrent_layer_it_does_not_know_is_refused_with_the_reason():
     model = Net(Last(nn.LSTM(4, 3, proj_size=2, batch_first=True)))
     with pytest.raises(StudyError, match="projections"):
-        PrivateStep(model, squared, plan(), "bookkeeping").clipped_sum(*batch(SERIES, 3), np.arange(3))
+        PrivateStep(model, squared, mechanism(), "bookkeeping").clipped_sum(*batch(SERIES, 3), np.arange(3))
 
 
 def test_frozen_parameters_stay_out():
@@ -453,7 +455,7 @@ def test_frozen_parameters_stay_out():
             model = make()
             for k, p in enumerate(model.parameters()):
                 p.requires_grad_(k % 2 == odd)
-            found = PrivateStep(model, squared, plan(), "bookkeeping").clipped_sum(*data, owner).vector
+            found = PrivateStep(model, squared, mechanism(), "bookkeeping").clipped_sum(*data, owner).vector
             close(found, by_hand(model, squared, data, owner))
 
 
@@ -462,7 +464,7 @@ def test_dropout_is_drawn_for_every_record_and_does_not_alarm(monkeypatch):
     model = Net(nn.Linear(6, 200), nn.Dropout(0.5), nn.Linear(200, 1, bias=False))
     inputs, _, targets = batch(TABLE, 1)
     same = {"x": inputs["x"].expand(6, 6)}, {"x": torch.ones(6, dtype=torch.bool)}, targets.expand(6)
-    step = PrivateStep(model, squared, plan(math.inf), "bookkeeping")
+    step = PrivateStep(model, squared, mechanism(math.inf), "bookkeeping")
     step.clipped_sum(*same, np.arange(6))
     (last,) = [e for e in kept(step, same, np.arange(6)) if e.index == 2]
     assert len({tuple(row) for row in (last.gradients.flatten(1) != 0).tolist()}) == 6
@@ -475,7 +477,7 @@ def test_chunks_follow_the_memory_they_may_take(monkeypatch):
     chunks, sums = [], []
     for memory in (1, 4_000, 1 << 30):
         monkeypatch.setattr(bookkeeping, "MEMORY", memory)
-        step = PrivateStep(model, squared, plan(), "bookkeeping")
+        step = PrivateStep(model, squared, mechanism(), "bookkeeping")
         sums.append(step.clipped_sum(*data, owner).vector)
         chunks.append(step._chunk)
     assert chunks[0] == 1
@@ -490,7 +492,7 @@ def test_a_page_is_let_go_without_waiting_for_the_collector(kind, monkeypatch):
     monkeypatch.setattr(pages, "keep_dense", lambda *_: False)
     make, shape = MODELS[kind]
     data = batch(shape, 6)
-    step = PrivateStep(make(), squared, plan(), "bookkeeping")
+    step = PrivateStep(make(), squared, mechanism(), "bookkeeping")
     step.clipped_sum(*data, np.arange(6))
     gc.collect()
     gc.disable()

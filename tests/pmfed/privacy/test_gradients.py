@@ -16,6 +16,7 @@ from torch import nn
 from pmfed.errors import DataError, PolicyError, StudyError
 from pmfed.privacy import gradients
 from pmfed.privacy.gradients import LinearModel, PrivateStep
+from pmfed.privacy.mechanism import Mechanism
 from pmfed.privacy.noise import SecretSource, SeededSource
 from pmfed.privacy.plan import PrivacyPlan
 
@@ -23,11 +24,11 @@ RARE = 1e-9
 CLIP = 0.7
 
 
-def plan(clip: float = CLIP, unit: Any = "patient", **changes: Any) -> PrivacyPlan:
-    values = {"sampling_rate": 0.2, "noise_multiplier": 2.0, "steps": 100, "sites": 5, "colluders": 1, "delta": 1e-5}
-    if math.isinf(clip):
-        values["noise_multiplier"] = 0.0
-    return PrivacyPlan(unit, "fedsgd", clip=clip, **{**values, **changes})
+def mechanism(clip: float = CLIP, unit: Any = "patient") -> Mechanism:
+    noise = 0.0 if math.isinf(clip) else 2.0
+    return Mechanism(
+        "step", "train", unit, sampling_rate=0.2, noise_multiplier=noise, bound=clip, times=100, sites=5, colluders=1
+    )
 
 
 class Shortcut(nn.Module):
@@ -124,7 +125,7 @@ def test_sums_equal_the_ones_made_by_hand(kind, clip, memory, monkeypatch):
         np.repeat(np.arange(12), 2),
         np.zeros(24, int),
     ):
-        found = PrivateStep(model, squared, plan(clip)).clipped_sum(*data, owner)
+        found = PrivateStep(model, squared, mechanism(clip)).clipped_sum(*data, owner)
         expected = by_hand(model, squared, data, owner, clip)
         assert np.abs(found.vector - expected).max() < 3e-5 * max(1.0, np.abs(expected).max())
         assert found.vector.dtype == np.float64
@@ -137,7 +138,7 @@ def test_a_patient_alone_is_the_patient_in_the_batch(counts, kind):
     """Also over chunks: the sum is the sum of what each patient gives alone, for any number of records each."""
     torch.manual_seed(2)
     data, owner = batch(sum(counts), seed=3), np.repeat(np.arange(len(counts)), counts)
-    step = PrivateStep(MODELS[kind](), squared, plan())
+    step = PrivateStep(MODELS[kind](), squared, mechanism())
     step._chunk = 4
     together = step.clipped_sum(*data, owner).vector
     alone = sum(step.clipped_sum(*rows(data, owner == p), owner[owner == p]).vector for p in range(len(counts)))
@@ -156,7 +157,7 @@ def test_multiclass_and_bias_free_layers_agree_with_the_general_way():
         if not bias:
             model.linear.bias = None
         owner = np.repeat(np.arange(15), 2)
-        found = PrivateStep(model, entropy, plan()).clipped_sum(*data, owner).vector
+        found = PrivateStep(model, entropy, mechanism()).clipped_sum(*data, owner).vector
         assert found == pytest.approx(by_hand(model, entropy, data, owner, CLIP), rel=3e-5, abs=1e-5)
 
 
@@ -170,12 +171,12 @@ def test_the_shortcut_is_taken_only_where_it_is_exact():
             return super().forward(inputs, present) + self.more(self.design(inputs, present))
 
     assert isinstance(Shortcut(), LinearModel)
-    assert PrivateStep(Shortcut(), squared, plan())._linear is not None
-    assert PrivateStep(mlp(), squared, plan())._linear is None
-    assert PrivateStep(More(), squared, plan())._linear is None
+    assert PrivateStep(Shortcut(), squared, mechanism())._linear is not None
+    assert PrivateStep(mlp(), squared, mechanism())._linear is None
+    assert PrivateStep(More(), squared, mechanism())._linear is None
     data, owner = batch(9), np.arange(9)
     model = More()
-    assert PrivateStep(model, squared, plan()).clipped_sum(*data, owner).vector == pytest.approx(
+    assert PrivateStep(model, squared, mechanism()).clipped_sum(*data, owner).vector == pytest.approx(
         by_hand(model, squared, data, owner, CLIP), abs=1e-5
     )
 
@@ -184,7 +185,7 @@ def test_the_shortcut_is_taken_only_where_it_is_exact():
             return 2 * super().forward(inputs, present)
 
     with pytest.raises(StudyError, match="not what the model computes"):
-        PrivateStep(Wrong(), squared, plan()).clipped_sum(*data, owner)
+        PrivateStep(Wrong(), squared, mechanism()).clipped_sum(*data, owner)
 
 
 @settings(max_examples=60, deadline=None)
@@ -194,7 +195,7 @@ def test_the_shortcut_is_taken_only_where_it_is_exact():
 def test_an_adversarial_patient_weighs_at_most_the_clip(scale, kind, records, seed):
     """However large the values and however many the records; not even float32 rounding may go beyond."""
     torch.manual_seed(seed)
-    step = PrivateStep(MODELS[kind](), squared, plan())
+    step = PrivateStep(MODELS[kind](), squared, mechanism())
     data = batch(records, seed, scale)
     found = step.clipped_sum(*data, np.zeros(records, int))
     weight = np.linalg.norm(found.vector)
@@ -206,7 +207,7 @@ def test_an_adversarial_patient_weighs_at_most_the_clip(scale, kind, records, se
 @pytest.mark.parametrize("clip", [0.1, 1.0, 3.0])
 def test_float32_rounding_never_lifts_a_patient_over_the_clip(clip):
     torch.manual_seed(0)
-    step = PrivateStep(Shortcut(), squared, plan(clip))
+    step = PrivateStep(Shortcut(), squared, mechanism(clip))
     inputs, present, targets = batch(400, scale=1e4)
     weights = [
         np.linalg.norm(step.clipped_sum(*rows((inputs, present, targets), [i]), np.zeros(1, int)).vector)
@@ -223,13 +224,13 @@ def test_removing_a_patient_with_many_records_changes_the_sum_by_at_most_the_cli
     targets = targets.clone()
     targets[30:] = 1_000.0  # every record of the last patient pulls the same way, a thousand times too hard
     data = inputs, present, targets
-    step = PrivateStep(MODELS[kind](), squared, plan())
+    step = PrivateStep(MODELS[kind](), squared, mechanism())
     with_, without = step.clipped_sum(*data, owner), step.clipped_sum(*rows(data, owner < 30), owner[:30])
     change = np.linalg.norm(with_.vector - without.vector)
     assert 0.99 * CLIP < change <= CLIP * (1 + 1e-5)
     assert (with_.contributors, without.contributors) == (31, 30)
     # The same under the weaker unit: thirty records, nearly thirty clips.
-    weaker = PrivateStep(step.model, squared, plan(unit="record"))
+    weaker = PrivateStep(step.model, squared, mechanism(unit="record"))
     change = np.linalg.norm(
         weaker.clipped_sum(*data, owner).vector - weaker.clipped_sum(*rows(data, owner < 30), owner[:30]).vector
     )
@@ -238,7 +239,7 @@ def test_removing_a_patient_with_many_records_changes_the_sum_by_at_most_the_cli
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_an_empty_batch_gives_zeros_and_then_pure_noise(kind):
-    step = PrivateStep(MODELS[kind](), squared, plan())
+    step = PrivateStep(MODELS[kind](), squared, mechanism())
     data, nobody = batch(0), np.zeros(0, int)
     empty = step.clipped_sum(*data, nobody)
     assert empty.vector.shape == (step.size,)
@@ -248,8 +249,8 @@ def test_an_empty_batch_gives_zeros_and_then_pure_noise(kind):
     assert len(set(noisy.vector.tolist())) == step.size
 
 
-def test_the_noise_of_a_release_is_the_plan_s_and_fresh_every_time():
-    step, source, data, owner = PrivateStep(mlp(), squared, plan()), SecretSource(), batch(20), np.arange(20)
+def test_the_noise_of_a_release_is_the_mechanism_s_and_fresh_every_time():
+    step, source, data, owner = PrivateStep(mlp(), squared, mechanism()), SecretSource(), batch(20), np.arange(20)
     clean = step.clipped_sum(*data, owner).vector
     for sites in (None, 5, 3, 2):
         std = 2.0 * CLIP / math.sqrt((sites or 5) - 1)
@@ -263,14 +264,14 @@ def test_the_noise_of_a_release_is_the_plan_s_and_fresh_every_time():
 
 def test_nothing_of_a_step_is_left_in_the_next():
     model = mlp()
-    step, data, owner = PrivateStep(model, squared, plan()), batch(12), np.arange(12)
+    step, data, owner = PrivateStep(model, squared, mechanism()), batch(12), np.arange(12)
     first = step.clipped_sum(*data, owner)
     step.release(*data, owner, SeededSource(1))
     assert all(p.grad is p.grad_sample is p.summed_grad is None for p in model.parameters())
     with pytest.raises(PolicyError, match="too few"):
         step.release(*data, owner, SeededSource(1), 1)
     with pytest.raises(StudyError):
-        PrivateStep(model, lambda o, t: ((o[:, 0] - t) ** 2).mean(), plan()).clipped_sum(*data, owner)
+        PrivateStep(model, lambda o, t: ((o[:, 0] - t) ** 2).mean(), mechanism()).clipped_sum(*data, owner)
     assert (step.clipped_sum(*data, owner).vector == first.vector).all()
     assert first.contributors <= 12
     assert all(p.grad is p.grad_sample is p.summed_grad is None for p in model.parameters())
@@ -283,7 +284,7 @@ def test_a_step_that_is_refused_computes_nothing():
         calls.append(1)
         return squared(outputs, targets)
 
-    step = PrivateStep(mlp(), loss, plan())
+    step = PrivateStep(mlp(), loss, mechanism())
     for sites in (0, 1, 6):
         with pytest.raises(PolicyError):
             step.release(*batch(3), np.arange(3), SecretSource(), sites)
@@ -296,7 +297,7 @@ def test_a_step_that_is_refused_computes_nothing():
 def test_a_patient_whose_gradient_is_not_finite_counts_as_zero(kind, bad, clip):
     torch.manual_seed(5)
     data, owner = batch(20), np.repeat(np.arange(10), 2)
-    step = PrivateStep(MODELS[kind](), squared, plan(clip))
+    step = PrivateStep(MODELS[kind](), squared, mechanism(clip))
     step._chunk = 7
     data[2][4] = bad  # one record of patient 2
     found = step.clipped_sum(*data, owner)
@@ -320,8 +321,8 @@ def test_losses_that_mix_patients_are_refused_or_made_harmless():
     data, owner = batch(16), np.arange(16)
     for loss in (weighted, ranked):
         with pytest.raises(StudyError, match="depends on the other patients"):
-            PrivateStep(Shortcut(), loss, plan()).clipped_sum(*data, owner)
-        step = PrivateStep(mlp(), loss, plan())  # every record is a batch of its own here
+            PrivateStep(Shortcut(), loss, mechanism()).clipped_sum(*data, owner)
+        step = PrivateStep(mlp(), loss, mechanism())  # every record is a batch of its own here
         alone = sum(step.clipped_sum(*rows(data, [i]), owner[:1]).vector for i in range(16))
         assert step.clipped_sum(*data, owner).vector == pytest.approx(alone, abs=1e-5)
 
@@ -336,7 +337,7 @@ def test_a_loss_of_another_shape_is_refused(kind):
     for loss in wrong.values():
         for records in (1, 8):
             with pytest.raises(StudyError, match="one number per record"):
-                PrivateStep(MODELS[kind](), loss, plan()).clipped_sum(*batch(records), np.arange(records))
+                PrivateStep(MODELS[kind](), loss, mechanism()).clipped_sum(*batch(records), np.arange(records))
 
 
 class Counting(Plain):
@@ -356,14 +357,14 @@ class Counting(Plain):
 def test_models_that_remember_patients_are_refused():
     data, owner = batch(8), np.arange(8)
     with pytest.raises(StudyError, match="buffers"):
-        PrivateStep(Counting("in place"), squared, plan()).clipped_sum(*data, owner)
-    PrivateStep(Counting("not"), squared, plan()).clipped_sum(*data, owner)
+        PrivateStep(Counting("in place"), squared, mechanism()).clipped_sum(*data, owner)
+    PrivateStep(Counting("not"), squared, mechanism()).clipped_sum(*data, owner)
     for norm in (nn.BatchNorm1d(6), nn.BatchNorm1d(6, affine=False), nn.BatchNorm1d(6).requires_grad_(False)):
         model = Plain(nn.Sequential(norm, nn.Linear(6, 1)))
         with pytest.raises(StudyError, match="training mode"):
-            PrivateStep(model, squared, plan())
+            PrivateStep(model, squared, mechanism())
         norm.eval()
-        step = PrivateStep(model, squared, plan())
+        step = PrivateStep(model, squared, mechanism())
         before = {name: b.clone() for name, b in model.named_buffers()}
         step.clipped_sum(*data, owner)
         assert all((b == before[name]).all() for name, b in model.named_buffers())
@@ -373,12 +374,12 @@ def test_models_that_remember_patients_are_refused():
     PrivateStep(
         Plain(nn.Sequential(nn.Unflatten(1, (2, 3)), nn.InstanceNorm1d(2), nn.Flatten(), nn.Linear(6, 1))),
         squared,
-        plan(),
+        mechanism(),
     )
 
 
 def test_records_of_a_patient_must_be_side_by_side():
-    step = PrivateStep(Shortcut(), squared, plan())
+    step = PrivateStep(Shortcut(), squared, mechanism())
     with pytest.raises(DataError, match="side by side"):
         step.clipped_sum(*batch(4), np.array([0, 1, 0, 2]))
     inputs, present, targets = batch(4)
@@ -392,15 +393,15 @@ def test_frozen_parameters_stay_out_and_the_order_is_that_of_the_names():
     torch.manual_seed(6)
     model = Plain(nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 1)))
     data, owner = batch(10), np.arange(10)
-    everything = PrivateStep(model, squared, plan(math.inf)).clipped_sum(*data, owner).vector
+    everything = PrivateStep(model, squared, mechanism(math.inf)).clipped_sum(*data, owner).vector
     names = {name: p.numel() for name, p in model.named_parameters()}
     assert list(names) == ["net.0.weight", "net.0.bias", "net.2.weight", "net.2.bias"]
     model.net[0].requires_grad_(False)
-    step = PrivateStep(model, squared, plan(math.inf))
+    step = PrivateStep(model, squared, mechanism(math.inf))
     assert step.size == 6
     assert step.clipped_sum(*data, owner).vector == pytest.approx(everything[-6:], rel=1e-5)
     with pytest.raises(StudyError, match="no trainable"):
-        PrivateStep(model.requires_grad_(False), squared, plan())
+        PrivateStep(model.requires_grad_(False), squared, mechanism())
 
 
 def test_a_module_under_two_names_is_not_corrupted():
@@ -415,7 +416,7 @@ def test_a_module_under_two_names_is_not_corrupted():
     model = Twice()
     before = [p.detach().clone() for p in model.parameters()]
     data, owner = batch(9), np.arange(9)
-    step = PrivateStep(model, squared, plan())
+    step = PrivateStep(model, squared, mechanism())
     for _ in range(2):
         assert step.clipped_sum(*data, owner).vector == pytest.approx(
             by_hand(model, squared, data, owner, CLIP), abs=1e-5
@@ -428,7 +429,7 @@ def test_steps_follow_the_model_as_it_learns():
     torch.manual_seed(7)
     for make in MODELS.values():
         model, data, owner = make(), batch(40), np.arange(40)
-        step = PrivateStep(model, squared, plan(10.0))
+        step = PrivateStep(model, squared, mechanism(10.0))
         losses = []
         for _ in range(30):
             losses.append(float(squared(model(data[0], data[1]), data[2]).detach().mean()))
@@ -440,12 +441,13 @@ def test_steps_follow_the_model_as_it_learns():
 
 
 def test_a_plan_without_noise_gives_plain_gradients():
+    bare = PrivacyPlan((mechanism(),), 1e-5).without_noise()["step"]
     model, data, owner = mlp(), batch(15), np.arange(15)
-    step = PrivateStep(model, squared, plan().without_noise())
+    step = PrivateStep(model, squared, bare)
     found = step.release(*data, owner, SecretSource()).vector
     assert found == pytest.approx(by_hand(model, squared, data, owner, math.inf), abs=1e-4)
 
 
 def test_reprs_hold_no_gradient():
-    found = PrivateStep(Shortcut(), squared, plan()).clipped_sum(*batch(3), np.arange(3))
+    found = PrivateStep(Shortcut(), squared, mechanism()).clipped_sum(*batch(3), np.arange(3))
     assert "vector" not in repr(found)

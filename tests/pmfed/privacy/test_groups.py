@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,12 +12,19 @@ from scipy import stats
 
 from pmfed.errors import StudyError
 from pmfed.privacy.groups import patient_epsilon
+from pmfed.privacy.mechanism import Mechanism
 from pmfed.privacy.plan import PrivacyPlan
 
-PLAN = PrivacyPlan(
-    unit="record", algorithm="fedsgd", sampling_rate=0.02, noise_multiplier=2.0, clip=1.0, steps=500, sites=5,
-    colluders=1, delta=1e-5,
+STEP = Mechanism(
+    query="step", role="train", unit="record", sampling_rate=0.02, noise_multiplier=2.0, bound=1.0, times=500, sites=5,
+    colluders=1,
 )  # fmt: skip
+STATISTICS = Mechanism("statistics", "train", "patient", 1.0, 1.0, 1.0, 1, 5, 1)
+PLAN = PrivacyPlan((STEP,), 1e-5)
+
+
+def steps(*before: Mechanism, delta: float = 1e-5, **changes: Any) -> PrivacyPlan:
+    return PrivacyPlan((*before, replace(STEP, **changes)), delta)
 
 
 def test_the_figures_of_the_design() -> None:
@@ -26,7 +34,7 @@ def test_the_figures_of_the_design() -> None:
 
 
 def test_a_patient_who_is_protected_as_a_patient_may_have_any_number_of_records() -> None:
-    plan = replace(PLAN, unit="patient")
+    plan = steps(unit="patient")
     assert patient_epsilon(plan, 30) == plan.epsilon()
     assert math.isinf(patient_epsilon(PLAN.without_noise(), 3))
     with pytest.raises(StudyError, match="0 records"):
@@ -35,22 +43,21 @@ def test_a_patient_who_is_protected_as_a_patient_may_have_any_number_of_records(
 
 def test_without_sampling_k_records_are_k_times_the_clip() -> None:
     """Then a step is a plain Gaussian of sensitivity k: k records in T steps are as one in k^2 T (Gaussian composition)."""
-    whole = replace(PLAN, sampling_rate=1.0, noise_multiplier=20.0, steps=8)
-    same = replace(whole, steps=8 * 9, unit="patient")
+    whole = steps(sampling_rate=1.0, noise_multiplier=20.0, times=8)
+    same = steps(sampling_rate=1.0, noise_multiplier=20.0, times=8 * 9, unit="patient")
     assert patient_epsilon(whole, 3) == pytest.approx(same.epsilon(), rel=2e-2)
 
 
 def test_means_and_scales_count_a_patient_once() -> None:
-    with_statistics = replace(PLAN, statistics_noise=1.0)
-    assert patient_epsilon(with_statistics, 4) > patient_epsilon(PLAN, 4)
-    quiet = replace(with_statistics, noise_multiplier=1000.0)
-    alone = replace(quiet, steps=0, unit="patient").epsilon()
+    assert patient_epsilon(steps(STATISTICS), 4) > patient_epsilon(PLAN, 4)
+    quiet = steps(STATISTICS, noise_multiplier=1000.0)
+    alone = PrivacyPlan((STATISTICS,), 1e-5).epsilon()
     assert patient_epsilon(quiet, 4) == pytest.approx(alone, rel=2e-2)
 
 
 def test_a_monte_carlo_estimate_agrees() -> None:
     """delta(epsilon) is the mean of max(0, 1 - exp(epsilon - loss)) over the runs of a patient of four records."""
-    plan = replace(PLAN, sampling_rate=0.3, noise_multiplier=2.0, steps=4, delta=1e-3)
+    plan = steps(sampling_rate=0.3, noise_multiplier=2.0, times=4, delta=1e-3)
     claimed = patient_epsilon(plan, 4)
     chance = np.random.default_rng(0)
     drawn = chance.binomial(4, 0.3, (400_000, 4))

@@ -13,10 +13,10 @@ from torch import nn
 from pmfed.errors import StudyError
 from pmfed.privacy.bookkeeping import BookKeeper
 from pmfed.privacy.gradients import PrivateStep, Strategy
-from pmfed.privacy.plan import PrivacyPlan
+from pmfed.privacy.mechanism import Mechanism
 
 OWNER = np.array([0, 0, 1, 2, 2, 2, 2, 2, 2, 3, 4, 5, 5, 6, 7])
-PLAN = PrivacyPlan("patient", "fedsgd", 1.0, 0.0, 0.5, 1, 1, 0, 1e-5)
+STEP = Mechanism("step", "train", "patient", 1.0, 0.0, 0.5, 1, 1, 0)
 STRATEGIES = pytest.mark.parametrize("strategy", ["vmap", "bookkeeping"])
 
 
@@ -32,7 +32,7 @@ class Net(nn.Module):
 
 def step_of(strategy: Strategy) -> PrivateStep:
     torch.manual_seed(0)
-    return PrivateStep(Net(), lambda outputs, targets: (outputs[:, 0] - targets) ** 2, PLAN, strategy)
+    return PrivateStep(Net(), lambda outputs, targets: (outputs[:, 0] - targets) ** 2, STEP, strategy)
 
 
 def batch() -> tuple[Any, ...]:

@@ -14,13 +14,15 @@ from hypothesis import strategies as st
 from small import small_study
 
 from pmfed.errors import StudyError
+from pmfed.methods import plan_for
 from pmfed.models import build, flatten
 from pmfed.models.parts import stay_mask
 from pmfed.privacy.accounting import Release, epsilon
 from pmfed.privacy.gradients import PrivateStep
 from pmfed.privacy.groups import patient_epsilon
+from pmfed.privacy.mechanism import AGAINST, Mechanism
 from pmfed.privacy.noise import SecretSource
-from pmfed.privacy.plan import AGAINST, PrivacyPlan
+from pmfed.privacy.plan import PrivacyPlan
 from pmfed.study import Study
 from pmfed.tasks import task_for
 
@@ -36,7 +38,7 @@ STUDY = small_study(
 )
 FINE_TUNE = {"method": "fine-tune", "steps": 7, "learning_rate": 0.1, "share": 0.4}
 DITTO = {"method": "ditto", "steps": 2, "learning_rate": 0.1, "proximal": 1.0, "share": 0.4}
-PLAN = PrivacyPlan("patient", "fedsgd", 0.3, 1.5, 2.0, 20, 5, 1, 1e-4, local=True)
+STEP = Mechanism("step", "train", "patient", 0.3, 1.5, 2.0, 20, 5, 1, local=True)
 
 
 def parts(method: str) -> Study:
@@ -50,15 +52,15 @@ def test_a_joint_step_is_accounted_with_the_smaller_of_its_two_noises(
 ) -> None:
     """A patient moves (what travels, what stays) by at most C; in units of each one's noise, by no more than accounted."""
     colluders = data.draw(st.integers(0, sites - 1))
-    plan = replace(PLAN, sites=sites, colluders=colluders, clip=clip)
+    joint = replace(STEP, sites=sites, colluders=colluders, bound=clip)
     shared, local = length * clip * math.cos(turn * math.pi / 2), length * clip * math.sin(turn * math.pi / 2)
     honest = {"public": sites, "colluders": sites - colluders, "others": 1}
     for against in AGAINST:
-        added = math.sqrt(honest[against]) * plan.noise_std()
-        moved = math.hypot(shared / added, local / plan.local_std)
-        (step,) = plan.releases(against=against)
+        added = math.sqrt(honest[against]) * joint.noise_std()
+        moved = math.hypot(shared / added, local / joint.local_std)
+        (step,) = PrivacyPlan((joint,), 1e-4).releases(against=against)
         assert moved <= 1 / step.noise_multiplier * (1 + 1e-9)
-        assert step.noise_multiplier == pytest.approx(min(added, plan.local_std) / clip)
+        assert step.noise_multiplier == pytest.approx(min(added, joint.local_std) / clip)
 
 
 def batch(patients: int, seed: int, scale: float = 1.0) -> tuple[Any, ...]:
@@ -75,7 +77,7 @@ def test_a_patient_moves_what_travels_and_what_stays_together_by_one_clip(method
     model = build(study)
     mask = stay_mask(study, model)
     assert 0 < mask.sum() < len(mask)
-    step = PrivateStep(model, task_for(study).loss, replace(PLAN, clip=0.5), stays=mask)
+    step = PrivateStep(model, task_for(study).loss, replace(STEP, bound=0.5), stays=mask)
     inputs, present, targets = batch(6, seed, scale)
     whole = step.clipped_sum(inputs, present, targets, np.arange(6)).vector
     less = step.clipped_sum(
@@ -91,7 +93,7 @@ def test_what_stays_gets_the_whole_noise_and_what_travels_its_share(method: str,
     study = parts(method)
     model = build(study)
     mask = stay_mask(study, model)
-    step = PrivateStep(model, task_for(study).loss, PLAN, stays=mask)
+    step = PrivateStep(model, task_for(study).loss, STEP, stays=mask)
     inputs, present, targets = batch(0, 1)
     noise = np.stack(
         [step.release(inputs, present, targets, np.arange(0), SecretSource(), sites).vector for _ in range(800)]
@@ -99,18 +101,18 @@ def test_what_stays_gets_the_whole_noise_and_what_travels_its_share(method: str,
     for part, std in ((mask, 1.5 * 2.0), (~mask, 1.5 * 2.0 / math.sqrt(sites - 1))):
         drawn = noise[:, part].ravel()
         assert drawn.std() == pytest.approx(std, rel=5 / math.sqrt(2 * len(drawn)))
-    assert PLAN.local_std == 3.0
+    assert STEP.local_std == 3.0
 
 
 def test_parts_that_the_plan_does_not_account_for_are_refused() -> None:
     model = build(STUDY)
     mask = stay_mask(parts("head"), model)
     with pytest.raises(StudyError, match="does not account"):
-        PrivateStep(model, task_for(STUDY).loss, replace(PLAN, local=False), stays=mask)
+        PrivateStep(model, task_for(STUDY).loss, replace(STEP, local=False), stays=mask)
     with pytest.raises(StudyError, match="does not account"):
-        PrivateStep(model, task_for(STUDY).loss, PLAN, stays=mask[:-1])
+        PrivateStep(model, task_for(STUDY).loss, STEP, stays=mask[:-1])
     with pytest.raises(StudyError, match="fedsgd only"):
-        replace(PLAN, algorithm="fedavg")
+        replace(STEP, shared=False)
 
 
 @pytest.mark.parametrize(("personal", "steps"), [(FINE_TUNE, 7), (DITTO, 40)])
@@ -118,28 +120,29 @@ def test_personal_steps_are_a_share_of_the_total_and_seen_whole_by_everybody(
     personal: dict[str, Any], steps: int
 ) -> None:
     study = STUDY.replace(personal=personal)
-    plan, bare = PrivacyPlan.solve(study, 5), PrivacyPlan.solve(STUDY, 5)
-    own = plan.alone()
-    assert (own.steps, own.sites, own.colluders, own.sampling_rate, own.clip) == (steps, 1, 0, 0.3, 1.0)
-    assert 0.79 < own.epsilon() <= 0.8
+    plan, bare = plan_for(study, 5), plan_for(STUDY, 5)
+    own = plan["personal"]
+    assert (own.times, own.sites, own.colluders, own.sampling_rate, own.bound) == (steps, 1, 0, 0.3, 1.0)
+    assert 0.79 < PrivacyPlan((own,), 1e-4).epsilon() <= 0.8
     assert 1.99 < plan.epsilon() <= 2.0
-    assert plan.noise_multiplier > bare.noise_multiplier  # it is not for nothing
+    assert plan["step"].noise_multiplier > bare["step"].noise_multiplier  # it is not for nothing
     for against in AGAINST:
-        personal_release, _ = plan.releases(against=against)
-        assert personal_release == Release(0.3, own.noise_std() / own.clip, steps)
-        assert plan.releases(0, against)[0] == personal_release  # in full from the beginning
+        personal_release = Release(0.3, own.noise_std() / own.bound, steps)
+        assert personal_release in plan.releases(against=against)
+        assert personal_release in plan.releases({"step": 0}, against)  # in full from the beginning
     assert plan.epsilon() == epsilon(plan.releases(), 1e-4)
     assert PrivacyPlan.from_dict(plan.as_dict()) == plan
-    silent = plan.without_noise().alone()
-    assert (silent.noise_std(), silent.steps, silent.epsilon()) == (0.0, steps, math.inf)
-    with pytest.raises(StudyError, match="no personal steps"):
-        bare.alone()
+    silent = plan.without_noise()["personal"]
+    assert (silent.noise_std(), silent.times, PrivacyPlan((silent,), 1e-4).epsilon()) == (0.0, steps, math.inf)
+    assert "personal" not in bare
+    with pytest.raises(KeyError):
+        bare["personal"]
 
 
 def test_a_patient_of_many_records_pays_for_personal_steps_too() -> None:
     study = STUDY.replace(personal=FINE_TUNE, privacy={"unit": "record"})
-    plan = PrivacyPlan.solve(study, 5)
-    bare = replace(plan, personal_noise=None, personal_steps=0)
+    plan = plan_for(study, 5)
+    bare = PrivacyPlan((plan["step"],), plan.delta)
     assert patient_epsilon(plan, 1) == pytest.approx(plan.epsilon(), rel=0.01)
     assert patient_epsilon(plan, 3) > patient_epsilon(bare, 3) + 0.1
 
@@ -150,7 +153,7 @@ def test_statistics_and_personal_steps_must_leave_something() -> None:
         personal={**FINE_TUNE, "share": 0.9}, privacy={"statistics_noise": 2.0}
     )
     with pytest.raises(StudyError, match=r"personal\.share"):
-        PrivacyPlan.solve(study, 5)
+        plan_for(study, 5)
 
 
 def test_names_of_what_stays() -> None:

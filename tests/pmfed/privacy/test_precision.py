@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from test_gradients import CLIP, MODELS, batch, plan, squared
+from test_gradients import CLIP, MODELS, batch, mechanism, squared
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -60,7 +60,7 @@ def crossed(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 
 def step(model: nn.Module, loss: Any, precision: Precision, clip: float = CLIP) -> PrivateStep:
-    return PrivateStep(model, loss, plan(clip), "bookkeeping", precision=precision)
+    return PrivateStep(model, loss, mechanism(clip), "bookkeeping", precision=precision)
 
 
 @settings(max_examples=15, deadline=None)
@@ -146,7 +146,7 @@ def test_where_no_books_are_kept_all_is_float32(strategy: Any) -> None:
     model = MODELS["shortcut" if strategy == "auto" else "cnn"]()
     data, owner = batch(12), np.arange(12)
     one, other = (
-        PrivateStep(model, squared, plan(), strategy, precision=precision).clipped_sum(*data, owner).vector
+        PrivateStep(model, squared, mechanism(), strategy, precision=precision).clipped_sum(*data, owner).vector
         for precision in ("float32", "bfloat16")
     )
     assert np.array_equal(one, other)

@@ -36,13 +36,16 @@ from torch import Tensor, nn
 
 from pmfed.cohort import Cohort, read_cohort
 from pmfed.errors import PolicyError, RunError, StudyError
+from pmfed.methods import Answer, plan_for
+from pmfed.methods.gradient import Gradient
 from pmfed.models import build, flatten, load
 from pmfed.privacy.accounting import Release, epsilon
 from pmfed.privacy.draws import sampling_check
 from pmfed.privacy.gradients import PrivateStep
+from pmfed.privacy.mechanism import Mechanism
 from pmfed.privacy.noise import SecretSource, Source
 from pmfed.privacy.plan import PrivacyPlan
-from pmfed.secagg.grid import gradient_grid
+from pmfed.queries.gradient import step_of
 from pmfed.sections.model import ModelSpec
 from pmfed.sections.outcome import Outcome
 from pmfed.study import Study
@@ -112,9 +115,8 @@ def study_of(task: str, kind: str) -> Study:
     )
 
 
-def plan_of(clip: float, **changes: Any) -> PrivacyPlan:
-    noise = 0.0 if math.isinf(clip) else 2.0
-    return replace(PrivacyPlan("patient", "fedsgd", 0.2, noise, clip, 20, 5, 1, 1e-3), **changes)
+def mechanism_of(clip: float) -> Mechanism:
+    return Mechanism("step", "train", "patient", 0.2, 0.0 if math.isinf(clip) else 2.0, clip, 20, 5, 1)
 
 
 def records_of(study: Study, count: int) -> Records:
@@ -163,13 +165,15 @@ class Nobody(SecretSource):
 
 
 def trainer_of(cohort: Cohort, source: Source | None = None, study: Study = TINY, **changes: Any) -> Trainer:
-    plan = replace(PrivacyPlan.solve(study, 3), **changes)
+    """Return a site's trainer; ``changes`` are of its mechanisms."""
+    plan = plan_for(study, 3)
+    plan = replace(plan, mechanisms=tuple(replace(one, **changes) for one in plan.mechanisms))
     return Trainer(study, plan, cohort, site_source() if source is None else lambda *_: source)
 
 
 def steps_of(trainer: Trainer, count: int, sites: int) -> NDArray[np.float64]:
     """Return what so many rounds release, decoded."""
-    grid, sent = gradient_grid(trainer.study, sites), flatten(trainer.model)
+    grid, sent = step_of(trainer.study).grid(sites), flatten(trainer.model)
     return np.stack([grid.decode(trainer.step(sent, sites, number, 0)) for number in range(1, count + 1)])
 
 
@@ -221,7 +225,7 @@ def test_01_any_other_shape_is_refused_whatever_model_and_strategy(kind: str, wa
     ):
         for count in (1, 5):
             with pytest.raises(StudyError, match="one number per record"):
-                PrivateStep(model_of(study), wrong, plan_of(1.0), way).clipped_sum(
+                PrivateStep(model_of(study), wrong, mechanism_of(1.0), way).clipped_sum(
                     *records_of(study, count), np.arange(count)
                 )
 
@@ -253,7 +257,7 @@ def test_02_loss_and_slope_of_a_record_are_the_same_alone_and_among_others(task:
 def test_02_a_patient_adds_what_it_would_add_alone(task: str, kind: str, way: Any) -> None:
     study = study_of(task, kind)
     records, owner = records_of(study, 12), np.repeat(np.arange(6), 2)
-    step = PrivateStep(model_of(study), task_for(study).loss, plan_of(math.inf), way)
+    step = PrivateStep(model_of(study), task_for(study).loss, mechanism_of(math.inf), way)
     whole = step.clipped_sum(*records, owner).vector
     for patient in range(6):
         mine = owner == patient
@@ -282,7 +286,7 @@ def test_03_a_step_that_is_cut_off_leaves_nothing_to_the_next(kind: str, way: An
         return task_for(study).loss(outputs, targets)
 
     records, owner = records_of(study, 24), np.arange(24)
-    step = PrivateStep(model_of(study), loss, plan_of(1.0), way)
+    step = PrivateStep(model_of(study), loss, mechanism_of(1.0), way)
     step.clipped_sum(*records, owner)
     step._chunk = 4  # six parts
     first = step.clipped_sum(*records, owner)
@@ -304,7 +308,7 @@ def test_04_no_model_we_ship_remembers_patients(kind: str, way: Any) -> None:
     study = study_of(some_task(kind), kind)
     model = model_of(study)
     before = {name: b.clone() for name, b in model.named_buffers()}
-    PrivateStep(model, task_for(study).loss, plan_of(1.0), way).clipped_sum(*records_of(study, 6), np.arange(6))
+    PrivateStep(model, task_for(study).loss, mechanism_of(1.0), way).clipped_sum(*records_of(study, 6), np.arange(6))
     assert not [part for part in model.modules() if isinstance(part, nn.modules.batchnorm._NormBase)]
     assert all(torch.equal(b, before[name]) for name, b in model.named_buffers())
     assert all(p.requires_grad for p in model.parameters())
@@ -317,8 +321,8 @@ def test_04_a_batch_norm_in_training_mode_is_refused_frozen_or_not(way: Any, how
     model = model_of(study)
     model.encoders["labs"].append(nn.BatchNorm1d(4, **how).requires_grad_(False))  # type: ignore[operator, union-attr]
     with pytest.raises(StudyError, match="training mode"):
-        PrivateStep(model, task_for(study).loss, plan_of(1.0), way)
-    step = PrivateStep(model.eval(), task_for(study).loss, plan_of(1.0), way)
+        PrivateStep(model, task_for(study).loss, mechanism_of(1.0), way)
+    step = PrivateStep(model.eval(), task_for(study).loss, mechanism_of(1.0), way)
     model.train()
     with pytest.raises(StudyError, match="training mode"):
         step.clipped_sum(*records_of(study, 6), np.arange(6))
@@ -404,7 +408,7 @@ def test_07_and_16_patients_are_drawn_alone_and_at_the_rate_that_the_ledger_is_c
     cohort: Cohort, rate: float, training: dict[str, Any]
 ) -> None:
     study = TINY.replace(privacy={"sampling_rate": rate}, training=training)
-    plan = PrivacyPlan.solve(study, 3)
+    plan = plan_for(study, 3)
     drawn = draws(study, plan, cohort)
     charged = next(entry for booked in entries(study, plan).values() for entry in booked if entry.what == "step")
     found = sampling_check(drawn, charged.sampling_rate)
@@ -416,7 +420,7 @@ def test_07_and_16_patients_are_drawn_alone_and_at_the_rate_that_the_ledger_is_c
 def test_07_and_16_other_draws_are_noticed(cohort: Cohort, wrong: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     study = TINY.replace(privacy={"sampling_rate": 0.64})
     monkeypatch.setattr("pmfed_client.trainer.poisson", wrong)
-    assert not sampling_check(draws(study, PrivacyPlan.solve(study, 3), cohort), 0.64).passed
+    assert not sampling_check(draws(study, plan_for(study, 3), cohort), 0.64).passed
 
 
 def draws(study: Study, plan: PrivacyPlan, cohort: Cohort) -> NDArray[np.bool_]:
@@ -435,9 +439,9 @@ def test_08_a_batch_of_nobody_is_noise_like_any_other(cohort: Cohort, training: 
     study = TINY.replace(training=training)
     for mask in (np.ones(cohort.patients, bool), np.arange(cohort.patients) < 5):
         trainer = trainer_of(cohort.select(mask), Nobody(), study)
-        noise, std = steps_of(trainer, 150, 3), trainer.plan.noise_multiplier  # by hand: the clip is 1
+        noise, std = steps_of(trainer, 150, 3), trainer.mechanism.noise_multiplier  # by hand: the clip is 1
         std *= FEDAVG["local_learning_rate"] * 3 / (0.5 * 144) if training else 1 / math.sqrt(3 - 1)
-        size = float((noise**2).sum()) / (std**2 + gradient_grid(study, 3).unit ** 2 / 12)
+        size = float((noise**2).sum()) / (std**2 + step_of(study).grid(3).unit ** 2 / 12)
         assert min(stats.chi2.cdf(size, noise.size), stats.chi2.sf(size, noise.size)) > RARE
 
 
@@ -446,10 +450,13 @@ def test_08_the_coordinator_divides_by_the_public_number(tmp_path: Path) -> None
     moved = []
     for sites in (1, 3):
         with LocalGrid(None, {}) as grid:  # type: ignore[arg-type]
-            rounds = Rounds(grid, study, PrivacyPlan.solve(study, 3), tmp_path, run="0" * 32, sites=3, patience=1.0)
-        before, words = rounds.optimizer.parameters[:], gradient_grid(study, sites)
-        rounds._apply(np.full(len(before), round(72 / words.unit), words.word), words, sites)
-        moved.append(before - rounds.optimizer.parameters[:])
+            rounds = Rounds(grid, study, plan_for(study, 3), tmp_path, run="0" * 32, sites=3, patience=1.0)
+        assert isinstance(rounds.method, Gradient)
+        optimizer, ask = rounds.method.optimizer, rounds.method.next()
+        assert ask is not None
+        before, words = optimizer.parameters[:], ask.query.grid(sites)
+        rounds.method.take(ask, Answer(np.full(len(before), round(72 / words.unit), words.word), words, sites))
+        moved.append(before - optimizer.parameters[:])
     assert moved[0] == pytest.approx(np.ones(len(before)))  # 72 / (0.5 * 144)
     assert moved[0] == pytest.approx(moved[1])
 
@@ -463,7 +470,7 @@ def test_09_a_patient_a_thousand_times_too_loud_adds_exactly_the_clip(kind: str,
     study = study_of(some_task(kind), kind)
     inputs, present, _ = records_of(study, 8)
     present = {name: torch.ones_like(seen) for name, seen in present.items()}
-    step = PrivateStep(model_of(study), lambda o, t: t * o.flatten(1).mean(1), plan_of(0.7), way)
+    step = PrivateStep(model_of(study), lambda o, t: t * o.flatten(1).mean(1), mechanism_of(0.7), way)
     quiet = torch.full((8,), 0.3)
     for loud in (1e3, 1e6):
         targets = quiet.clone()
@@ -499,8 +506,8 @@ def test_11_without_the_noise_of_who_colludes_or_drops_out_enough_is_left(
     empty = cohort.select(np.zeros(cohort.patients, bool))
     sites = [trainer_of(empty, sites=enrolled, colluders=colluders) for _ in range(here - colluders)]
     left = sum(steps_of(site, 200, here) for site in sites)
-    plan = sites[0].plan
-    size = float((np.asarray(left) ** 2).sum()) / (plan.noise_multiplier * plan.clip) ** 2
+    step = sites[0].mechanism
+    size = float((np.asarray(left) ** 2).sum()) / (step.noise_multiplier * step.bound) ** 2
     assert stats.chi2.cdf(size, np.asarray(left).size) > RARE
 
 
@@ -518,7 +525,7 @@ def test_12_a_cohort_whose_sum_could_overflow_is_refused_before_anyone_is_drawn(
         def uniform(self, size: int) -> NDArray[np.float64]:
             raise AssertionError("somebody was drawn")
 
-    plan = PrivacyPlan.solve(study, sites)
+    plan = plan_for(study, sites)
     assert int(cohort.training.sum()) > 26
     with pytest.raises(PolicyError, match=r"could overflow\. Nothing was released"):
         Trainer(study, plan, cohort, lambda *_: Watched()).step(flatten(build(study)), sites, 1, 0)

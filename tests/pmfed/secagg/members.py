@@ -68,7 +68,7 @@ class Members:
         self.packages: dict[int, dict[str, Package]] = {}
 
     def label(self, round: int = 1, attempt: int = 0, sites: Sequence[str] = (), **more: Any) -> Label:
-        return Label.of("step", round, attempt, tuple(sites or self.names), more.get("sent"))
+        return Label.of("step", round, attempt, tuple(sites or self.names), more.get("sent", {}))
 
     def prepare(self, first: int = 0, count: int = 1, holders: Sequence[str] = (), ask: Sequence[str] = ()) -> None:
         for name in ask or holders or self.names:

@@ -65,17 +65,19 @@ def test_without_one_site_the_sum_of_the_others_is_chance() -> None:
         uniform(added(hidden, names(4)[:count]))
 
 
-@pytest.mark.parametrize("lie", ["models", "rosters", "rounds", "attempts", "kinds"])
+@pytest.mark.parametrize("lie", ["models", "names", "rosters", "rounds", "attempts", "queries"])
 def test_sites_that_were_told_different_things_add_up_to_chance(lie: str) -> None:
     members = Members(4)
     zeros = {site: np.zeros(LONG, np.uint32) for site in names(4)}
-    honest = Label.of("step", 1, 0, names(4), np.zeros(3, np.float32))
+    model = {"parameters": np.zeros(3, np.float32)}
+    honest = Label.of("step", 1, 0, names(4), model)
     false = {
-        "models": Label.of("step", 1, 0, names(4), np.array([0, 0, 1e-30], np.float32)),
-        "rosters": Label.of("step", 1, 0, names(4)[:3], np.zeros(3, np.float32)),
-        "rounds": Label.of("step", 2, 0, names(4), np.zeros(3, np.float32)),
-        "attempts": Label.of("step", 1, 1, names(4), np.zeros(3, np.float32)),
-        "kinds": Label.of("evaluate", 1, 0, names(4), np.zeros(3, np.float32)),
+        "models": Label.of("step", 1, 0, names(4), {"parameters": np.array([0, 0, 1e-30], np.float32)}),
+        "names": Label.of("step", 1, 0, names(4), {"scales": model["parameters"]}),
+        "rosters": Label.of("step", 1, 0, names(4)[:3], model),
+        "rounds": Label.of("step", 2, 0, names(4), model),
+        "attempts": Label.of("step", 1, 1, names(4), model),
+        "queries": Label.of("evaluation", 1, 0, names(4), model),
     }[lie]
     for site in names(4):
         members.maskers[site].hide(zeros[site], false if site == names(4)[0] else honest)

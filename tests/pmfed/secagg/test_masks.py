@@ -83,18 +83,29 @@ def test_derived_keys_are_hkdf_of_parts_that_cannot_run_together() -> None:
 
 def test_a_label_spells_out_everything_that_makes_a_release() -> None:
     model = np.arange(4, dtype=np.float32)
-    base = ("step", 1, 0, ("a", "b"), model)
+    sent = {"parameters": model}
+    base = ("step", 1, 0, ("a", "b"), sent)
     other = model.copy()
     other[2] = np.nextafter(other[2], np.float32(9))
     changed = [
-        ("evaluate", 1, 0, ("a", "b"), model), ("step", 2, 0, ("a", "b"), model), ("step", 1, 1, ("a", "b"), model),
-        ("step", 0, 1, ("a", "b"), model), ("step", 1, 0, ("a", "b", "c"), model), ("step", 1, 0, ("ab",), model),
-        ("step", 1, 0, ("a,b",), model), ("step", 1, 0, ('a", "b',), model), ("step", 1, 0, ("a", "b"), other),
-        ("step", 1, 0, ("a", "b"), model[:3]), ("step", 1, 0, ("a", "b"), None), ("step", 11, 0, ("a", "b"), model),
-        ("step1", 1, 0, ("a", "b"), model),
+        ("evaluation", 1, 0, ("a", "b"), sent), ("step", 2, 0, ("a", "b"), sent), ("step", 1, 1, ("a", "b"), sent),
+        ("step", 0, 1, ("a", "b"), sent), ("step", 1, 0, ("a", "b", "c"), sent), ("step", 1, 0, ("ab",), sent),
+        ("step", 1, 0, ("a,b",), sent), ("step", 1, 0, ('a", "b',), sent), ("step", 11, 0, ("a", "b"), sent),
+        ("step1", 1, 0, ("a", "b"), sent),
     ]  # fmt: skip
+    states = [
+        {}, {"parameters": other}, {"parameters": model[:3]}, {"parameters": model[:0]}, {"scales": model},
+        {"parameters": model.astype(np.float64)}, {"parameters": model.view(np.float64)},
+        {"parameters": model.reshape(2, 2)}, {"parameters": model, "scales": model[:0]},
+        {"parameters": model[:2], "scales": model[2:]}, {"parameters": model[2:], "scales": model[:2]},
+        {"parameters": model[:1], "scales": model[1:]}, {'parameters", "scales': model},
+    ]  # fmt: skip
+    changed += [("step", 1, 0, ("a", "b"), state) for state in states]
     assert len({Label.of(*one).bytes() for one in [base, *changed]}) == 1 + len(changed)
-    assert Label.of(*base) == Label.of("step", 1, 0, ("b", "a"), np.arange(8, dtype=np.float32)[::2] / 2)
+    same = {"parameters": np.arange(8, dtype=np.float32)[::2] / 2}
+    assert Label.of(*base) == Label.of("step", 1, 0, ("b", "a"), same)
+    both = {"parameters": model, "scales": other}
+    assert Label.of("step", 1, 0, ("a",), both) == Label.of("step", 1, 0, ("a",), dict(reversed(both.items())))
 
 
 def test_no_two_releases_kinds_or_pairs_share_a_keystream() -> None:
@@ -105,11 +116,11 @@ def test_no_two_releases_kinds_or_pairs_share_a_keystream() -> None:
     seen: list[bytes] = []
     labels = [
         Label.of(kind, round, attempt, sites, model)
-        for kind in ("step", "evaluate", "statistics")
+        for kind in ("step", "evaluation", "statistics")
         for round in (0, 1, 10)
         for attempt in (0, 1, 10)
         for sites in (names(4), names(3))
-        for model in (None, np.zeros(3, np.float32))
+        for model in ({}, {"parameters": np.zeros(3, np.float32)})
     ]
     pairs = list(itertools.combinations(names(4), 2))
     for one in (plain, sturdy, again):
@@ -157,7 +168,7 @@ def test_whoever_is_taken_away_the_rest_stay_connected(
     count: int, colluders: int, round: int, data: st.DataObject
 ) -> None:
     """Even when the coordinator picks the release so that its sites stand where they cut the circle best."""
-    label = Label.of("step", round, 0, names(count), None)
+    label = Label.of("step", round, 0, names(count), {})
     near = {site: set(neighbours(label, site, colluders)) for site in names(count)}
     assert all(site in near[other] for site in near for other in near[site])
     assert all(site not in found for site, found in near.items())
@@ -177,6 +188,6 @@ def test_whoever_is_taken_away_the_rest_stay_connected(
 
 def test_the_circle_changes_from_release_to_release() -> None:
     first = names(30)[0]
-    seen = {neighbours(Label.of("step", round, 0, names(30), None), first, 1) for round in range(20)}
+    seen = {neighbours(Label.of("step", round, 0, names(30), {}), first, 1) for round in range(20)}
     assert len(seen) == 20
     assert {len(near) for near in seen} == {12}

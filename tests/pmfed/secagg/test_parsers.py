@@ -44,7 +44,9 @@ DELIVERY = MEMBERS.delivery(names(1)[0])
 MEMBERS.hide(vectors(names(4)), MEMBERS.label())
 VOTES = MEMBERS.votes(names(4))
 SHARES = MEMBERS.shares(names(4), VOTES)[names(1)[0]]
-REQUEST = Request(kind="step", run="ab" * 16, study="5" * 64, round=3, attempt=1, sites=4, roster=names(4), text="x")
+REQUEST = Request(
+    kind="ask", query="step", run="ab" * 16, study="5" * 64, round=3, attempt=1, sites=4, roster=names(4), text="x"
+)
 REPLY = Reply(kind="sign", run="ab" * 16, round=3, site=names(1)[0], text="f" * 128)
 ARRAYS = {"sum": np.arange(3, dtype=np.uint32), "site": np.arange(2, dtype=np.uint64)}
 

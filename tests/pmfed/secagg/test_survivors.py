@@ -225,7 +225,10 @@ def test_sites_that_were_told_different_models_open_nothing_together() -> None:
     """They sign different labels, so neither part has the signatures; and with them the sum would be chance."""
     members = Members(7, 2)
     members.prepare()
-    one, other = members.label(sent=np.zeros(3, np.float32)), members.label(sent=np.ones(3, np.float32))
+    one, other = (
+        members.label(sent={"parameters": np.zeros(3, np.float32)}),
+        members.label(sent={"parameters": np.ones(3, np.float32)}),
+    )
     zeros = {site: np.zeros(LONG, np.uint32) for site in ALL}
     for site in ALL:
         members.sides[site].hide(zeros[site], one if site in ALL[:4] else other, members.delivery(site))

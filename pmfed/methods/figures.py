@@ -1,0 +1,61 @@
+"""Figures of evaluations: metrics of sums over held-out patients, with intervals that hold the noise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from pmfed.methods.evaluated import Evaluated
+from pmfed.privacy.accounting import epsilon
+from pmfed.privacy.plan import PrivacyPlan
+from pmfed.study import Study
+from pmfed.tasks import task_for
+from pmfed.tasks.task import intervals, measured
+
+Metrics = dict[str, float | None]
+
+
+def metrics_of(study: Study, evaluated: Evaluated, noise: float = 0.0) -> Metrics:
+    """Return the metrics of an evaluation with ``_low`` and ``_high``, the 95 % bootstrap interval over patients.
+
+    ``noise`` is the standard deviation of the noise in each cell of a private release.
+    """
+    task = task_for(study)
+    totals = evaluated.measured_as(study.evaluation.average)
+    found = {name: float(value) for name, value in measured(task, totals).items()}
+    for name, (low, high) in intervals(task, totals, noise=noise).items():
+        found |= {f"{name}_low": low, f"{name}_high": high}
+    return finite(found)
+
+
+def finite(values: Mapping[str, float]) -> Metrics:
+    """Return values that JSON can hold: None where a figure cannot be told."""
+    return {name: round(value, 6) if np.isfinite(value) else None for name, value in values.items()}
+
+
+def personal_of(study: Study, plan: PrivacyPlan, evaluated: Evaluated, own: Evaluated | None) -> dict[str, Any]:
+    """Return the part of result.json on the sites' own models; empty for a study that has none.
+
+    Where parts of the model stay at the sites there is no other model: the run's figures are those of the sites' own.
+    """
+    if study.personal is None:
+        return {}
+    found = own if study.tuned else evaluated
+    told: dict[str, Any] = {"method": study.personal.method, "epsilon": None, "test": {}, "per_site": {}}
+    if "personal" in plan and plan.private:
+        told["epsilon"] = round(epsilon([plan["personal"].release()], plan.delta), 4)
+    if found is not None and found.total.any():
+        told["test"] = metrics_of(study, found, evaluation_noise(study, plan))
+        told["per_site"] = {
+            site: metrics_of(study, Evaluated.of_site(site, total)) for site, total in sorted(found.per_site.items())
+        }
+    return {"personal": told}
+
+
+def evaluation_noise(study: Study, plan: PrivacyPlan) -> float:
+    """Return the noise in each cell of the evaluation: that of all sites together."""
+    if "evaluation" not in plan or not plan.private:
+        return 0.0
+    return float(plan["evaluation"].noise_std() * np.sqrt(plan.sites))

@@ -1,0 +1,317 @@
+"""Tables of a cohort: one cell per table and patient, all tables in one sum."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pmfed.cohort.encode import middle_and_half, transformed
+from pmfed.modality import Categorical, Events, Numeric, Table, numbers_of
+from pmfed.privacy.mechanism import Role
+from pmfed.queries.query import Floats, Patients, Query
+from pmfed.sections.method import TablesMethod
+from pmfed.study import Study
+
+if TYPE_CHECKING:
+    from pmfed.cohort import Cohort
+
+MISSING = "missing"
+PATIENTS = 4096  # whose rows are held at a time
+SEX = ("female", "male")
+
+
+@dataclass(frozen=True)
+class Counted(ABC):
+    """One table: what it counts, and in which cells.
+
+    Attributes
+    ----------
+    name, label, unit
+        ``MODALITY.FEATURE`` or ``outcome``; for people; of its numbers.
+    cells
+        Names of the cells of one stratum.
+    """
+
+    name: str
+    label: str
+    unit: str
+    cells: tuple[str, ...]
+
+    @abstractmethod
+    def rows(self, cohort: Cohort) -> Floats:
+        """Return what each record adds, (R, cells): of L2 norm at most 1, whatever the record holds."""
+
+
+@dataclass(frozen=True)
+class Everybody(Counted):
+    """How many patients there are."""
+
+    def rows(self, cohort: Cohort) -> Floats:
+        return np.ones((cohort.records, 1))
+
+
+@dataclass(frozen=True)
+class Categories(Counted):
+    """Patients by category, the last cell for those of whom it is not known; ``source`` says where it stands."""
+
+    source: Inputs | Targets
+
+    def rows(self, cohort: Cohort) -> Floats:
+        known = self.source.one_hot(cohort, len(self.cells) - 1)
+        return np.column_stack([known, 1.0 - known.sum(axis=1)])
+
+
+@dataclass(frozen=True)
+class Bins(Counted):
+    """Patients by a number's bin between public ``edges``, the last cell for those of whom it is not known."""
+
+    source: Inputs | Targets
+    edges: tuple[float, ...]
+
+    def rows(self, cohort: Cohort) -> Floats:
+        values = self.source.values(cohort)
+        known = np.isfinite(values)
+        place = np.clip(np.searchsorted(self.edges, values, side="right") - 1, 0, len(self.edges) - 2)
+        return _one_hot(np.where(known, place, len(self.edges) - 1), len(self.cells))
+
+
+@dataclass(frozen=True)
+class Moment(Counted):
+    """The sum of a number, brought to -1..1 by its public bounds; 0 where it is not known."""
+
+    source: Inputs | Targets
+    minimum: float
+    maximum: float
+
+    def rows(self, cohort: Cohort) -> Floats:
+        middle, half = (self.minimum + self.maximum) / 2, (self.maximum - self.minimum) / 2
+        return np.nan_to_num(np.clip((self.source.values(cohort) - middle) / half, -1.0, 1.0), nan=0.0)[:, None]
+
+
+@dataclass(frozen=True)
+class LifeTable(Counted):
+    """Patients by the interval in which they had the event, or were last seen without it; the last cell for the rest."""
+
+    ends: tuple[float, ...]
+
+    def rows(self, cohort: Cohort) -> Floats:
+        time, event = cohort.targets[:, 0].astype(np.float64), cohort.targets[:, 1] > 0.5
+        place = np.searchsorted(np.array(self.ends), time, side="right")
+        beyond = place >= len(self.ends)
+        return _one_hot(np.where(beyond, 2 * len(self.ends), 2 * place + ~event), len(self.cells))
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Where a feature stands among a modality's inputs."""
+
+    modality: str
+    column: int
+    spec: Numeric | None = None
+
+    def one_hot(self, cohort: Cohort, size: int) -> Floats:
+        """Return which category each record has, (R, size); zeros where it is not known."""
+        block = cohort.inputs[self.modality][:, self.column : self.column + size].astype(np.float64)
+        return np.nan_to_num(block) * cohort.present[self.modality][:, None]
+
+    def values(self, cohort: Cohort) -> Floats:
+        """Return the number of each record in its own unit, (R,); NaN where it is not known."""
+        assert self.spec is not None
+        middle, half = middle_and_half(self.spec)
+        scaled = np.clip(cohort.inputs[self.modality][:, self.column].astype(np.float64), -1.0, 1.0)
+        if self.spec.mean is not None and self.spec.scale is not None:
+            middle, half = self.spec.mean, self.spec.scale
+        natural = middle + half * np.where(cohort.present[self.modality], scaled, np.nan)
+        return np.expm1(natural) if self.spec.transform == "log1p" else natural
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The outcome."""
+
+    def one_hot(self, cohort: Cohort, size: int) -> Floats:
+        """Return the class of each record, (R, size)."""
+        return _one_hot(cohort.targets.astype(np.int64), size)
+
+    def values(self, cohort: Cohort) -> Floats:
+        """Return the outcome of each record in its own unit, (R,)."""
+        return cohort.targets.astype(np.float64)
+
+
+class Cells(Query):
+    """All tables of a study, stratum by stratum: one release.
+
+    Guarantee
+    ---------
+    A patient's row is the mean over the patient's records of rows that have one cell, or one number in -1..1, per table:
+    each table's part has norm at most 1, and all together the square root of their number, which is the bound.
+    """
+
+    name: ClassVar[str] = "tables"
+    whose: ClassVar[Role] = "all"
+
+    @cached_property
+    def spec(self) -> TablesMethod:
+        assert isinstance(self.study.method, TablesMethod)
+        return self.study.method
+
+    @cached_property
+    def tables(self) -> tuple[Counted, ...]:
+        """What is counted, in the order of the sum; what splits the tables is not counted once more."""
+        others = (one for one in self._all if one.name != self.spec.stratum)
+        return (Everybody("patients", "Patients", "", ("patients",)), *others)
+
+    @cached_property
+    def _all(self) -> tuple[Counted, ...]:
+        return (*_outcome(self.study), *_features(self.study))
+
+    @cached_property
+    def strata(self) -> tuple[str, ...]:
+        """Names of the strata, in the order of the sum."""
+        return ("all",) if self._split is None else self._split.cells
+
+    @cached_property
+    def _split(self) -> Categories | None:
+        if self.spec.stratum is None:
+            return None
+        return next(one for one in self._all if isinstance(one, Categories) and one.name == self.spec.stratum)
+
+    @property
+    def bound(self) -> float:
+        return float(np.sqrt(len(self.tables)))
+
+    @property
+    def size(self) -> int:
+        return len(self.strata) * sum(len(one.cells) for one in self.tables)
+
+    @property
+    def grid_unit(self) -> float:
+        return 2.0**-10
+
+    @property
+    def weight(self) -> float:
+        return 1.0
+
+    @property
+    def label(self) -> str:
+        return "tables"
+
+    def leaves(self) -> str:
+        split = "" if self._split is None else f", split by {self._split.label} into {len(self.strata)}"
+        names = ", ".join(dict.fromkeys(one.label for one in self.tables))
+        return (
+            f"once {len(self.tables)} tables{split}, {self.size} numbers in all, with noise, under a mask: how many patients "
+            f"there are in each cell of {names}"
+        )
+
+    def rows(self, patients: Patients, state: Mapping[str, NDArray[Any]]) -> Iterator[Floats]:
+        cohort = patients.cohort
+        starts = np.searchsorted(cohort.owner, np.arange(cohort.patients + 1))
+        for first in range(0, cohort.patients, PATIENTS):
+            chosen = np.zeros(cohort.patients, dtype=bool)
+            chosen[first : first + PATIENTS] = True
+            few = cohort.select(chosen)
+            stratum = np.ones((few.records, 1)) if self._split is None else self._split.rows(few)
+            parts = [(stratum[:, :, None] * one.rows(few)[:, None, :]).reshape(few.records, -1) for one in self.tables]
+            begins = starts[first : first + few.patients] - starts[first]
+            counts = np.diff(np.append(begins, few.records))
+            yield np.add.reduceat(np.concatenate(parts, axis=1), begins, axis=0) / counts[:, None]
+
+    def split(self, total: Floats) -> Iterator[tuple[Counted, Floats]]:
+        """Yield each table with its part of a sum, (strata, cells)."""
+        start = 0
+        for one in self.tables:
+            size = len(self.strata) * len(one.cells)
+            yield one, total[start : start + size].reshape(len(self.strata), len(one.cells))
+            start += size
+
+
+def misfit(study: Study) -> str:
+    """Return why tables cannot be made of a study, key first; empty when they can."""
+    spec = study.method
+    assert isinstance(spec, TablesMethod)
+    if study.outcome.task == "segmentation":
+        return "outcome.task: masks of pictures are not counted in tables"
+    for name, modality in study.modalities.items():
+        if not isinstance(modality, Table | Events):
+            return f"modalities.{name}.kind: tables are made of tables and events, not of '{modality.kind}'"
+        for key, number, _ in numbers_of(modality):
+            if number.mean is not None and not (isinstance(modality, Events) and (number.mean, number.scale) == (0, 1)):
+                return f"modalities.{name}.features.{key}.mean: a table counts within the bounds; leave 'mean' and 'scale' out"
+    known = {one.name: one for one in (*_outcome(study), *_features(study))}
+    if spec.stratum is not None and not isinstance(known.get(spec.stratum), Categories):
+        names = ", ".join(name for name, one in known.items() if isinstance(one, Categories)) or "there is none"
+        return f"method.stratum: '{spec.stratum}' is no categorical feature or outcome of the study ({names})"
+    binned = {one.name for one in (*_outcome(study), *_features(study)) if isinstance(one, Bins)}
+    if strange := sorted(set(spec.edges) - binned):
+        return f"method.edges.{strange[0]}: the study has no number of that name"
+    return ""
+
+
+def _outcome(study: Study) -> Iterator[Counted]:
+    outcome = study.outcome
+    if outcome.task == "survival":
+        starts = (0.0, *outcome.intervals[:-1])
+        cells = [
+            f"{what}, {low:g} to {high:g}"
+            for low, high in zip(starts, outcome.intervals, strict=True)
+            for what in ("event", "last seen")
+        ]
+        beyond = f"beyond {outcome.intervals[-1]:g}"
+        yield LifeTable("outcome", outcome.event or outcome.column, outcome.unit, (*cells, beyond), outcome.intervals)
+    elif outcome.task == "regression":
+        assert outcome.minimum is not None
+        assert outcome.maximum is not None
+        yield from _number(study, "outcome", outcome.column, outcome.unit, Targets(), Numeric(minimum=outcome.minimum, maximum=outcome.maximum))  # fmt: skip
+    elif outcome.classes:
+        yield Categories("outcome", outcome.column, "", (*outcome.classes, MISSING), Targets())
+
+
+def _features(study: Study) -> Iterator[Counted]:
+    for name, modality in sorted(study.modalities.items()):
+        if isinstance(modality, Table):
+            column = 0
+            for key in sorted(modality.features):
+                spec = modality.features[key]
+                if isinstance(spec, Categorical):
+                    cells = (*spec.values, *(("other",) if spec.other else ()), MISSING)
+                    yield Categories(f"{name}.{key}", key, "", cells, Inputs(name, column))
+                else:
+                    yield from _number(study, f"{name}.{key}", key, "", Inputs(name, column, spec), spec)
+                column += len(spec.names(key))
+        elif isinstance(modality, Events):
+            for key, spec, column in numbers_of(modality):
+                unit = modality.features[key].unit or "" if key in modality.features else ""
+                yield from _number(study, f"{name}.{key}", key, unit, Inputs(name, column, spec), spec)
+            if modality.sex:
+                column = modality.names.index("sex=female")
+                yield Categories(f"{name}.sex", "sex", "", (*SEX, MISSING), Inputs(name, column))
+
+
+def _number(
+    study: Study, name: str, label: str, unit: str, source: Inputs | Targets, spec: Numeric
+) -> Iterator[Counted]:
+    method = study.method
+    assert isinstance(method, TablesMethod)
+    if name in method.edges:
+        edges = tuple(sorted({spec.minimum, *method.edges[name], spec.maximum}))
+    else:
+        low, high = float(transformed(spec, spec.minimum)), float(transformed(spec, spec.maximum))
+        even = np.linspace(low, high, method.bins + 1)
+        edges = tuple(float(edge) for edge in (np.expm1(even) if spec.transform == "log1p" else even))
+    cells = (*(f"{low:.4g} to {high:.4g}" for low, high in pairwise(edges)), MISSING)
+    yield Bins(name, label, unit, cells, source, edges)
+    yield Moment(name, label, unit, ("sum",), source, spec.minimum, spec.maximum)
+
+
+def _one_hot(place: NDArray[np.integer[Any]], size: int) -> Floats:
+    rows = np.zeros((len(place), size))
+    rows[np.arange(len(place)), place] = 1.0
+    return rows

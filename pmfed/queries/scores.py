@@ -1,0 +1,143 @@
+"""Scores of held-out patients: the cells from which discrimination, calibration and errors are computed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pmfed.privacy.mechanism import Role
+from pmfed.queries.gradient import model_state
+from pmfed.queries.query import Floats, Patients, Query, Shapes, Stage
+
+if TYPE_CHECKING:
+    from pmfed.tasks import Task
+
+RECORDS = 4096  # most records scored at a time,
+NUMBERS = 1 << 20  # and most numbers of one of their inputs: a network keeps many times as much
+
+
+class Scores(Query):
+    """The common model's scores of held-out patients; a patient's records weigh one together."""
+
+    name: ClassVar[str] = "evaluation"
+    whose: ClassVar[Role] = "held-out"
+    stage: ClassVar[Stage] = "look"
+    scaled: ClassVar[bool] = True
+
+    @cached_property
+    def task(self) -> Task:
+        """The outcome, which makes cells of scores."""
+        from pmfed.tasks import task_for
+
+        return task_for(self.study)
+
+    @property
+    def exact(self) -> bool:
+        return self.study.evaluation.release == "exact"
+
+    @property
+    def needed(self) -> bool:  # type: ignore[override]
+        return self.exact
+
+    @property
+    def repeats(self) -> bool:  # type: ignore[override]
+        return self.exact
+
+    @property
+    def times(self) -> int:
+        """Private scores are released once; of exact ones a run is answered some for every evaluation there is."""
+        rules = self.study.evaluation
+        return 3 * (self.study.training.rounds // rules.every + 2) if self.exact else 1
+
+    @property
+    def bound(self) -> float:
+        return self.task.sensitivity
+
+    @property
+    def noise(self) -> float:
+        return 0.0 if self.exact else self.study.evaluation.release_noise
+
+    @property
+    def shared(self) -> bool:
+        return self.study.training.algorithm == "fedsgd"
+
+    @property
+    def size(self) -> int:
+        return self.task.cells
+
+    @property
+    def grid_unit(self) -> float:
+        return 2.0**-10
+
+    @property
+    def weight(self) -> float:
+        return 1.0
+
+    @cached_property
+    def state(self) -> Shapes:
+        return model_state(self)
+
+    def due(self, number: int) -> bool:
+        return number == 1 or (number > 0 and number % self.study.evaluation.every == 0)
+
+    @property
+    def by_site(self) -> bool:
+        return self.study.evaluation.per_site
+
+    @property
+    def label(self) -> str:
+        return "scores of held-out patients"
+
+    def leaves(self) -> str:
+        rules = self.study.evaluation
+        if not self.exact:
+            return f"once the sums of {self.label}, with noise, under a mask"
+        return (
+            f"every {rules.every} rounds the sums of {self.label}, under a mask, WITHOUT noise: "
+            "no promise covers those patients"
+        )
+
+    def rows(self, patients: Patients, state: Mapping[str, NDArray[Any]]) -> Iterator[Floats]:
+        cohort = patients.cohort
+        if cohort.patients == 0:
+            return
+        weight = 1 / np.bincount(cohort.owner, minlength=cohort.patients)[cohort.owner]
+        starts = np.append(np.searchsorted(cohort.owner, np.arange(cohort.patients)), cohort.records)
+        most = max(1, min(RECORDS, NUMBERS // max(values[0].size for values in cohort.inputs.values())))
+        most = max(1, min(most, (1 << 24) // self.size))
+        first = 0
+        while first < cohort.patients:  # whole patients: a row is one patient's
+            last = max(first + 1, int(np.searchsorted(starts, starts[first] + most, side="right")) - 1)
+            part = slice(int(starts[first]), int(starts[last]))
+            outputs, finite = patients.outputs(part)
+            cells = self.task.rows(outputs, cohort.targets[part]) * (weight[part] * finite)[:, None]
+            yield np.add.reduceat(cells, starts[first:last] - starts[first], axis=0)
+            first = last
+
+
+class OwnScores(Scores):
+    """The scores of each site's own model, in one sum."""
+
+    name: ClassVar[str] = "personal-evaluation"
+    stage: ClassVar[Stage] = "last"
+
+    @property
+    def needed(self) -> bool:  # type: ignore[override]
+        return False
+
+    @property
+    def times(self) -> int:
+        return 3 if self.exact else 1
+
+    @property
+    def label(self) -> str:
+        return "scores of held-out patients by each site's own model"
+
+    def leaves(self) -> str:
+        if not self.exact:
+            return super().leaves()
+        return f"once the sums of {self.label}, under a mask, WITHOUT noise: no promise covers those patients"
