@@ -179,6 +179,7 @@ BUILDS: dict[str, tuple[type[PrivateStep], set[str]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epsilon", EPSILONS)
 @pytest.mark.parametrize("name", BUILDS)
 def test_a_broken_build_is_an_alarm(
@@ -236,6 +237,7 @@ class Epochs:
         return np.sort(left[:size])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("target", "broken", "seen"),
     [
