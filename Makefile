@@ -1,6 +1,6 @@
 # Each of these installs first.
 # make demo: the main job.        make test: lint, and every test but those of faults.
-# make test-fast: the tests that are not slow, for a change under way: under three minutes on two cores.
+# make test-fast: the tests that are not slow, for a change under way: about three minutes on two cores.
 # make test-faults: real sites, broken on purpose; most of an hour, and wants root.  make test-faults-quick: a part of it.
 PYTHON ?= python3
 VENV := .venv
