@@ -1,4 +1,7 @@
-# make demo: install and run the main job.  make test: install and pass the tests.
+# Each of these installs first.
+# make demo: the main job.        make test: lint, and every test but those of faults.
+# make test-fast: the tests that are not slow, for a change under way: about three minutes on two cores.
+# make test-faults: real sites, broken on purpose; most of an hour, and wants root.  make test-faults-quick: a part of it.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,7 +11,9 @@ export MALLOC_TRIM_THRESHOLD_ := 17179869184
 export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 
-.PHONY: demo test lint bench clean
+FAULTS := tests/e2e/test_faults.py tests/e2e/test_intruders.py
+
+.PHONY: demo test test-fast test-faults test-faults-quick lint bench clean
 
 demo: $(VENV)/installed
 	rm -rf runs/demo
@@ -16,6 +21,15 @@ demo: $(VENV)/installed
 
 test: lint
 	$(BIN)/pytest -n 2 --dist worksteal
+
+test-fast: $(VENV)/installed
+	$(BIN)/pytest -n 2 --dist worksteal -m "not slow"
+
+test-faults: $(VENV)/installed
+	PMFED_TEST_FAULTS=1 $(BIN)/pytest $(FAULTS)
+
+test-faults-quick: $(VENV)/installed
+	PMFED_TEST_FAULTS=1 $(BIN)/pytest -m quick $(FAULTS)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+import typer.core
 
 from pmfed import __version__
 from pmfed.cli_coordinator import coordinator_app
@@ -19,6 +20,8 @@ from pmfed.memory import keep_freed
 
 if TYPE_CHECKING:
     from pmfed_simulations.simulate import Simulation
+
+typer.core.HAS_RICH = False  # help is plain text: Typer would spell "\\[default: 1]" for a display that is not ours
 
 PROTOCOL_HELP = "Who is held out: holdout (the study's split), cv (5-fold over patients), leave-one-site-out."
 ENGINE_HELP = "local, or ray: Flower's own runtime, for the federation's holdout training only; needs pmfed[ray]."

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 Word = TypeVar("Word", np.uint32, np.uint64)
 
 BLOCK = 1 << 20  # bytes of keystream at a time: stays in the cache
-_ZEROS = bytes(BLOCK)
+_ZEROS = memoryview(bytes(BLOCK))  # a piece of it is no copy
 
 FEWEST = 12  # neighbours, where there are so many other sites
 
@@ -118,13 +118,13 @@ def add_keystream(words: npt.NDArray[Word], key: bytes, *, subtract: bool = Fals
     assert words.flags.c_contiguous
     little = words.dtype.newbyteorder("<")
     stream = Cipher(ChaCha20(key, bytes(16)), mode=None).encryptor()
-    buffer = bytearray(BLOCK)
-    keystream = np.frombuffer(buffer, little)
     combine = np.subtract if subtract else np.add
+    buffer = bytearray(min(BLOCK, words.nbytes))
+    keystream = np.frombuffer(buffer, little)
     step = BLOCK // words.itemsize
     for start in range(0, len(words), step):
         part = words[start : start + step]
-        stream.update_into(_ZEROS, buffer)
+        stream.update_into(_ZEROS[: part.nbytes], buffer)  # a stream cipher: no more is made than is asked for
         combine(part, keystream[: len(part)], out=part)
 
 

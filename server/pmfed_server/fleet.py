@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy.typing as npt
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
@@ -27,7 +27,8 @@ MESSAGE_TYPES = {
 State = Callable[[], Mapping[str, npt.NDArray[Any]]]
 """Gives the named arrays of a state when they are needed: whoever passes it on need not hold it."""
 NOBODY = -1
-SHORTEST, LONGEST = 0.01, 0.5  # seconds between two looks for answers: a twentieth of what was waited, within these
+# Where the grid cannot wait, seconds between two looks for answers: a twentieth of what was waited, within these.
+SHORTEST, LONGEST = 0.01, 0.5
 ROOM = 64 << 20  # bytes of answers taken from Flower at a time: of large models one, whoever else has answered
 
 
@@ -45,6 +46,17 @@ class Answer:
     def ok(self) -> bool:
         """Whether the site did what was asked."""
         return self.reply is not None and self.reply.ok
+
+
+@runtime_checkable
+class Waits(Protocol):
+    """A grid that knows when an answer comes. Flower's own does not: it is looked at every so often."""
+
+    def wait(self, names: Collection[str], seconds: float) -> bool:
+        """Return when one of these messages is answered or the time is over; without names, when a node comes.
+
+        False when nothing can come any more, however long one waits.
+        """
 
 
 class Fleet:
@@ -77,14 +89,14 @@ class Fleet:
             nodes = sorted(self.grid.get_node_ids())
             if len(nodes) >= sites:
                 return nodes
-            if time.monotonic() > deadline:
+            left = deadline - time.monotonic()
+            if left < 0 or not self._wait((), left, 0.2):
                 if least is not None and len(nodes) >= least:
                     return nodes
                 raise RunError(
                     f"{len(nodes)} of {sites} sites connected within {self.patience:.0f} s.",
                     "Start the missing sites, or ask the study for fewer.",
                 )
-            time.sleep(0.2)
 
     def ask(self, request: Request, nodes: Iterable[int], texts: Mapping[int, str] | None = None) -> list[Answer]:
         """Send a request without a state and return the answers in the order of the nodes."""
@@ -132,9 +144,18 @@ class Fleet:
                         del message
                         since = time.monotonic()
             if waiting:
-                time.sleep(min(max(SHORTEST, (time.monotonic() - since) / 20), LONGEST))
+                now = time.monotonic()
+                if not self._wait(waiting, deadline - now, min(max(SHORTEST, (now - since) / 20), LONGEST)):
+                    break
         for node in waiting.values():
             yield Answer(node, None, problem="did not answer in time")
+
+    def _wait(self, names: Collection[str], seconds: float, pause: float) -> bool:
+        """Wait as the grid can: for what comes, or no longer than ``pause`` for the next look. False: nothing comes."""
+        if isinstance(self.grid, Waits):
+            return self.grid.wait(names, seconds)
+        time.sleep(pause)
+        return True
 
     def _push(
         self, request: Request, nodes: Sequence[int], state: State | None, texts: Mapping[int, str] | None

@@ -7,12 +7,14 @@ cross a pipe in Flower's own protobuf encoding, never as pickles.
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import signal
+import time
 import traceback
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -27,6 +29,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from pmfed.errors import RunError
 
+LONGEST = 3600.0  # seconds that the system is asked to wait at once: it knows no infinity
 RUN = 1  # the one run an in-process grid knows
 FAILED = 200  # error code of an answer that never came about
 
@@ -113,18 +116,38 @@ class LocalGrid(Grid):
                 self._busy.add(home)
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Return the replies that are there, once; at least one, while any of these messages is under way.
+        """Return the replies that are there, once.
 
-        A reply is held here no longer than that: a round takes the memory of few vectors, not of one per node.
+        A reply is held here until it is pulled; `wait` gets no more of them than there are workers.
         """
-        wanted = set(message_ids)
-        found = [reply for name in wanted if (reply := self._replies.pop(name, None)) is not None]
-        while not found and self._work():
-            found = [reply for name in wanted if (reply := self._replies.pop(name, None)) is not None]
-        return found
+        return [reply for name in set(message_ids) if (reply := self._replies.pop(name, None)) is not None]
 
-    def _work(self) -> bool:
-        """Get some answers; False when nothing is under way."""
+    def wait(self, names: Collection[str], seconds: float = math.inf) -> bool:
+        """Have the nodes work until one of these messages is answered; a node in this process is not interrupted.
+
+        Parameters
+        ----------
+        names
+            Ids of messages; without any, a node is waited for, and none comes: whoever is there is all.
+        seconds
+            How long to wait for other processes.
+
+        Returns
+        -------
+        bool
+            False when nothing can come any more: no such message is under way.
+        """
+        deadline = time.monotonic() + seconds
+        while names and not any(name in self._replies for name in names):
+            left = deadline - time.monotonic()
+            if left < 0:
+                return True
+            if not self._work(left):
+                return False
+        return bool(names)
+
+    def _work(self, seconds: float) -> bool:
+        """Get some answers, within that time if other processes make them; False when nothing is under way."""
         if not self._workers:
             if not self._queues[0]:
                 return False
@@ -134,7 +157,7 @@ class LocalGrid(Grid):
             return True
         if not self._busy:
             return False
-        wait([handle for home in self._busy for handle in self._workers[home].handles])
+        wait([handle for home in self._busy for handle in self._workers[home].handles], min(seconds, LONGEST))
         for home in [home for home in self._busy if self._workers[home].ready()]:
             reply = self._workers[home].take()
             self._replies[reply.metadata.reply_to_message_id] = reply
@@ -147,6 +170,7 @@ class LocalGrid(Grid):
         waiting = set(self.push_messages(messages))
         replies: list[Message] = []
         while waiting:
+            self.wait(waiting)
             arrived = list(self.pull_messages(waiting))
             waiting -= {reply.metadata.reply_to_message_id for reply in arrived}
             replies += arrived

@@ -136,6 +136,7 @@ for path in (site, site / "site.toml", site / "patients.csv", site / "identity.p
 """
 
 
+@pytest.mark.slow
 def test_two_real_users(folder: Path, python: str) -> None:
     """'daemon' runs the agent, 'nobody' the node; 'bin' is a third who has nothing to do with it."""
     shutil.copytree(federation.write_federation(folder / "f") / "sites" / "north", folder / "north")

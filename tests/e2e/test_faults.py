@@ -44,6 +44,7 @@ def test_courier_superlink_and_cable_may_fail_and_nothing_is_lost(broken: Federa
         assert model(run.out) == broken.simulated("unharmed")
 
 
+@pytest.mark.quick
 def test_dropout_recovery_gives_the_model_of_the_simulation(broken: Federation) -> None:
     run = broken.run("recovering", 1, aggregation={"dropouts": 1})
     code, said = run.end()
@@ -52,6 +53,7 @@ def test_dropout_recovery_gives_the_model_of_the_simulation(broken: Federation) 
     assert model(run.out) == broken.simulated("recovering")
 
 
+@pytest.mark.quick
 def test_an_agent_that_is_killed_takes_part_again(broken: Federation) -> None:
     run = broken.run("agent", 8)
     run.reached(1)
@@ -116,6 +118,7 @@ def test_a_disk_that_is_full(broken: Federation) -> None:
     broken.check_books(run.out, 1)
 
 
+@pytest.mark.quick
 def test_the_listener_hears_what_passes_over_the_loopback_interface() -> None:
     """Else the search for canaries in what was said could find none."""
     begun, answered = b"asked " + CANARIES[0], b"answered " * 10

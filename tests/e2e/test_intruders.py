@@ -191,6 +191,7 @@ def asked(there: Federation, url: str) -> int:
 PATHS = {one.prefix: sorted({route.path for route in one.routes}) for one in (control, runtime, fleet)}
 
 
+@pytest.mark.quick
 @pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
 def test_from_outside_only_the_fleet_can_be_reached_however_the_others_are_called(broken: Federation) -> None:
     """All that Flower serves, as it names it itself."""
@@ -205,6 +206,7 @@ def test_from_outside_only_the_fleet_can_be_reached_however_the_others_are_calle
         assert asked(broken, inner(broken) + path) == 401, path
 
 
+@pytest.mark.quick
 @pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
 @pytest.mark.parametrize(
     "words", [("list",), ("supernode", "list"), ("run", "app"), ("stop", "1")], ids=lambda words: words[0]
@@ -227,6 +229,7 @@ def test_flowers_own_commands_do_nothing_from_outside(
         assert flwr.ask(*words)["success"]
 
 
+@pytest.mark.quick
 def test_tasks_are_given_to_those_who_know_the_secret(broken: Federation) -> None:
     """On the coordinator's loopback interface, and on a site's."""
     folder = broken.d.coordinator.folder

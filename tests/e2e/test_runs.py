@@ -207,6 +207,7 @@ PROTOCOLS: dict[str, tuple[tuple[object, ...], list[str], int]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("options", "runs", "seeds"), PROTOCOLS.values(), ids=PROTOCOLS)
 def test_protocols(pmfed: Command, fed: Path, options: tuple[object, ...], runs: list[str], seeds: int) -> None:
     rich(fed)
@@ -262,6 +263,7 @@ def _belongs(process: Path, fed: Path) -> bool:
         return False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.usefixtures("none_left")
 def test_ctrl_c_in_the_middle(pmfed: Command, start: Callable[..., Started], fed: Path, workers: int) -> None:
@@ -300,6 +302,7 @@ def test_ctrl_c_in_the_middle(pmfed: Command, start: Callable[..., Started], fed
     assert all(len(charges(fed, name)) <= LONG for name in SITES)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("none_left")
 def test_a_site_that_breaks_in_the_middle(start: Callable[..., Started], fed: Path) -> None:
     """Its ledger is replaced by garbage while the run goes."""
@@ -331,6 +334,7 @@ def test_a_site_that_breaks_in_the_middle(start: Callable[..., Started], fed: Pa
         assert spent(fed, name) <= 2
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("none_left")
 def test_a_ledger_overwritten_in_the_middle_is_never_trusted_again(
     pmfed: Command, start: Callable[..., Started], fed: Path
@@ -349,6 +353,7 @@ def test_a_ledger_overwritten_in_the_middle_is_never_trusted_again(
     assert list(result_of(fed / "again")["refused"]) == ["south"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("none_left")
 def test_a_disk_that_is_full_in_the_middle(pmfed: Command, start: Callable[..., Started], fed: Path) -> None:
     """No file may grow beyond 64 KiB: the ledgers' logs are the first that would."""
@@ -376,6 +381,7 @@ def test_a_disk_that_is_full_in_the_middle(pmfed: Command, start: Callable[..., 
         assert spent(fed, name) <= 2
 
 
+@pytest.mark.slow
 def test_a_process_of_the_run_that_is_killed(pmfed: Command, start: Callable[..., Started], fed: Path) -> None:
     """As the kernel does when memory runs out."""
     started = start(*words(fed, "run", "--rounds", LONG, "--workers", 1))

@@ -116,6 +116,7 @@ def fed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_sites(tmp_path_factory.mktemp("lesions"))
 
 
+@pytest.mark.slow
 def test_a_federation_learns_where_the_lesions_are(pmfed: Command, fed: Path, tmp_path: Path) -> None:
     said = pmfed("simulate", fed / "study.toml", "--sites", fed / "sites", "--out", tmp_path / "run", "--workers", 1)
     assert said.code == 0, said.err
@@ -152,6 +153,7 @@ def test_the_model_trains_privately_and_masks_move_with_their_images(fed: Path) 
     assert (made.targets[::2] != made.targets[1::2]).any()
 
 
+@pytest.mark.slow
 def test_plan_check_and_audit_know_masks(pmfed: Command, fed: Path) -> None:
     said = pmfed("study", "plan", fed / "study.toml", "--sites", 3)
     assert said.code == 0, said.err

@@ -485,6 +485,7 @@ def test_what_is_no_vote_is_that_sites_problem_only(crowd: Any, said: str) -> No
     sites.check()
 
 
+@pytest.mark.slow
 def test_many_rounds_with_random_dropouts_end_well(crowd: Any) -> None:
     """Each round up to two sites vanish, at any leg; now and then three, and the attempt is repeated.
 

@@ -65,6 +65,7 @@ class Meddled(LocalGrid):
         asked, self.asked = self.asked, None
         waiting, replies = set(message_ids), list[Message]()
         while waiting:
+            self.wait(waiting)
             replies += super().pull_messages(waiting)
             waiting -= {reply.metadata.reply_to_message_id for reply in replies}
         order = {node: place for place, node in enumerate(super().get_node_ids())}

@@ -180,6 +180,7 @@ BUILDS: dict[str, tuple[type[PrivateStep], set[str]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epsilon", EPSILONS)
 @pytest.mark.parametrize("name", BUILDS)
 def test_a_broken_build_is_an_alarm(
@@ -237,6 +238,7 @@ class Epochs:
         return np.sort(left[:size])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("target", "broken", "seen"),
     [
@@ -266,6 +268,7 @@ def test_a_plan_that_spends_more_than_the_study_says_is_an_alarm(study: Study, c
 # -- the correct build ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epsilon", EPSILONS)
 def test_the_correct_build_passes_twenty_times_in_a_row(
     epsilon: float, auditor: Callable[..., Auditor], monkeypatch: pytest.MonkeyPatch
@@ -290,6 +293,7 @@ def test_randomness_is_the_secret_one_of_an_agent_that_is_no_rehearsal() -> None
     assert draw("step", 1, 0).secret
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sections",
     [
@@ -308,6 +312,7 @@ def test_other_mechanisms_pass(sections: dict[str, dict[str, Any]], study: Study
     assert ("weaker" in found.verdict) == ("privacy" in sections)
 
 
+@pytest.mark.slow
 def test_the_release_of_means_and_scales_is_audited(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (folder / "study.toml").read_text(encoding="utf-8").replace("mean = 60, scale = 15", "indicator = false")
     study = Study.from_text(text, "study.toml")

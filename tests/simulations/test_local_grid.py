@@ -41,6 +41,12 @@ def die(message: Message, context: Context) -> Message:
     return message
 
 
+@app.query("sleep")
+def sleep(message: Message, context: Context) -> Message:
+    time.sleep(3600)
+    return message
+
+
 def messages(kind: str = "train.step", size: int = 3, nodes: dict[int, Any] = NODES) -> list[Message]:
     return [
         Message(
@@ -105,11 +111,13 @@ def test_replies_are_handed_out_once(workers: int) -> None:
     with LocalGrid(app, NODES, workers) as grid:
         ids = list(grid.push_messages(messages()))
         assert len(set(ids)) == len(NODES)
+        assert grid.wait(ids[:2])
         few = list(grid.pull_messages(ids[:2]))
+        assert few
         assert {reply.metadata.reply_to_message_id for reply in few} <= set(ids[:2])
         seen = list(few)
-        while arrived := list(grid.pull_messages(ids)):
-            seen += arrived
+        while grid.wait(ids):
+            seen += grid.pull_messages(ids)
         assert sorted(reply.metadata.reply_to_message_id for reply in seen) == sorted(ids)
         assert list(grid.pull_messages(ids)) == []
 
@@ -119,8 +127,28 @@ def test_no_more_replies_are_held_than_there_are_workers() -> None:
     with LocalGrid(app, NODES, 1) as grid:
         ids = list(grid.push_messages(messages()))
         for _ in NODES:
+            assert grid.wait(ids)
+            assert len(grid._replies) == 1
             assert len(list(grid.pull_messages(ids))) == 1
             assert not grid._replies
+
+
+def test_a_node_that_says_nothing_is_waited_for_no_longer_than_asked() -> None:
+    with LocalGrid(app, NODES, 2) as grid:
+        ids = list(grid.push_messages(messages("query.sleep")))
+        started = time.monotonic()
+        assert grid.wait(ids, 0.2)  # they may still answer
+        assert 0.2 <= time.monotonic() - started < 10
+        assert list(grid.pull_messages(ids)) == []
+        for process in processes_of(grid):
+            os.kill(process, signal.SIGKILL)
+
+
+@BOTH
+def test_what_nobody_will_answer_is_not_waited_for(workers: int) -> None:
+    with LocalGrid(app, NODES, workers) as grid:
+        assert not grid.wait(["999"], 3600.0)
+        assert not grid.wait((), 3600.0)  # nor is a node that is not there
 
 
 def test_a_worker_that_dies_is_told_of_and_not_waited_for() -> None:

@@ -26,6 +26,7 @@ def options(folder: Path, personal: str, **more: Any) -> Options:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("personal", [DITTO, INTERCEPT], ids=["ditto", "intercept"])
 def test_own_models_stand_beside_the_common_one_and_each_hospital_alone(tmp_path: Path, personal: str) -> None:
     asked = options(tmp_path, personal, compare=("global", "no-privacy", "local-private"))
@@ -50,6 +51,7 @@ def test_own_models_stand_beside_the_common_one_and_each_hospital_alone(tmp_path
     assert "Common model" in text
 
 
+@pytest.mark.slow
 def test_a_cross_validation_scores_own_models_from_the_sites_folders(tmp_path: Path) -> None:
     asked = options(tmp_path, INTERCEPT, protocol="cv", epsilon=0.3)
     result = simulate(prepare(asked))

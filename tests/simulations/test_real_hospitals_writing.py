@@ -32,6 +32,7 @@ def rows(path: Path) -> dict[str, list[tuple[object, ...]]]:
         return {name: database.execute(f"SELECT * FROM {name}").fetchall() for name in TABLES}
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_files_and_another_does_not(tmp_path: Path) -> None:
     made, again = (write_real_hospitals(tmp_path / name, patients=FEWEST, seed=3) for name in ("made", "again"))
     first, second = contents(tmp_path / "made"), contents(tmp_path / "again")
@@ -100,6 +101,7 @@ def test_the_study_names_what_the_model_has() -> None:
         assert {locus.ref, locus.alt} not in ({"A", "T"}, {"C", "G"})  # the strand of others can be told
 
 
+@pytest.mark.slow
 def test_pmfed_simulate_runs_on_these_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The demo: OMOP, FHIR, VCF and DICOM, and the best possible AUC beside the learned one."""
     monkeypatch.setattr(simulate_module, "write_real_hospitals", partial(write_real_hospitals, patients=FEWEST))

@@ -102,6 +102,7 @@ def test_thirty_identical_records_weigh_as_much_as_one(study: Study, cohort: Coh
     np.testing.assert_allclose(found[1], found[0], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_audit_of_such_a_cohort_passes_and_finds_what_forgets_the_patient(
     cohort: Cohort, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -76,6 +76,7 @@ def test_only_intermediate_fusion_lets_modalities_depend_on_each_other(fusion: s
     assert torch.allclose(apart, torch.zeros_like(apart), atol=1e-6) == (fusion == "late")
 
 
+@pytest.mark.slow
 @FUSIONS
 def test_a_hospital_without_images_adds_exactly_zero_and_its_noise_to_their_encoder(fusion: str) -> None:
     study = STUDY.replace(model={"fusion": fusion}, privacy={"sampling_rate": 1.0})

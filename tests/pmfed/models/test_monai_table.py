@@ -146,6 +146,7 @@ def written() -> list[str]:
     return list(itertools.takewhile(lambda line: line.startswith("|"), lines))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "dims"), ROWS, ids=[f"{name}-{dims}D" for name, dims in ROWS])
 def test_the_row_is_what_happens(name: str, dims: int) -> None:
     made[name, dims] = row(name, dims)

@@ -209,6 +209,7 @@ def close(found, expected, share=1e-4):
     assert np.linalg.norm(found - expected) <= share * np.linalg.norm(expected)
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(
     kind=st.sampled_from(sorted(MODELS)),

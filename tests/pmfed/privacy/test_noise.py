@@ -85,6 +85,7 @@ def test_two_secret_sources_are_independent():
     assert stats.norm.sf(abs((a * b).sum()) / np.sqrt(len(a))) > RARE
 
 
+@pytest.mark.slow
 def test_restarts_differ_even_when_every_seed_is_fixed():
     code = (
         "import random, numpy, torch; random.seed(0); numpy.random.seed(0); torch.manual_seed(0)\n"

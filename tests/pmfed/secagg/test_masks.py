@@ -5,15 +5,20 @@ from __future__ import annotations
 import hmac
 import itertools
 from hashlib import sha256
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from chance import uniform
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from members import Members, added, names, vectors
 
+from pmfed.secagg import masks
 from pmfed.secagg.masks import BLOCK, Label, add_keystream, add_pairwise, derive, neighbours
 from pmfed.secagg.recovery import slot_key
 
@@ -47,6 +52,33 @@ def test_blocks_join_without_a_seam(word: type[np.generic], extra: int) -> None:
     add_keystream(first, b"k" * 32)
     assert words[:per_block].tobytes() == first.tobytes()
     uniform(words)
+
+
+@pytest.mark.parametrize("word", WORDS)
+@pytest.mark.parametrize("blocks", [0, 1, 3])
+@pytest.mark.parametrize("extra", [0, 1, 30])
+def test_no_more_keystream_is_made_than_the_vector_is_long(
+    word: type[np.generic], blocks: int, extra: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And it is that of one long message, to the last word."""
+    made: list[int] = []
+
+    class Counted(Cipher[None]):
+        def encryptor(self) -> Any:
+            inner = super().encryptor()
+
+            def update_into(zeros: bytes, into: bytearray) -> int:
+                made.append(inner.update_into(zeros, into))
+                return made[-1]
+
+            return SimpleNamespace(update_into=update_into)
+
+    monkeypatch.setattr(masks, "Cipher", Counted)
+    words = np.zeros(blocks * BLOCK // np.dtype(word).itemsize + extra, word)
+    add_keystream(words, b"k" * 32)
+    assert sum(made) == words.nbytes
+    whole = Cipher(ChaCha20(b"k" * 32, bytes(16)), mode=None).encryptor().update(bytes(words.nbytes))
+    assert words.astype(words.dtype.newbyteorder("<")).tobytes() == whole
 
 
 @settings(deadline=None)

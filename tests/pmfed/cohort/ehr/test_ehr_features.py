@@ -115,6 +115,7 @@ LATER = st.tuples(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", WRITERS)
 @settings(max_examples=4, deadline=None)
 @given(st.lists(EVENT, max_size=8), st.lists(LATER, min_size=1, max_size=8))

@@ -54,6 +54,7 @@ def omop(public_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_omop(omop: Path, tmp_path: Path) -> None:
     ids = open_source(omop).patients()
     assert len(ids) == 28

@@ -29,6 +29,7 @@ def flat(value: int) -> NDArray[np.int16]:
     return np.full((8, 8), value, dtype=np.int16)
 
 
+@pytest.mark.slow
 def test_ten_thousand_files_with_three_bad_ones(tmp_path: Path) -> None:
     """They are counted, listed for the site alone, and left out only when the study says so."""
     root = tmp_path / "pacs"
