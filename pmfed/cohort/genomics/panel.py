@@ -81,15 +81,7 @@ def read_panel(
             f"{source}: does not say which genome build it is in; taken to be in the study's {spec.build}. Give variants "
             "both 'id' and 'at' to have it checked."
         )
-    if not (seen.found or seen.others or seen.ambiguous or seen.elsewhere):
-        problems.add(
-            f"{source}: holds none of the study's {count(len(spec.variants), 'variant')}.",
-            "Is it the right file, in the right genome build?",
-        )
-    elif absent := sorted(spec.variants.keys() - seen.found.keys() - seen.others - seen.ambiguous - seen.elsewhere):
-        unsure = isinstance(file, VcfPanel) and not file.file.small
-        how = ", looked up by the index only," if unsure else ""
-        warnings.append(f"{source}: variants not in the file{how} and so missing in every patient: {named(absent)}.")
+    _check_absent(spec, source, seen, problems, isinstance(file, PlinkPanel) or file.file.small, warnings)
     return _block(spec, source, seen, paired, sex, warnings)
 
 
@@ -97,6 +89,27 @@ def _sex(paired: Samples, file: PlinkPanel | VcfPanel) -> Ints:
     if paired.sex is not None:
         return paired.sex
     return file.sex[paired.places] if isinstance(file, PlinkPanel) else np.zeros(len(paired.places), dtype=np.int64)
+
+
+def _check_absent(
+    spec: Panel, path: Path, seen: Seen, problems: Problems, read_whole: bool, warnings: list[str]
+) -> None:
+    """Note variants that the file does not tell of."""
+    told = seen.found.keys() | seen.others | seen.ambiguous | seen.elsewhere | seen.twice
+    absent = spec.variants.keys() - told
+    if blocks := absent & seen.blocks:
+        warnings.append(
+            f"{path}: variants within a reference block of a gVCF, which does not tell their bases, and so missing in "
+            f"every patient: {named([*blocks])}. Export the study's positions one by one (a genotyped gVCF)."
+        )
+    if not told:
+        problems.add(
+            f"{path}: holds none of the study's {count(len(spec.variants), 'variant')}.",
+            "Is it the right file, in the right genome build?",
+        )
+    elif gone := absent - blocks:
+        how = "" if read_whole else ", looked up by the index only,"
+        warnings.append(f"{path}: variants not in the file{how} and so missing in every patient: {named([*gone])}.")
 
 
 def _check_alleles(
