@@ -25,6 +25,8 @@ from pmfed.errors import DataError
 # Type codes of BCF 2.2, section 6.3.3. The lowest value of an integer type is "missing", the next "end of the values".
 _TYPES: dict[int, np.dtype[Any]] = {1: np.dtype("<i1"), 2: np.dtype("<i2"), 3: np.dtype("<i4"), 5: np.dtype("<f4")}
 _TEXT = 7
+_WIDTHS = {0x11: 1, 0x12: 2, 0x13: 4}  # bytes of one whole number
+_CODES = {0, _TEXT, *_TYPES}
 _NO_QUALITY = 0x7F800001
 
 Values = NDArray[Any]  # of one of these types
@@ -57,8 +59,8 @@ class Fixed:
         number, at, end = self._info
         told: dict[str, Values | str] = {}
         for _ in range(number):
-            key, at = _value(self._body, at)
-            told[self._words[_as_number(key)]], at = _value(self._body, at)
+            key, at = _number_at(self._body, at)
+            told[self._words[key]], at = _value(self._body, at)
         if at != end:
             raise ValueError
         return told
@@ -161,31 +163,31 @@ def _record(body: bytes, shared: int, plain: str, words: dict[int, str], samples
     _, position, length, quality, counts, sizes = struct.unpack_from("<iiiIII", body)
     if sizes & 0xFFFFFF != samples:
         raise ValueError
-    name, at = _value(body, 24)
+    name, at = _text_at(body, 24)
     alleles = []
     for _ in range(counts >> 16):
-        allele, at = _value(body, at)
-        alleles.append(_as_text(allele).upper())
+        allele, at = _text_at(body, at)
+        alleles.append(allele.upper())
     if not alleles:
         raise ValueError
     alternative = ",".join(alleles[1:]) or "."
     last = position + (length if alternative in BLOCKS else len(alleles[0]))
-    if not wanted(plain, position + 1, last, _as_text(name), alternative):
+    if not wanted(plain, position + 1, last, name, alternative):
         return None
     filters, at = _value(body, at)
     info = (counts & 0xFFFF, at, shared)
     at = shared
     formats: dict[str, Values] = {}
     for _ in range(sizes >> 24):
-        key, at = _value(body, at)
+        key, at = _number_at(body, at)
         code, per, at = _kind(body, at)
-        if code not in (0, _TEXT, *_TYPES):
+        if code not in _CODES:
             raise ValueError
         if code and per:  # otherwise no sample has the field
             kind = np.dtype(f"S{per}") if code == _TEXT else _TYPES[code]
             size = samples if code == _TEXT else per * samples
             values = np.frombuffer(body, kind, size, at).reshape(samples, -1)
-            formats[words[_as_number(key)]] = values
+            formats[words[key]] = values
             at += values.nbytes
     if at != len(body):
         raise ValueError
@@ -193,7 +195,7 @@ def _record(body: bytes, shared: int, plain: str, words: dict[int, str], samples
         chromosome=plain,
         position=position + 1,
         last=last,
-        name=_as_text(name),
+        name=name,
         alleles=tuple(alleles),
         filters=() if isinstance(filters, str) else tuple(filters.tolist()),
         quality=None if quality == _NO_QUALITY else struct.unpack("<f", struct.pack("<I", quality))[0],
@@ -209,31 +211,33 @@ def _kind(body: bytes, at: int) -> tuple[int, int, int]:
     code, size = body[at] & 15, body[at] >> 4
     if size < 15:
         return code, size, at + 1
-    told, at = _value(body, at + 1)
-    return code, _as_number(told), at
+    told, at = _number_at(body, at + 1)
+    return code, told, at
 
 
 def _value(body: bytes, at: int) -> tuple[Values | str, int]:
     """Return the values that stand at a place, and the place behind them."""
-    code, size, at = _kind(body, at)
+    code, size, start = _kind(body, at)
     if code == _TEXT or size == 0:
-        if at + size > len(body):
-            raise ValueError
-        return body[at : at + size].decode("ascii"), at + size
-    values: Values = np.frombuffer(body, _TYPES[code], size, at)
-    return values, at + values.nbytes
+        return _text_at(body, at)
+    values: Values = np.frombuffer(body, _TYPES[code], size, start)
+    return values, start + values.nbytes
 
 
-def _as_text(value: Values | str) -> str:
-    if not isinstance(value, str):
+def _text_at(body: bytes, at: int) -> tuple[str, int]:
+    code, size, at = _kind(body, at)
+    if (code != _TEXT and size) or at + size > len(body):
         raise ValueError
-    return value
+    return body[at : at + size].decode("ascii"), at + size
 
 
-def _as_number(value: Values | str) -> int:
-    if isinstance(value, str) or len(value) != 1 or value.dtype.kind != "i" or value[0] < 0:
+def _number_at(body: bytes, at: int) -> tuple[int, int]:
+    """Return the whole number, 0 or above, that stands at a place, and the place behind it."""
+    width = _WIDTHS[body[at]]
+    told = int.from_bytes(body[at + 1 : at + 1 + width], "little", signed=True)
+    if told < 0 or at + 1 + width > len(body):
         raise ValueError
-    return int(value[0])
+    return told, at + 1 + width
 
 
 def as_alleles(values: Values, padded: bool = False) -> tuple[Values, int, int]:
@@ -243,8 +247,10 @@ def as_alleles(values: Values, padded: bool = False) -> tuple[Values, int, int]:
     """
     if values.dtype.kind != "i":
         raise ValueError
-    least, most = int(values.min(initial=2)), int(values.max(initial=2))
-    alleles: Values = (values >> 1) - 1  # the lowest bit says whether it is phased
+    least = int(np.minimum.reduce(values, axis=None, initial=2))
+    most = int(np.maximum.reduce(values, axis=None, initial=2))
+    alleles: Values = values >> 1  # the lowest bit says whether it is phased
+    alleles -= 1
     if least < 0:
         mark = np.iinfo(values.dtype).min
         unset = values == mark

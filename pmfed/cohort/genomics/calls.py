@@ -97,14 +97,14 @@ class Lookup:
         self.variants: dict[str, PanelVariant] = {}
         self.places: dict[str, tuple[str, int]] = {}
         self._at: dict[str, dict[int, list[str]]] = {}
-        for key, variant in sorted(spec.variants.items()):
-            if keys is not None and key not in keys:
-                continue
-            self.variants[key] = variant
+        for key in sorted(spec.variants if keys is None else keys):
+            self.variants[key] = variant = spec.variants[key]
             place = variant.place or (places or {}).get(key)
             if place is not None:
                 self.places[key] = place
-                self._at.setdefault(place[0], {}).setdefault(anchor(variant, place[1]), []).append(key)
+                self._at.setdefault(place[0], {}).setdefault(
+                    anchor((variant.reference, variant.effect), place[1]), []
+                ).append(key)
             if variant.id is not None:
                 self.named.setdefault(variant.id, []).append(key)
         self._sorted = {plain: sorted(found) for plain, found in self._at.items()}
@@ -114,7 +114,7 @@ class Lookup:
         if first == last:
             if plain in self._at and first in self._at[plain]:
                 return True
-        elif any(self._covered(plain, first, last)):
+        elif self._covered(plain, first, last):
             return True
         return name in self.named or (";" in name and not self.named.keys().isdisjoint(name.split(";")))
 
@@ -124,11 +124,19 @@ class Lookup:
 
     def here(self, plain: str, first: int, last: int) -> list[str]:
         """Return the variants that a record over these bases covers."""
+        if first == last:
+            return self._at.get(plain, {}).get(first, [])
         return [key for at in self._covered(plain, first, last) for key in self._at[plain][at]]
 
     def by_name(self, name: str) -> list[str]:
         """Return the variants that a record of these ids, parted by semicolons, may be."""
+        if ";" not in name:
+            return self.named.get(name, [])
         return [key for one in name.split(";") for key in self.named.get(one, ())]
+
+    def unplaced(self, name: str) -> list[str]:
+        """Return those of `by_name` that the panel knows by id alone."""
+        return [key for key in self.by_name(name) if self.variants[key].place is None]
 
     def check_name(self, place: tuple[str, int], name: str, covered: Collection[str], seen: Seen) -> None:
         """Note whether a record's id stands where the panel says."""
@@ -170,9 +178,9 @@ def settle_sex(
     sex : (S,) int64
         1 male, 2 female, 0 unknown.
     """
-    chromosome, position = place
     if one_copy is not None and (single := int(one_copy.sum())):
         tally["calls of one copy"] += single
+    chromosome, position = place
     if not haploid(spec.build, chromosome, position):
         return
     mixed = (dosages == 1) & ((sex == MALE) | (chromosome != "X")) if spec.dosage == "called" else np.zeros(1, bool)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -19,6 +20,7 @@ from pmfed.cohort.genomics.outcomes import (
     DELETED,
     OPEN,
     UNCLEAR,
+    Pair,
     changes,
     direction,
     is_single,
@@ -27,9 +29,40 @@ from pmfed.cohort.genomics.outcomes import (
     spelled,
 )
 from pmfed.cohort.genomics.parts import Counts, Part, Told
-from pmfed.modality.genomics import PanelVariant
 
 SLACK = 1e-3  # imputed dosages are rounded in text
+
+
+Fail = Fault | Literal["twice"]
+Written = tuple[tuple[int, tuple[str, ...]], ...]  # position of each record from the variant's, its REF and every ALT
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the letters of records come to, whoever's calls they hold.
+
+    Attributes
+    ----------
+    match : Match
+        Which allele is counted, and on which strand.
+    base : str
+        What REF puts at the place.
+    target : str or None
+        The outcome that is counted; None where no record lists it.
+    outcomes
+        Of each record, what each of its alleles puts at the place; None where it is not about the variant.
+    judges : tuple of int
+        The records whose calls must be whole: those that list the counted allele; of REF, all that list others.
+    alleles : int
+        How many alleles the records list together.
+    """
+
+    match: Match
+    base: str
+    target: str | None
+    outcomes: tuple[tuple[str, ...] | None, ...]
+    judges: tuple[int, ...]
+    alleles: int
 
 
 @dataclass(frozen=True, repr=False)
@@ -64,13 +97,13 @@ class Settled:
     repeated: int
 
 
-def settle(variant: PanelVariant, at: int, parts: Sequence[Part]) -> Settled | Fault | Literal["twice"] | None:
+def settle(pair: Pair, at: int, parts: Sequence[Part]) -> Settled | Fail | None:
     """Put the records of a variant together.
 
     Parameters
     ----------
-    variant, at
-        The panel's variant and its position.
+    pair, at
+        The variant's alleles in the panel, and its position.
     parts
         All records that cover it.
 
@@ -79,64 +112,74 @@ def settle(variant: PanelVariant, at: int, parts: Sequence[Part]) -> Settled | F
     Settled, Fault, "twice" or None
         "twice" where two records list one allele and say different things of it; None where none is about the variant.
     """
-    once: list[Part] = []
-    for part in parts:
+    once = list(parts[:1])
+    for part in parts[1:]:
         if not any(part.repeats(other) for other in once):
             once.append(part)
-    sought = None
-    if not is_single(variant):
-        sought = direction(variant, at, {one for part in once for one in changes(part.start, part.alleles)})
-        if sought is None:
-            return None
-    told = [Told(part, outcomes(at, sought, part.start, part.alleles)) for part in once]
-    listing = [one for one in told if lists(one.outcomes, sought is None and one.part.start == at)]
-    about = [one for one in told if one.alters or one in listing]
-    if not listing:
-        return None
-    if len({one.outcomes[0] for one in about}) > 1:
-        return "others"  # the file's own records disagree on the genome's base
-    pooled = tuple(dict.fromkeys(one for line in about for one in line.outcomes if one != UNCLEAR))
-    match = match_record(
-        variant.reference, variant.effect, pooled if sought is None else spelled(variant, at, sought, pooled)
-    )
-    if not isinstance(match, Match):
-        return match
-    if _listed_twice(about):
-        return "twice"
-    target = None if match.counted is None else pooled[match.counted]
-    judges = _judges(target, pooled[0], listing)
+    found = read_letters(pair, tuple((part.start - at, part.alleles) for part in once))
+    if not isinstance(found, Reading):
+        return found
+    about = [Told(part, one) for part, one in zip(once, found.outcomes, strict=True) if one is not None]
+    judges = [Told(once[place], found.outcomes[place] or ()) for place in found.judges]
     tally: Counter[str] = Counter()
     if failed := not any(one.part.passes for one in judges):
         dosages: Floats = np.full(len(judges[0].part.called), np.nan, dtype=np.float32)
-    elif len(about) == 1 and _is_plain(about[0]):
-        dosages = about[0].dosages(target)
+    elif len(about) == 1 and about[0].is_plain:
+        dosages = about[0].dosages(found.target)
     else:
-        dosages = _counted(target, pooled[0], about, judges, at, tally)
+        dosages = _counted(found.target, found.base, about, judges, at, tally)
     one_copy = None
     if not all(one.part.plain for one in judges):
         one_copy = (judges[0].part.copies == 1) & (judges[0].part.absent == 0)
-    return Settled(dosages, match, one_copy, failed, tally, len(about), len(pooled), len(parts) - len(once))
+    repeated = len(parts) - len(once)
+    return Settled(dosages, found.match, one_copy, failed, tally, len(about), found.alleles, repeated)
 
 
-def _listed_twice(about: Sequence[Told]) -> bool:
+@lru_cache(maxsize=4096)
+def read_letters(pair: Pair, records: Written) -> Reading | Fail | None:
+    """Return what the letters of the records that cover a variant come to."""
+    sought = None
+    if not is_single(pair):
+        sought = direction(pair, 0, {one for record in records for one in changes(*record)})
+        if sought is None:
+            return None
+    told = [outcomes(0, sought, *record) for record in records]
+    listing = [
+        place
+        for place, (one, (start, _)) in enumerate(zip(told, records, strict=True))
+        if lists(one, begins_here=sought is None and start == 0)
+    ]
+    if not listing:
+        return None
+    base = told[listing[0]][0]
+    if any(told[place][0] != base for place in listing):
+        return "others"  # the file's own records disagree on the genome's base
+    about = [
+        one if one[0] == base and (len(set(one)) > 1 or place in listing) else None for place, one in enumerate(told)
+    ]
+    pooled = tuple(dict.fromkeys((base, *(one for line in about for one in line or () if one != UNCLEAR))))
+    match = match_record(*pair, pooled if sought is None else spelled(pair, 0, sought, pooled))
+    if not isinstance(match, Match):
+        return match
+    if _listed_twice(about, records):
+        return "twice"
+    target = None if match.counted is None else pooled[match.counted]
+    if target is not None and target != base:
+        judges = [place for place in listing if target in told[place]]
+    else:
+        judges = [place for place in listing if len(set(told[place])) > 1] or listing
+    return Reading(match, base, target, tuple(about), tuple(judges), len(pooled))
+
+
+def _listed_twice(about: Sequence[tuple[str, ...] | None], records: Written) -> bool:
     """Return whether two records list the same change of the place."""
     silent = {DELETED, UNCLEAR, *OPEN}
     seen: Counter[object] = Counter()
-    for one in about:
-        found = zip(one.outcomes[1:], changes(one.part.start, one.part.alleles), strict=True)
-        seen.update({what for outcome, what in found if outcome not in silent and outcome != one.outcomes[0]})
+    for told, record in zip(about, records, strict=True):
+        if told is not None:
+            found = zip(told[1:], changes(*record), strict=True)
+            seen.update({what for outcome, what in found if outcome not in silent and outcome != told[0]})
     return any(number > 1 for number in seen.values())
-
-
-def _judges(target: str | None, base: str, listing: Sequence[Told]) -> list[Told]:
-    """Return the records whose calls must be whole: those that list the counted allele; of REF, all that list others."""
-    if target is not None and target != base:
-        return [one for one in listing if target in one.outcomes]
-    return [one for one in listing if one.alters] or list(listing)
-
-
-def _is_plain(one: Told) -> bool:
-    return one.part.plain and one.part.imputed is None and not one.part.doubts and UNCLEAR not in one.outcomes
 
 
 def _counted(

@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import NamedTuple
 
-from pmfed.modality.genomics import PanelVariant
+Pair = tuple[str, str]  # of the panel: the allele that is not counted, and the one that is
 
 DELETED = "*"  # the base is gone, or another change than the panel's takes its place
 UNCLEAR = "?"  # the letters do not tell
 OPEN = ("<*>", "<NON_REF>")  # "any other allele", which nobody saw
+_PLAIN = "ACGT*"
 SAME, THERE = "=", "+"  # of longer variants: unchanged, and changed as the panel says
 
 
@@ -36,17 +37,17 @@ def change(start: int, reference: str, alternative: str) -> Change:
     return Change(start + shared, reference[shared:], alternative[shared:])
 
 
-def anchor(variant: PanelVariant, at: int) -> int:
+def anchor(pair: Pair, at: int) -> int:
     """Return the position that any record of a variant covers: its base, or the base before what goes or comes."""
-    if is_single(variant):
+    if is_single(pair):
         return at
-    first, gone, come = change(at, variant.reference, variant.effect)
+    first, gone, come = change(at, *pair)
     return first if gone and come else first - 1
 
 
-def is_single(variant: PanelVariant) -> bool:
+def is_single(pair: Pair) -> bool:
     """Return whether a variant is one base for another."""
-    return len(variant.reference) == len(variant.effect) == 1
+    return len(pair[0]) == len(pair[1]) == 1
 
 
 def changes(start: int, alleles: tuple[str, ...]) -> tuple[Change | None, ...]:
@@ -54,21 +55,20 @@ def changes(start: int, alleles: tuple[str, ...]) -> tuple[Change | None, ...]:
     return tuple(change(start, alleles[0], one) if one.isalpha() else None for one in alleles[1:])
 
 
-def direction(variant: PanelVariant, at: int, seen: Collection[Change | None]) -> Change | None:
+def direction(pair: Pair, at: int, seen: Collection[Change | None]) -> Change | None:
     """Return a longer variant as the file has it, from the genome's allele to the other; None where it has it not."""
-    found = [one for one in _both(variant, at) if one in seen]
+    found = [one for one in _both(pair, at) if one in seen]
     return found[0] if len(found) == 1 else None
 
 
-def spelled(variant: PanelVariant, at: int, sought: Change, told: Collection[str]) -> tuple[str, ...]:
+def spelled(pair: Pair, at: int, sought: Change, told: Collection[str]) -> tuple[str, ...]:
     """Return outcomes of a longer variant as alleles of one record."""
-    pair = (variant.reference, variant.effect)
-    words = dict(zip((SAME, THERE), pair if sought == _both(variant, at)[0] else pair[::-1], strict=True))
+    words = dict(zip((SAME, THERE), pair if sought == _both(pair, at)[0] else pair[::-1], strict=True))
     return tuple(words.get(one, one) for one in told)
 
 
-def _both(variant: PanelVariant, at: int) -> tuple[Change, Change]:
-    first, gone, come = change(at, variant.reference, variant.effect)
+def _both(pair: Pair, at: int) -> tuple[Change, Change]:
+    first, gone, come = change(at, *pair)
     return Change(first, gone, come), Change(first, come, gone)
 
 
@@ -89,6 +89,8 @@ def outcomes(at: int, sought: Change | None, start: int, alleles: tuple[str, ...
     """
     if sought is not None:
         return (SAME, *(_whole(sought, start, alleles[0], one) for one in alleles[1:]))
+    if at == start and all(len(one) == 1 and one in _PLAIN for one in alleles):
+        return alleles
     base = alleles[0][at - start]
     return (base, *(_letter(at, start, alleles[0], one, base) for one in alleles[1:]))
 

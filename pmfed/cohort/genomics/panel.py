@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,8 @@ from pmfed.cohort.genomics.vcf import VcfPanel
 from pmfed.cohort.tables import Problems, count
 from pmfed.errors import DataError
 from pmfed.modality.genomics import Panel
+
+_AT_A_TIME = 64  # variants turned into inputs together
 
 
 def read_panel(
@@ -168,28 +170,48 @@ def _block(spec: Panel, path: Path, seen: Seen, paired: Samples, sex: Ints, warn
         )
     sample = paired.of_records()
     present = (sample >= 0) & here[sample]
+    inputs, gaps = _inputs(spec, seen.found, present, sample[present])
+    return Block(inputs, present, gaps, _counts(spec, seen, paired, poor), tuple(warnings))
+
+
+def _inputs(
+    spec: Panel, found: Mapping[str, Found], present: Bools, rows: Ints
+) -> tuple[NDArray[np.float32], dict[str, int]]:
+    """Return the inputs of all records, and how many of those present lack each variant; ``rows`` are their samples."""
     keys = sorted(spec.variants)
-    dosages = np.full((len(keys), len(here)), np.nan, dtype=np.float32)
-    for row, key in enumerate(keys):
-        if key in seen.found:
-            dosages[row] = seen.found[key].dosages
-    unknown = np.isnan(dosages)
-    centre = 2 * np.array([spec.variants[key].frequency for key in keys])
+    centre = np.array([2 * spec.variants[key].frequency for key in keys], dtype=np.float64)
     spread = np.sqrt(centre * (1 - centre / 2))
     spread[spread == 0] = 1.0  # an allele that nobody or everybody has: nothing to scale by
-    dosages -= centre[:, None].astype(np.float32)
-    dosages /= spread[:, None].astype(np.float32)
-    dosages[unknown] = 0.0
     width = np.array([1 + spec.variants[key].indicator for key in keys])
     column = np.cumsum(width) - width
-    rows = sample[present]
-    told = np.empty((len(rows), len(spec.names)), dtype=np.float32)
-    told[:, column if (width > 1).any() else slice(None)] = dosages[:, rows].T
-    told[:, column[width > 1] + 1] = unknown[width > 1][:, rows].T
-    inputs = np.zeros((len(sample), len(spec.names)), dtype=np.float32)
+    told = np.zeros((len(rows), len(spec.names)), dtype=np.float32)
+    gaps: dict[str, int] = {}
+    size = max((len(one.dosages) for one in found.values()), default=0)
+    mixed = not np.array_equal(rows, np.arange(size))
+    for start in range(0, len(keys), _AT_A_TIME):  # so that a block stays in the processor's cache
+        some = slice(start, start + _AT_A_TIME)
+        dosages = np.full((len(keys[some]), len(rows)), np.nan, dtype=np.float32)
+        for row, key in enumerate(keys[some]):
+            if key in found:
+                dosages[row] = found[key].dosages[rows if mixed else slice(None)]
+        unknown = np.isnan(dosages)
+        gaps.update(zip(keys[some], np.count_nonzero(unknown, axis=1).tolist(), strict=True))
+        dosages -= centre[some, None].astype(np.float32)
+        dosages /= spread[some, None].astype(np.float32)
+        if unknown.any():
+            np.copyto(dosages, 0.0, where=unknown)
+        first, last = int(column[start]), int(column[some][-1] + 1)
+        if last - first == len(dosages):  # no indicators between
+            told[:, first:last] = dosages.T
+        else:
+            told[:, column[some]] = dosages.T
+        double = width[some] > 1
+        told[:, column[some][double] + 1] = unknown[double].T
+    if present.all():
+        return told, gaps
+    inputs = np.zeros((len(present), len(spec.names)), dtype=np.float32)
     inputs[present] = told
-    missing = dict(zip(keys, (int(number) for number in unknown[:, rows].sum(axis=1)), strict=True))
-    return Block(inputs, present, missing, _counts(spec, seen, paired, poor), tuple(warnings))
+    return inputs, gaps
 
 
 def _enough(spec: Panel, seen: Seen, samples: int) -> Bools:
@@ -208,7 +230,8 @@ def _counts(spec: Panel, seen: Seen, paired: Samples, poor: int) -> dict[str, in
     found: list[Found] = list(seen.found.values())
     tally: Counter[str] = Counter(seen.tally)
     for one in found:
-        tally.update(one.tally)
+        if one.tally:
+            tally.update(one.tally)
     counts = {
         **paired.counts,
         "patients with too few calls": poor,

@@ -7,8 +7,9 @@ first allele, 10 one of each, 11 two of the second, 01 missing.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import add
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +78,7 @@ class PlinkPanel:
         if not people:
             raise DataError(f"{fam}: lists no samples.", "Export .bed, .bim and .fam again, together.")
         self.last: dict[str, int] = {}
+        self._lines = 0
 
     def read(self, spec: Panel, places: Sequence[int], sex: Ints) -> Seen:
         """Find the panel's variants.
@@ -94,28 +96,24 @@ class PlinkPanel:
         seen = Seen()
         lookup = Lookup(spec, places=self._places_of_ids(spec, seen))
         rows: dict[str, list[_Row]] = {}
-        lines = 0
-        for lines, (plain, at, name, first, second) in enumerate(self._variants(lookup), 1):
-            if plain is None:
-                continue
-            last = at if len(first) == len(second) == 1 else at + max(len(first), len(second)) - 1
-            covered = lookup.here(plain, at, last) if at else lookup.by_name(name)  # at 0 it is known by id alone
-            lookup.check_name((plain, at), name, covered, seen)
+        for plain, row, name in self._rows(lookup):
+            last = row.at + max(len(row.first), len(row.second)) - 1
+            covered = lookup.here(plain, row.at, last) if row.at else lookup.unplaced(name)  # at 0 the id alone tells
+            lookup.check_name((plain, row.at), name, covered, seen)
             for key in covered:
-                if at == 0 and lookup.variants[key].place is not None:
-                    continue
-                rows.setdefault(key, []).append(_Row(lines - 1, at, first.upper(), second.upper()))
-        self._check_size(lines)
+                rows.setdefault(key, []).append(row)
+        self._check_size(self._lines)
         calls = _Calls(self.path, len(self.samples), places)
         calls.check([row.line for found in rows.values() for row in found])
         taken = {key: one for key, found in rows.items() if (one := _taken(lookup, key, found, seen)) is not None}
-        every = calls.dosages([(one.line, one.match.counted) for one in taken.values()])
-        missing = np.isnan(every).sum(axis=1)
-        for row, (key, one) in enumerate(taken.items()):
-            dosages, place = every[row], lookup.places[key]
+        every: Floats = calls.dosages([(one.line, one.match.counted) for one in taken.values()])
+        missing = np.count_nonzero(np.isnan(every), axis=1)
+        for number, (key, one) in enumerate(taken.items()):
+            dosages, place = every[number], lookup.places[key]
             for other in one.others:
                 _compare(key, dosages, one, other, calls, seen)
-            tally = Counter({"calls missing": int(np.isnan(dosages).sum() if one.others else missing[row])})
+            gaps = int(np.isnan(dosages).sum() if one.others else missing[number])
+            tally = Counter({"calls missing": gaps} if gaps else ())
             settle_sex(spec, place, dosages, None, sex, tally)
             seen.found[key] = Found(dosages, one.match, place, tally)
         for key in seen.twice:
@@ -124,39 +122,54 @@ class PlinkPanel:
 
     def _places_of_ids(self, spec: Panel, seen: Seen) -> dict[str, tuple[str, int]]:
         """Return where the variants stand that the panel knows by id alone; lines without the id may be about them."""
-        lookup = Lookup(spec, [key for key, variant in spec.variants.items() if variant.place is None])
         found: dict[str, tuple[str, int]] = {}
-        for plain, at, name, _, _ in self._variants(lookup) if lookup.variants else ():
-            if plain is not None:
-                for key in lookup.by_name(name):
-                    if found.setdefault(key, (plain, at)) != (plain, at):
-                        seen.twice.add(key)
+        if not (unplaced := [key for key, variant in spec.variants.items() if variant.place is None]):
+            return found
+        lookup = Lookup(spec, unplaced)
+        for plain, row, name in self._rows(lookup):
+            for key in lookup.by_name(name):
+                if found.setdefault(key, (plain, row.at)) != (plain, row.at):
+                    seen.twice.add(key)
         return found
 
-    def _variants(self, lookup: Lookup) -> Iterator[tuple[str | None, int, str, str, str]]:
-        """Yield chromosome, position, id and alleles of every line; chromosome None where it cannot be of the panel."""
+    def _rows(self, lookup: Lookup) -> Iterator[tuple[str, _Row, str]]:
+        """Yield chromosome, alleles and id of the lines that may be about a variant of the panel."""
         plains: dict[str, str | None] = {}
-        number = 0
+        positions = {at for _, at in lookup.spans()}
+        done = 0
         for block in _blocks(self._bim, 6):
-            for name, identity, _, at, first, second in block:
-                number += 1
-                if name not in plains:
-                    plains[name] = chromosome(name)
-                plain = plains[name]
-                try:
-                    position = int(at)
-                except ValueError:
-                    raise DataError(
-                        f"{self._bim}: line {number:,} has no position in its fourth column.", "Export it again."
-                    ) from None
-                if plain is not None:
-                    if position > self.last.get(plain, 0):
-                        self.last[plain] = position
-                    long = len(first) > 1 or len(second) > 1
-                    # Below 0 is PLINK's way of leaving a variant out.
-                    if position < 0 or not (long or lookup.may_hold(plain, position, position, identity, "")):
-                        plain = None
-                yield plain, position, identity, first, second
+            names, ids, _, ats, firsts, seconds = zip(*block, strict=True)
+            try:
+                places = list(map(int, ats))
+            except ValueError:
+                wrong = next(number for number, at in enumerate(ats) if not at.lstrip("-").isdigit())
+                raise DataError(
+                    f"{self._bim}: line {done + wrong + 1:,} has no position in its fourth column.", "Export it again."
+                ) from None
+            plains.update({name: chromosome(name) for name in set(names) - plains.keys()})
+            self._note_last(names, places, plains)
+            near = [
+                number
+                for number, (at, identity) in enumerate(zip(places, ids, strict=True))
+                if at in positions or identity in lookup.named
+            ]
+            long = [number for number, pair in enumerate(map(add, firsts, seconds)) if len(pair) > 2]
+            for number in sorted({*near, *long}) if long else near:
+                plain, at = plains[names[number]], places[number]
+                if plain is not None and at >= 0:  # below 0 is PLINK's way of leaving a variant out
+                    row = _Row(done + number, at, firsts[number].upper(), seconds[number].upper())
+                    yield plain, row, ids[number]
+            done += len(block)
+        self._lines = done
+
+    def _note_last(self, names: Sequence[str], places: Sequence[int], plains: Mapping[str, str | None]) -> None:
+        highest: dict[str, int] = {}
+        for name, at in zip(names, places, strict=True):
+            if at > highest.get(name, 0):
+                highest[name] = at
+        for name, at in highest.items():
+            if (plain := plains[name]) is not None:
+                self.last[plain] = max(at, self.last.get(plain, 0))
 
     def _check_rules(self, spec: Panel) -> None:
         asked = {
@@ -252,7 +265,7 @@ def _pair(variant: PanelVariant, at: int, row: _Row) -> tuple[str, str] | None:
     first, second = row.first, row.second
     if row.at == at and (len(first) == len(second) == 1 or not _LETTERS.issuperset(first + second)):
         return first, second
-    if not is_single(variant):
+    if not is_single((variant.reference, variant.effect)):
         ours = change(at, variant.reference, variant.effect)
         if change(row.at, second, first) == ours:
             return variant.effect, variant.reference
@@ -298,7 +311,6 @@ class _Calls:
         self._path, self._people = path, people
         mapped = np.memmap(path, dtype=np.uint8, mode="r", offset=len(_MAGIC))
         self._packed: Packed = np.asarray(mapped).reshape(-1, -(-people // 4))
-        self._size = len(places)
         self._places: slice | Ints = slice(people) if len(places) == people else np.asarray(places, dtype=np.int64)
 
     def check(self, lines: Sequence[int]) -> None:
@@ -312,12 +324,11 @@ class _Calls:
 
     def dosages(self, asked: Sequence[tuple[int, int | None]]) -> Floats:
         """Return how many of the first (0), the second (1) or no allele (None) the samples have in some lines, (V, S)."""
-        found = np.empty((len(asked), self._size), dtype=np.float32)
+        found = np.empty((len(asked), 4 * self._packed.shape[1]), dtype=np.float32)
         for counted, table in _TABLES.items():
             rows = np.array([row for row, (_, one) in enumerate(asked) if one == counted], dtype=np.int64)
             lines = np.array([line for line, one in asked if one == counted], dtype=np.int64)
             for start in range(0, len(rows), _AT_A_TIME):
                 some = slice(start, start + _AT_A_TIME)
-                calls = table[self._packed[lines[some]]].reshape(len(lines[some]), -1)
-                found[rows[some]] = calls[:, self._places]
-        return found
+                found[rows[some]] = table[self._packed[lines[some]]].reshape(len(lines[some]), -1)
+        return found[:, self._places]

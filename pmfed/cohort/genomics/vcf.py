@@ -47,25 +47,27 @@ class VcfPanel:
         seen = Seen()
         records = Records(self.file, places)
         named = self._places_of_ids(spec, records, seen)
-        whole = Lookup(spec, places=named)
-        rest = set(whole.variants)
+        lookup = Lookup(spec, places=named)
+        rest = set(lookup.variants)
         if self.file.index is not None:
-            for plain, first, last in _stretches(whole.spans()):
-                within = set(whole.here(plain, first, last))
+            for plain, first, last in _stretches(lookup.spans()):
+                within = set(lookup.here(plain, first, last))
                 self._gather(spec, records.within(plain, first, last), Lookup(spec, within, named), sex, seen)
             rest -= seen.found.keys()
+            lookup = Lookup(spec, rest, named)
         # What an index does not find may be hidden by damage, or by an index of another file: the library does not
         # tell that from absence.
         if rest and self.file.small:
-            lookup = Lookup(spec, rest, named)
             self._gather(spec, records.through(lookup.may_hold), lookup, sex, seen)
         return seen
 
     def _places_of_ids(self, spec: Panel, records: Records, seen: Seen) -> dict[str, tuple[str, int]]:
         """Return where the variants stand that the panel knows by id alone; records without the id may be about them."""
-        lookup = Lookup(spec, [key for key, variant in spec.variants.items() if variant.place is None])
         found: dict[str, tuple[str, int]] = {}
-        for record in records.through(lookup.may_hold) if lookup.variants else ():
+        if not (unplaced := [key for key, variant in spec.variants.items() if variant.place is None]):
+            return found
+        lookup = Lookup(spec, unplaced)
+        for record in records.through(lookup.may_hold):
             for key in lookup.by_name(record.name):
                 variant = lookup.variants[key]
                 starts = {one.first for one in changes(record.place[1], record.alleles) if one and one.gone}
@@ -121,15 +123,19 @@ def _stretches(places: Iterable[tuple[str, int]]) -> list[tuple[str, int, int]]:
 def _settle(spec: Panel, lookup: Lookup, key: str, parts: Sequence[Part], sex: Ints, seen: Seen) -> None:
     """Note what the records of a variant say of it."""
     place = lookup.places[key]
-    found = settle(lookup.variants[key], place[1], parts)
+    variant = lookup.variants[key]
+    found = settle((variant.reference, variant.effect), place[1], parts)
     if found is None:
         return
     if isinstance(found, str):
         {"others": seen.others, "ambiguous": seen.ambiguous, "twice": seen.twice}[found].add(key)
         return
-    seen.tally["variants with more than two alleles"] += found.alleles > 2
-    seen.tally["variants over several records"] += found.several > 1
-    seen.tally["records repeated"] += found.repeated
+    if found.alleles > 2:
+        seen.tally["variants with more than two alleles"] += 1
+    if found.several > 1:
+        seen.tally["variants over several records"] += 1
+    if found.repeated:
+        seen.tally["records repeated"] += found.repeated
     if found.failed:
         seen.failed.add(key)
     else:
