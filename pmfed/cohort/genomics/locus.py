@@ -22,7 +22,7 @@ from pmfed.cohort.genomics.outcomes import (
     UNCLEAR,
     Pair,
     changes,
-    direction,
+    directions,
     is_single,
     lists,
     outcomes,
@@ -33,7 +33,7 @@ from pmfed.cohort.genomics.parts import Counts, Part, Told
 SLACK = 1e-3  # imputed dosages are rounded in text
 
 
-Fail = Fault | Literal["twice"]
+Fail = Fault | Literal["twice", "either"]
 Written = tuple[tuple[int, tuple[str, ...]], ...]  # position of each record from the variant's, its REF and every ALT
 
 
@@ -110,7 +110,8 @@ def settle(pair: Pair, at: int, parts: Sequence[Part]) -> Settled | Fail | None:
     Returns
     -------
     Settled, Fault, "twice" or None
-        "twice" where two records list one allele and say different things of it; None where none is about the variant.
+        "twice" where two records list one allele and say different things of it, "either" where a longer variant stands
+        there both ways; None where no record is about the variant.
     """
     once = list(parts[:1])
     for part in parts[1:]:
@@ -140,9 +141,10 @@ def read_letters(pair: Pair, records: Written) -> Reading | Fail | None:
     """Return what the letters of the records that cover a variant come to."""
     sought = None
     if not is_single(pair):
-        sought = direction(pair, 0, {one for record in records for one in changes(*record)})
-        if sought is None:
-            return None
+        ways = directions(pair, 0, {one for record in records for one in changes(*record)})
+        if len(ways) != 1:
+            return "either" if ways else None
+        sought = ways[0]
     told = [outcomes(0, sought, *record) for record in records]
     listing = [
         place
@@ -190,6 +192,7 @@ def _counted(
     size = len(copies)
     unclear, clash = np.zeros(size, dtype=bool), np.zeros(size, dtype=bool)
     sums: dict[str, Counts] = {}
+    starred: Counts = np.zeros(size)
     for one in about:
         unclear |= one.amount(UNCLEAR) > 0
         if not one.part.passes:  # what it says of others than REF is not known
@@ -197,16 +200,17 @@ def _counted(
             unclear |= matters > 0
             continue
         for outcome in set(one.outcomes) - {base, UNCLEAR}:
-            kind = f"{outcome}{one.part.start < at}" if outcome == DELETED else outcome
             amount = one.amount(outcome)
-            before = sums.setdefault(kind, np.zeros(size))
+            if outcome == DELETED and one.part.start == at:  # "*" stands for a deletion that has a record of its own
+                starred = np.maximum(starred, amount)
+                continue
+            before = sums.setdefault(outcome, np.zeros(size))
             if outcome not in (DELETED, *OPEN):  # one allele in two records: the same copy, or another?
                 clash |= (before > 0) & (amount > 0)
             before += amount
-    # "*" and the deletion that it stands for are the same copies.
-    gone = [sums.pop(kind) for kind in (f"{DELETED}True", f"{DELETED}False") if kind in sums]
+    gone = np.maximum(starred, sums.pop(DELETED, 0.0))
     letters = sum(sums.values(), np.zeros(size))
-    altered = letters + (np.max(gone, axis=0) if gone else 0)
+    altered = letters + gone
     clash |= letters > copies + SLACK
     wanted = np.zeros(size) if target is None else copies - altered if target == base else sums[target].copy()
     half, lacking = np.zeros(size, dtype=bool), np.zeros(size, dtype=bool)

@@ -55,10 +55,9 @@ def changes(start: int, alleles: tuple[str, ...]) -> tuple[Change | None, ...]:
     return tuple(change(start, alleles[0], one) if one.isalpha() else None for one in alleles[1:])
 
 
-def direction(pair: Pair, at: int, seen: Collection[Change | None]) -> Change | None:
-    """Return a longer variant as the file has it, from the genome's allele to the other; None where it has it not."""
-    found = [one for one in _both(pair, at) if one in seen]
-    return found[0] if len(found) == 1 else None
+def directions(pair: Pair, at: int, seen: Collection[Change | None]) -> list[Change]:
+    """Return a longer variant as the file has it, from the genome's allele to the other: none, one, or both ways."""
+    return [one for one in _both(pair, at) if one in seen]
 
 
 def spelled(pair: Pair, at: int, sought: Change, told: Collection[str]) -> tuple[str, ...]:
@@ -108,6 +107,9 @@ def _letter(at: int, start: int, reference: str, alternative: str, base: str) ->
         return alternative
     if alternative == "*":  # gone with a deletion further up, which need not reach beyond the first base
         return DELETED if at == start else UNCLEAR
+    if "*" in alternative and len(alternative) == len(reference):  # some of its bases are gone
+        letter = alternative[at - start]
+        return DELETED if letter == "*" else letter
     if not alternative.isalpha():
         return UNCLEAR if alternative.startswith("*") else base  # structural: the base before it stays
     first, gone, come = change(start, reference, alternative)

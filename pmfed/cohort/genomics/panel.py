@@ -97,7 +97,7 @@ def _check_absent(
     spec: Panel, path: Path, seen: Seen, problems: Problems, read_whole: bool, warnings: list[str]
 ) -> None:
     """Note variants that the file does not tell of."""
-    told = seen.found.keys() | seen.others | seen.ambiguous | seen.elsewhere | seen.twice
+    told = seen.found.keys() | seen.others | seen.ambiguous | seen.elsewhere | seen.twice | seen.either
     absent = spec.variants.keys() - told
     if blocks := absent & seen.blocks:
         warnings.append(
@@ -129,6 +129,12 @@ def _check_alleles(
             f"{path}: {count(len(others), 'variant')} with other alleles than the study's, on either strand: "
             f"{named([*others])}.",
             "Is the file in another genome build, or are 'reference' and 'effect' wrong in the study?",
+        )
+    if seen.either:
+        problems.add(
+            f"{path}: {count(len(seen.either), 'variant')} of which the file lists letters lost and the same letters gained: "
+            f"{named([*seen.either])}.",
+            "Which allele is the genome's cannot be told from them: leave the variants out.",
         )
     if seen.twice:
         problems.add(

@@ -128,7 +128,8 @@ def _settle(spec: Panel, lookup: Lookup, key: str, parts: Sequence[Part], sex: I
     if found is None:
         return
     if isinstance(found, str):
-        {"others": seen.others, "ambiguous": seen.ambiguous, "twice": seen.twice}[found].add(key)
+        told = {"others": seen.others, "ambiguous": seen.ambiguous, "twice": seen.twice, "either": seen.either}
+        told[found].add(key)
         return
     if found.alleles > 2:
         seen.tally["variants with more than two alleles"] += 1
