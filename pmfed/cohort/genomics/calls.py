@@ -56,6 +56,8 @@ class Seen:
         Variants whose id stands at another place than the panel's.
     twice
         Variants that stand in more than one record, and not alike.
+    coded
+        Variants whose alleles are written in a code that does not tell bases (I/D, 1/2, A/B).
     either
         Variants whose letters the file lists as lost and as gained, so that the genome's allele cannot be told.
     blocks
@@ -73,6 +75,7 @@ class Seen:
     ambiguous: set[str] = field(default_factory=set)
     elsewhere: set[str] = field(default_factory=set)
     twice: set[str] = field(default_factory=set)
+    coded: set[str] = field(default_factory=set)
     either: set[str] = field(default_factory=set)
     blocks: set[str] = field(default_factory=set)
     confirmed: set[str] = field(default_factory=set)

@@ -97,7 +97,7 @@ def _check_absent(
     spec: Panel, path: Path, seen: Seen, problems: Problems, read_whole: bool, warnings: list[str]
 ) -> None:
     """Note variants that the file does not tell of."""
-    told = seen.found.keys() | seen.others | seen.ambiguous | seen.elsewhere | seen.twice | seen.either
+    told = seen.found.keys() | seen.others | seen.ambiguous | seen.elsewhere | seen.twice | seen.either | seen.coded
     absent = spec.variants.keys() - told
     if blocks := absent & seen.blocks:
         warnings.append(
@@ -123,6 +123,12 @@ def _check_alleles(
         problems.add(
             f"{path}: {count(len(elsewhere), 'variant')} with the id of the study at another place: {named([*elsewhere])}.",
             f"Is the file in another genome build than {spec.build}, or is 'at' wrong in the study?",
+        )
+    if coded := seen.coded - found.keys():
+        problems.add(
+            f"{path}: {count(len(coded), 'variant')} with alleles written as I/D, 1/2 or A/B, which do not tell bases: "
+            f"{named([*coded])}.",
+            "Export the file with letters ('plink --alleleACGT', or the array's table of alleles).",
         )
     if others := seen.others - found.keys():
         problems.add(

@@ -28,7 +28,7 @@ from pmfed.modality.genomics import Panel, PanelVariant
 _MAGIC, _BY_SAMPLE = b"\x6c\x1b\x01", b"\x6c\x1b\x00"
 _BLOCK = 1 << 20  # bytes of .bim lines at a time
 _AT_A_TIME = 256  # variants whose calls are unpacked together
-_LETTERS = set("ACGT")
+_LETTERS = set("ACGT0")
 Packed = NDArray[np.uint8]
 
 
@@ -251,7 +251,7 @@ def _taken(lookup: Lookup, key: str, rows: Sequence[_Row], seen: Seen) -> _Taken
         if isinstance(match, Match):
             good.append((row.line, pair or ("", ""), match))
         elif match == "others":
-            seen.others.add(key)
+            (seen.others if _LETTERS.issuperset(row.first + row.second) else seen.coded).add(key)
             other.append((row.line, pair or ("", ""), None))
     if not good:
         return None
