@@ -71,6 +71,7 @@ LETTERS = "N" + "A" * 1200
         pytest.param((line("N><CNV>", "0/1", "1/1", "0/0", "./.", info="END=2000;CN=3"),), [4, 6, 2, NAN], id="hts-specs#640 CN per allele"),
         pytest.param((line("N><CNV:TR>", "0/1", "1/1", "0/0", "0/0"),), [2, 2, 2, 2], id="hts-specs a tandem repeat is no copy of a gene"),
         pytest.param((line("N><DEL>", "1/0", "0/0", "1/0", "0/0"), line("N><DUP>", "0/1", "0/1", "0/0", "0/0")), [2, 3, 1, 2], id="bcftools norm -m- of <DEL>,<DUP>"),
+        pytest.param((line("N><DEL>", "1/1", "0/1", "0/0", "0/0"), line("N><DUP>", "0/1", "0/1", "0/0", "0/0")), [NAN, 2, 2, 2], id="norm three copies in two lines"),
         pytest.param((line("N><DEL>", *HET), line("N><DEL>", *HET)), [1, 2, 2, 2], id="survivor one deletion twice"),
         pytest.param((line("N><DEL>", "0/1:PASS", "0/1:LowQual", "1/1:PASS", "0/0:HomRef", format="GT:FT"),), [1, NAN, 0, 2], id="delly FT"),
         pytest.param((line("N><INV>", *HET), line("N><INS:ME:ALU>", *HET, info="."), line("N><TRA>", *HET)), [2, 2, 2, 2], id="manta kinds that change no copies"),
@@ -118,6 +119,12 @@ def test_breakends_that_lose_nothing_of_the_region(tmp_path: Path, alleles: str)
     block = read(write(tmp_path / "a.vcf", line(alleles, *HET, info=".")))
     assert copies(block) == [2, 2, 2, 2]
     assert not any("breakend call" in one for one in block.warnings)
+
+
+@pytest.mark.parametrize(("alleles", "expected"), [("N>]22:2000]N", NAN), ("N>N[22:2000[", 2), ("N>N[22:2001[", NAN)])
+def test_a_repeat_includes_its_ends_and_a_deletion_does_not(tmp_path: Path, alleles: str, expected: float) -> None:
+    found = copies(read(write(tmp_path / "a.vcf", line(alleles, *HET, info=".")), overlap=1.0))
+    np.testing.assert_equal(found, [expected, 2, 2, 2])
 
 
 def test_a_long_insertion_in_letters_is_said(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import pysam
 import pytest
 from genomic_files import Line, Vcf, dosages, panel, read
 
+from pmfed.cohort.genomics.header import fields
 from pmfed.errors import DataError
 
 NAN = math.nan
@@ -49,8 +50,8 @@ RUN = line("ACA>GTA", "0/0", "0/1", "1/1", "./.", at=499)
 TRAILING = line("CAG>TAG", "0/0", "0/1", "1/1", "./.")
 COMPLEX = (line("CA>TGG", "0/0", "0/1", "1/1", "0/0"), line("C>T", "0/1", "0/0", "0/0", "0/0"))
 SPANNED = (line("GAC>G", "0/1", "1/1", "0/0", "0/0", at=498), line("C>T", "0/0", "0/0", "0/1", "0/0"))
-STARRED = (line("GAC>G", "0/1", "1/1", "0/0", "0/0", at=498), line("C>T,*", "1/2", "2/2", "0/1", "0/0"))
-PARTIAL = (line("C>T,*", "0/1", "1/2", "0/0", "0/0"), line("CA>C,*A", "0/0", "0/2", "0/1", "0/0"))
+STARRED = (line("GAC>G", "0/1", "1/1", "0/0", "0/1", at=498), line("C>T,*", "1/2", "2/2", "0/1", "0/2"))
+PARTIAL = (line("C>T,*", "0/1", "1/2", "0/0", "0/2"), line("CA>C,*A", "0/0", "0/2", "0/1", "0/2"))
 TWO_WAYS = (line("CA>TG", "0/1", "0/0", "0/1", "0/0"), line("C>T", "0/0", "0/1", "0/1", "0/0"))
 OVERFULL = (line("C>T", "1/1", "0/1", "0/0", "0/0"), line("C>G", "0/1", "0/1", "0/0", "0/0"))
 DOUBTED = (line("C>T", "0/1", "0/0", "0/0", "0/1"), line("C>G", "0/0", "0/1", "0/0", "0/0", passed="LowQual"))
@@ -69,8 +70,8 @@ DOUBTED = (line("C>T", "0/1", "0/0", "0/0", "0/1"), line("C>G", "0/0", "0/1", "0
         pytest.param((TRAILING,), [0, 1, 2, NAN], [2, 1, 0, NAN], id="freebayes padded to the right"),
         pytest.param(COMPLEX, [1, NAN, NAN, 0], [1, NAN, NAN, 2], id="freebayes complex: the letters do not tell"),
         pytest.param(SPANNED, [0, 0, 1, 0], [1, 0, 1, 2], id="bcftools spanning deletion without a star"),
-        pytest.param(STARRED, [1, 0, 1, 0], [0, 0, 1, 2], id="gatk#6683 the star is that deletion, not one more"),
-        pytest.param(PARTIAL, [1, 1, 0, 0], [1, 0, 2, 2], id="octopus#212 *A"),
+        pytest.param(STARRED, [1, 0, 1, 0], [0, 0, 1, 1], id="gatk#6683 the star is that deletion, not one more"),
+        pytest.param(PARTIAL, [1, 1, 0, 0], [1, 0, 2, 1], id="octopus#212 *A"),
         pytest.param(TWO_WAYS, [1, 1, NAN, 0], [1, 1, NAN, 2], id="dragen a run and its parts"),
         pytest.param(OVERFULL, [NAN, 1, 0, 0], [NAN, 0, 2, 2], id="glnexus three copies in two lines"),
         pytest.param(DOUBTED, [1, 0, 0, 1], [1, NAN, 2, 1], id="vqsr the other allele's line fails"),
@@ -242,6 +243,13 @@ def test_a_description_that_looks_like_fields(tmp_path: Path) -> None:
         for record in source:
             to.write(record)
     np.testing.assert_equal(told(tmp_path / "a.bcf", CT, minimum_depth=3), [0, 1, 2, NAN])
+
+
+def test_a_description_with_marks_in_it_does_not_hide_the_number_behind() -> None:
+    """Descriptions with unescaped quotation marks are common; BCF numbers the line behind them."""
+    told = fields('##INFO=<ID=AF,Number=A,Type=Float,Description="the "best, one" of all, ID=XY",IDX=7>')
+    assert told is not None
+    assert (told[1]["ID"], told[1]["IDX"]) == ("AF", "7")
 
 
 @pytest.mark.parametrize(
