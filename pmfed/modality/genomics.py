@@ -91,7 +91,8 @@ class Panel(Frozen):
 
     ``source`` is that file (of PLINK the .bed); ``samples`` a table whose columns ``sample`` and the cohort's patient
     column say whose sample is whose, and whose column ``sex`` may tell the patient's sex. Calls that break a rule
-    (``passed``, ``minimum_quality``, ``minimum_depth``, ``minimum_genotype_quality``) count as missing; a patient with
+    (``passed``, ``minimum_quality``, ``minimum_depth``, ``minimum_genotype_quality``) count as missing, and so do calls
+    without any read (DP 0) unless ``without_reads`` says ``called``; a patient with
     less than ``minimum_sample_call_rate`` of the panel is without this modality. ``minimum_call_rate``,
     ``hardy_weinberg`` and ``minimum_frequency`` look at all patients of a site at once, so they only warn: an input
     that depended on other patients would break the promise to each one.
@@ -106,6 +107,7 @@ class Panel(Frozen):
     dosage: Literal["called", "imputed"] = "called"
     passed: bool = True
     minimum_quality: Annotated[float, Field(ge=0)] | None = None
+    without_reads: Literal["missing", "called"] = "missing"
     minimum_depth: PositiveInt | None = None
     minimum_genotype_quality: PositiveInt | None = None
     minimum_sample_call_rate: Fraction | None = None

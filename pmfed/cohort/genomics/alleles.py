@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 _COMPLEMENT = {"A": "T", "C": "G", "G": "C", "T": "A"}
@@ -40,7 +41,8 @@ class Match:
     palindromic: bool = False
 
 
-def match_record(reference: str, effect: str, alleles: Sequence[str]) -> Match | Fault | None:
+@lru_cache(maxsize=4096)
+def match_record(reference: str, effect: str, alleles: tuple[str, ...]) -> Match | Fault | None:
     """Find a panel's variant in a VCF record, whose first allele is the genome's.
 
     Parameters
@@ -79,6 +81,7 @@ def match_record(reference: str, effect: str, alleles: Sequence[str]) -> Match |
     return Match(0 if swapped else singles.get(theirs), flipped, swapped)
 
 
+@lru_cache(maxsize=4096)
 def match_pair(reference: str, effect: str, first: str, second: str) -> Match | Fault | None:
     """Find a panel's variant in the two alleles of a PLINK .bim line, of which neither need be the genome's.
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,6 +12,7 @@ from numpy.typing import NDArray
 
 from pmfed.cohort.genomics.alleles import Match
 from pmfed.cohort.genomics.builds import haploid
+from pmfed.cohort.genomics.outcomes import anchor
 from pmfed.cohort.genomics.samples import FEMALE, MALE, Ints
 from pmfed.modality.genomics import Panel, PanelVariant
 
@@ -52,7 +55,13 @@ class Seen:
     elsewhere
         Variants whose id stands at another place than the panel's.
     twice
-        Variants that stand in more than one record.
+        Variants that stand in more than one record, and not alike.
+    coded
+        Variants whose alleles are written in a code that does not tell bases (I/D, 1/2, A/B).
+    either
+        Variants whose letters the file lists as lost and as gained, so that the genome's allele cannot be told.
+    blocks
+        Variants that lie within a stretch without variants, which does not tell its bases.
     confirmed
         Variants found by id and place together: they confirm the build.
     failed
@@ -66,54 +75,92 @@ class Seen:
     ambiguous: set[str] = field(default_factory=set)
     elsewhere: set[str] = field(default_factory=set)
     twice: set[str] = field(default_factory=set)
+    coded: set[str] = field(default_factory=set)
+    either: set[str] = field(default_factory=set)
+    blocks: set[str] = field(default_factory=set)
     confirmed: set[str] = field(default_factory=set)
     failed: set[str] = field(default_factory=set)
     tally: Counter[str] = field(default_factory=Counter)
 
-    def wants(self, key: str, match: Match) -> bool:
-        """Return whether a record is the better one for a variant; one that lists the counted allele is."""
-        before = self.found.get(key)
-        if before is None:
-            return True
-        if match.counted is not None and before.match.counted is not None:
-            self.twice.add(key)
-        return match.counted is not None and before.match.counted is None
-
 
 class Lookup:
-    """The panel's variants by place and by id."""
+    """The panel's variants by the position that any record of them covers, and by id.
 
-    def __init__(self, spec: Panel, keys: set[str] | None = None) -> None:
-        self.at: dict[tuple[str, int], list[str]] = {}
+    Parameters
+    ----------
+    spec
+        The panel.
+    keys
+        Some of its variants; None for all.
+    places
+        Where variants that the panel knows by id alone stand in the file.
+    """
+
+    def __init__(
+        self, spec: Panel, keys: Collection[str] | None = None, places: Mapping[str, tuple[str, int]] | None = None
+    ) -> None:
         self.named: dict[str, list[str]] = {}
         self.variants: dict[str, PanelVariant] = {}
-        for key, variant in sorted(spec.variants.items()):
-            if keys is not None and key not in keys:
-                continue
-            self.variants[key] = variant
-            if variant.place is not None:
-                self.at.setdefault(variant.place, []).append(key)
+        self.places: dict[str, tuple[str, int]] = {}
+        self._at: dict[str, dict[int, list[str]]] = {}
+        for key in sorted(spec.variants if keys is None else keys):
+            self.variants[key] = variant = spec.variants[key]
+            place = variant.place or (places or {}).get(key)
+            if place is not None:
+                self.places[key] = place
+                self._at.setdefault(place[0], {}).setdefault(
+                    anchor((variant.reference, variant.effect), place[1]), []
+                ).append(key)
             if variant.id is not None:
                 self.named.setdefault(variant.id, []).append(key)
+        self._sorted = {plain: sorted(found) for plain, found in self._at.items()}
 
-    def may_hold(self, plain: str, position: int, name: str, alternative: str) -> bool:
-        """Return whether a record at this place, of this id, is about one of the variants."""
-        if (plain, position) in self.at or name in self.named:
+    def may_hold(self, plain: str, first: int, last: int, name: str, alternative: str) -> bool:
+        """Return whether a record over these bases, of this id, is about one of the variants."""
+        if first == last:
+            if plain in self._at and first in self._at[plain]:
+                return True
+        elif self._covered(plain, first, last):
             return True
-        return ";" in name and not self.named.keys().isdisjoint(name.split(";"))
+        return name in self.named or (";" in name and not self.named.keys().isdisjoint(name.split(";")))
 
-    def here(self, place: tuple[str, int], name: str, seen: Seen) -> list[str]:
-        """Return the variants a record at this place, of this id, may be; note the id of one elsewhere."""
-        keys = list(self.at.get(place, ()))
-        for one in name.split(";") if ";" in name else (name,):
-            for key in self.named.get(one, ()):
-                if self.variants[key].place is None:
-                    keys += [key] * (key not in keys)
-                elif key in keys:
-                    seen.confirmed.add(key)
-                elif place[1] > 0:  # PLINK writes 0 where the position is unknown
-                    seen.elsewhere.add(key)
-        return keys
+    def spans(self) -> list[tuple[str, int]]:
+        """Return all positions that records are looked for at."""
+        return [(plain, at) for plain, found in self._sorted.items() for at in found]
+
+    def here(self, plain: str, first: int, last: int) -> list[str]:
+        """Return the variants that a record over these bases covers."""
+        if first == last:
+            return self._at.get(plain, {}).get(first, [])
+        return [key for at in self._covered(plain, first, last) for key in self._at[plain][at]]
+
+    def by_name(self, name: str) -> list[str]:
+        """Return the variants that a record of these ids, parted by semicolons, may be."""
+        if ";" not in name:
+            return self.named.get(name, [])
+        return [key for one in name.split(";") for key in self.named.get(one, ())]
+
+    def unplaced(self, name: str) -> list[str]:
+        """Return those of `by_name` that the panel knows by id alone."""
+        return [key for key in self.by_name(name) if self.variants[key].place is None]
+
+    def check_name(self, place: tuple[str, int], name: str, covered: Collection[str], seen: Seen) -> None:
+        """Note whether a record's id stands where the panel says."""
+        for key in self.by_name(name):
+            if self.variants[key].place is None:
+                continue
+            if key in covered:
+                seen.confirmed.add(key)
+            elif place[1] > 0:  # PLINK writes 0 where the position is unknown
+                seen.elsewhere.add(key)
+
+    def _covered(self, plain: str, first: int, last: int) -> Sequence[int]:
+        found = self._sorted.get(plain, [])
+        start = bisect_left(found, first)
+        end = start
+        while end < len(found) and found[end] <= last:
+            end += 1
+        return found[start:end]
 
 
 def settle_sex(
@@ -137,9 +184,9 @@ def settle_sex(
     sex : (S,) int64
         1 male, 2 female, 0 unknown.
     """
-    chromosome, position = place
     if one_copy is not None and (single := int(one_copy.sum())):
         tally["calls of one copy"] += single
+    chromosome, position = place
     if not haploid(spec.build, chromosome, position):
         return
     mixed = (dosages == 1) & ((sex == MALE) | (chromosome != "X")) if spec.dosage == "called" else np.zeros(1, bool)

@@ -1,7 +1,7 @@
 """A VCF or BCF file before its records are read: how it is packed, its header, whether it is whole and of sane size.
 
-The parser behind the records trusts a file: it takes a line of any length into memory, and says on the terminal what it
-dislikes about it. So what can be told beforehand is told here.
+The library behind an index trusts a file: it takes a line of any length into memory. So what can be told beforehand is
+told here.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Literal
 
 from pmfed.cohort.genomics.builds import Contig, chromosome
+from pmfed.cohort.genomics.header import fields, version
 from pmfed.errors import DataError
 
 Bytes = IO[bytes] | gzip.GzipFile
@@ -29,10 +30,17 @@ DENSE = 100  # a stretch packed more tightly than this many to one is looked at 
 
 _COLUMNS = ["#CHROM", "POS", "ID", "REF", "ALT", "QUAL", "FILTER", "INFO"]
 _END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")  # the block that ends a BGZF file
-_FORMAT = re.compile(r"##FORMAT=<(?:.*,)?ID=(GT|DS|DP|GQ|CN)[,>]")
-_KIND = re.compile(r"[<,](Number|Type)=([.AGR]|\d{1,3}|Integer|Float|String)(?=[,>])")
-_CONTIG = re.compile(r"##contig=<(?:.*,)?ID=([^,>]+)")
-_LENGTH = re.compile(r"[<,]length=(\d{1,10})[,>]")
+_LENGTH = re.compile(r"\d{1,10}")
+# What is handed over under another format's name, by its first bytes.
+_OTHERS = {
+    b"\x28\xb5\x2f\xfd": ("packed with zstd", "Unpack it ('zstd -d FILE') and pack it with bgzip."),
+    b"BZh": ("packed with bzip2", "Unpack it ('bunzip2 FILE') and pack it with bgzip."),
+    b"PK\x03\x04": ("a zip archive", "Unpack it and name the file within."),
+    b"\x6c\x1b": ("a PLINK file", "Name a PLINK 1 .bed file; of .pgen make one with 'plink2 --pfile NAME --make-bed'."),
+    b"CRAM": ("a file of reads (CRAM)", "Call its variants first; pmfed reads VCF, BCF and PLINK 1."),
+    b"BAM\x01": ("a file of reads (BAM)", "Call its variants first; pmfed reads VCF, BCF and PLINK 1."),
+    b"BCF\x04": ("BCF 1, which is no longer written", "Turn it into VCF with an old bcftools (0.1.19)."),
+}
 
 DAMAGED = "Was it cut off while it was copied? Copy or export it again; 'bcftools view FILE' shows where it breaks."
 
@@ -53,8 +61,12 @@ class Container:
         In the order of the file.
     contigs : dict
         Chromosome -> what the header calls it and how long it says it is.
-    formats : dict
-        FORMAT fields that are ever read -> how the header declares them, such as ``Number=1,Type=Integer``.
+    formats : frozenset of str
+        The FORMAT fields that the header declares.
+    version : (int, int)
+        Of VCF, such as ``(4, 2)``.
+    padded : bool
+        BCF 2.1, which has no sign for the end of a call's alleles and fills up with missing ones.
     words : str
         The header lines that may name the build.
     index : Path or None
@@ -66,7 +78,9 @@ class Container:
     packing: Literal["plain", "gzip", "bgzf"]
     samples: tuple[str, ...] = field(repr=False)
     contigs: dict[str, Contig] = field(repr=False)
-    formats: dict[str, str] = field(repr=False)
+    formats: frozenset[str] = field(repr=False)
+    version: tuple[int, int]
+    padded: bool
     words: str = field(repr=False)
     index: Path | None
 
@@ -89,12 +103,14 @@ def open_container(path: Path) -> Container:
     packing = _packing(path)
     try:
         with unpacked(path, packing) as file:
-            form: Literal["vcf", "bcf"] = "bcf" if file.read(3) == b"BCF" else "vcf"
+            start = file.read(5)
+            _check_kind(path, start)
+            form: Literal["vcf", "bcf"] = "bcf" if start.startswith(b"BCF") else "vcf"
             file.seek(0)
             text = _bcf_header(file, path) if form == "bcf" else _vcf_header(file, path)
     except (OSError, EOFError, zlib.error):
         raise DataError(f"{path}: cannot be unpacked: the file is damaged or cut off.", DAMAGED) from None
-    found = _parsed(path, form, packing, text)
+    found = _parsed(path, form, packing, text, padded=start == b"BCF\x02\x01")
     _check_whole(found)
     return found
 
@@ -128,6 +144,12 @@ def _packing(path: Path) -> Literal["plain", "gzip", "bgzf"]:
 def unpacked(path: Path, packing: str) -> Bytes:
     """Open a file so that it reads as if it were not packed."""
     return path.open("rb") if packing == "plain" else gzip.open(path, "rb")
+
+
+def _check_kind(path: Path, start: bytes) -> None:
+    for magic, (what, remedy) in _OTHERS.items():
+        if start.startswith(magic):
+            raise DataError(f"{path}: is {what}, no VCF or BCF.", remedy)
 
 
 def _bcf_header(file: Bytes, path: Path) -> str:
@@ -169,8 +191,17 @@ def _broken(path: Path, why: str) -> DataError:
     return DataError(f"{path}: has no proper VCF header: {why}.", "Export it again as VCF 4.x, or mend the header.")
 
 
-def _parsed(path: Path, form: Literal["vcf", "bcf"], packing: Literal["plain", "gzip", "bgzf"], text: str) -> Container:
-    lines = text.splitlines()
+def _parsed(
+    path: Path, form: Literal["vcf", "bcf"], packing: Literal["plain", "gzip", "bgzf"], text: str, padded: bool
+) -> Container:
+    lines = [line.removesuffix("\r") for line in text.rstrip("\r\n").split("\n")]
+    stated = version(text)
+    if stated is None or stated[0] != 4:
+        said = f"VCF {stated[0]}.{stated[1]}" if stated else "no version of VCF"
+        raise DataError(
+            f"{path}: states {said} in its first line; VCF 4 is read, and earlier ones write calls in another way.",
+            "Turn it into VCF 4 with the program that wrote it, or with vcftools' vcf-convert.",
+        )
     columns = lines[-1].split("\t") if lines else []
     if columns[:8] != _COLUMNS:
         raise _broken(path, "the line #CHROM does not name the eight columns of VCF, separated by tabs")
@@ -182,10 +213,14 @@ def _parsed(path: Path, form: Literal["vcf", "bcf"], packing: Literal["plain", "
     if not all(samples):
         raise _broken(path, "a sample has no name")
     contigs: dict[str, Contig] = {}
-    for line in lines:
-        if (named := _CONTIG.match(line)) and (plain := chromosome(named[1])):
-            length = _LENGTH.search(line)
-            contigs.setdefault(plain, Contig(named[1], int(length[1]) if length else None))
+    formats: set[str] = set()
+    for key, told in filter(None, map(fields, lines)):
+        name = told.get("ID", "")
+        if key == "FORMAT":
+            formats.add(name)
+        elif key == "contig" and (plain := chromosome(name)):
+            length = told.get("length", "")
+            contigs.setdefault(plain, Contig(name, int(length) if _LENGTH.fullmatch(length) else None))
     hints = (line for line in lines if line.startswith(("##reference", "##assembly", "##contig")))
     index = None
     if packing == "bgzf" and form == "vcf":
@@ -197,16 +232,12 @@ def _parsed(path: Path, form: Literal["vcf", "bcf"], packing: Literal["plain", "
         packing=packing,
         samples=samples,
         contigs=contigs,
-        formats={match[1]: _kind(line) for line in lines if (match := _FORMAT.match(line)) and _kind(line)},
+        formats=frozenset(formats),
+        version=stated,
+        padded=padded,
         words="\n".join(hints),
         index=index,
     )
-
-
-def _kind(line: str) -> str:
-    """Return number and type that a FORMAT line declares, "" where it does not."""
-    kinds = dict(_KIND.findall(line))
-    return f"Number={kinds['Number']},Type={kinds['Type']}" if len(kinds) == 2 else ""
 
 
 def record_limit(samples: int) -> int:
@@ -215,9 +246,9 @@ def record_limit(samples: int) -> int:
 
 
 def _check_whole(file: Container) -> None:
-    """Raise where a file is cut off, or where a parser that takes whole lines would be given absurd ones.
+    """Raise where a file is cut off, or where a reader that takes whole lines would be given absurd ones.
 
-    That is the parser of a VCF with an index; otherwise `lines` and `bcf` read, which bound records themselves.
+    That is the reader of an index; otherwise `lines` and `bcf` read, which bound records themselves.
     """
     limit = record_limit(len(file.samples))
     longest = 0

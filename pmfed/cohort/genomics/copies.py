@@ -1,11 +1,11 @@
-"""Copy numbers of regions out of structural calls: <DEL>, <DUP>, <CNV> and <CNn> of a VCF or BCF."""
+"""Copy numbers of regions out of the structural calls of a VCF or BCF."""
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 from pmfed.cohort.block import Block
 from pmfed.cohort.genomics.builds import check_build
 from pmfed.cohort.genomics.container import open_container
-from pmfed.cohort.genomics.records import Record, Records
+from pmfed.cohort.genomics.ft import failing
+from pmfed.cohort.genomics.records import ABSENT, Record, Records
 from pmfed.cohort.genomics.samples import Map, pair_samples
+from pmfed.cohort.genomics.structural import BREAKENDS, INSERTED, OTHERS, EndlessError, Event, events
 from pmfed.cohort.tables import Problems, count
 from pmfed.errors import DataError
 from pmfed.modality.genomics import CopyNumber, place
@@ -23,7 +25,14 @@ from pmfed.modality.genomics import CopyNumber, place
 Floats = NDArray[np.float64]
 
 NORMAL = 2.0
-_ALLELE = re.compile(r"<(DEL|DUP|CNV|CN(\d{1,3}))(?::[^>]*)?>")
+_TOLD = {
+    BREAKENDS: "{} around the regions, which do not tell whether copies are gone: the number is missing for who has no "
+    "other call. Have the caller resolve them into <DEL> and <DUP>.",
+    OTHERS: "{} over the regions, which do not tell how many copies are left: the number is missing for who has no other "
+    "call.",
+    INSERTED: "{} as long as the regions: whether they repeat a region cannot be told from letters; passed over.",
+}
+_NOUNS = {BREAKENDS: "breakend call", OTHERS: "other structural call", INSERTED: "inserted sequence"}
 
 
 def read_copy_number(
@@ -38,8 +47,8 @@ def read_copy_number(
     """Read the copies that every record's patient has of each region.
 
     A call counts for a region where it covers at least the share ``spec.overlap`` of it. The number of copies is the
-    call's CN, or follows from its alleles: one copy each, none for <DEL>, two for <DUP>, n for <CNn>. Of several calls
-    of one patient that differ from two copies, the one that covers most counts, then the first in the file. Without such
+    call's CN, or follows from its alleles: one copy each, none for a deletion, two for <DUP>, n for <CNn>. Alleles of one
+    stretch that stand in lines of their own are one call. Of several calls of one patient that differ from two copies, the one that covers most counts, then the first in the file. Without such
     a call a patient has two copies; if a call that counts is missing, the number is.
 
     Parameters
@@ -69,11 +78,11 @@ def read_copy_number(
         table = Map(samples, spec.sample, patient) if samples else None
         paired = pair_samples(source, file.samples, patients, table, problems)
         stated = check_build(spec.build, source, file.contigs, file.words, (), problems)
-        if not file.formats.keys() & {"CN", "GT"}:
+        if not file.formats & {"CN", "GT"}:
             raise DataError(f"{source}: its header declares neither CN nor GT.", "Export it with the patients' calls.")
         if paired is None:
             return absent
-        found = _read(spec, Records(file, paired.places.tolist(), ["CN"]), len(paired.places))
+        found = _read(spec, Records(file, paired.places.tolist()), len(paired.places))
     except DataError as error:
         problems.note(error)
         return absent
@@ -82,6 +91,11 @@ def read_copy_number(
         warnings.append(f"{source}: does not say which genome build it is in; taken to be in the study's {spec.build}.")
     if not found.tally["structural calls over the regions"]:
         warnings.append(f"{source}: no structural call covers any of the regions: every patient has two copies.")
+    warnings += [
+        f"{source}: {line.format(count(found.tally[kind], _NOUNS[kind]))}"
+        for kind, line in _TOLD.items()
+        if found.tally[kind]
+    ]
     sample = paired.of_records()
     present = sample >= 0
     owned = sample[present]
@@ -109,77 +123,163 @@ class _Found:
     tally: Counter[str] = field(default_factory=Counter)
 
 
+class _Regions:
+    """The study's regions, and what is known of each sample's copies of them."""
+
+    def __init__(self, spec: CopyNumber, size: int) -> None:
+        self.spans = [place(spec.regions[key].at) for key in sorted(spec.regions)]
+        self._least = spec.overlap
+        self.copies = np.full((len(self.spans), size), NORMAL)
+        self.unknown = np.zeros((len(self.spans), size), dtype=bool)
+        self.tally: Counter[str] = Counter()
+        self._best = np.zeros((len(self.spans), size))  # how much of the region the call taken covers
+
+    def wanted(self, plain: str, first: int, last: int, name: str, alternative: str) -> bool:
+        """Return whether a record may be structural, and on a chromosome of the regions."""
+        if all(plain != span[0] for span in self.spans):
+            return False
+        shortest = min(last - first + 1 for _, first, last in self.spans) * self._least
+        long = max(last - first, len(alternative)) >= shortest
+        return long or any(sign in alternative for sign in "<[]")
+
+    def shares(self, plain: str, event: Event | None) -> list[float]:
+        """Return how much of each region an event covers, 0 where it is too little to count."""
+        found = [0.0] * len(self.spans)
+        for row, (other, first, last) in enumerate(self.spans):
+            if event is not None and other == plain:
+                share = max(0, min(last, event.last) - max(first, event.first) + 1) / (last - first + 1)
+                found[row] = share if share >= self._least else 0.0
+        return found
+
+    def take(self, row: int, share: float, copies: Floats) -> None:
+        """Take calls of a region where no call was taken that covers more of it."""
+        differs = ~np.isnan(copies) & (copies != NORMAL)
+        self.tally["structural calls over the regions"] += int(differs.sum())
+        self.tally["structural calls beside a larger one"] += int((differs & (self._best[row] > 0)).sum())
+        taken = differs & (share > self._best[row])
+        self.copies[row, taken] = copies[taken]
+        self._best[row, taken] = share
+        self.unknown[row] |= np.isnan(copies)
+
+    def settled(self) -> Floats:
+        """Return the copies of each region and sample, (G, S), NaN where a call that counts does not tell."""
+        return np.where(self.unknown & (self._best == 0), np.nan, self.copies)
+
+
+@dataclass(frozen=True, repr=False)
+class _Calls:
+    """The calls of a structural record: CN where it tells, and the alleles."""
+
+    told: Floats
+    alleles: NDArray[np.integer]
+    bad: NDArray[np.bool_]
+
+    def carry(self, allele: int) -> NDArray[np.bool_]:
+        """Return who carries an allele."""
+        carriers: NDArray[np.bool_] = (self.alleles == allele).any(axis=1) & ~self.bad
+        return carriers
+
+    def copies(self, found: Sequence[Event | None]) -> Floats:
+        """Return the copies each sample has of a region that some of the alleles cover, NaN where that is not told."""
+        worth = np.array([1.0, *(1.0 if one is None or one.neutral else one.copies for one in found)])
+        copies = np.full(len(self.told), np.nan)
+        if self.alleles.shape[1] == 2:
+            whole = (self.alleles >= 0).all(axis=1)
+            copies = np.where(whole, worth[np.maximum(self.alleles, 0)].sum(axis=1), np.nan)
+        copies = np.where(np.isnan(self.told), copies, self.told)
+        copies[self.bad] = np.nan
+        return copies
+
+
+@dataclass(frozen=True, repr=False)
+class _Claim:
+    """What a record says of a region: how much its alleles cover, the copies left, and its only ALT if it has one."""
+
+    share: float
+    copies: Floats
+    only: tuple[str, Event] | None
+    carried: NDArray[np.integer]
+
+
 def _read(spec: CopyNumber, records: Records, size: int) -> _Found:
-    spans = [place(spec.regions[key].at) for key in sorted(spec.regions)]
-    found = _Found(np.full((len(spans), size), NORMAL))
-    best = np.zeros((len(spans), size))  # how much of the region the call taken covers
-    unknown = np.zeros((len(spans), size), dtype=bool)
+    regions = _Regions(spec, size)
     endless = 0
-    chromosomes = {span[0] for span in spans}
-
-    def wanted(plain: str, position: int, name: str, alternative: str) -> bool:
-        return plain in chromosomes and "<" in alternative
-
-    for record in records.through(wanted):
-        kinds = [_ALLELE.fullmatch(allele) for allele in record.alleles[1:]]
-        if not any(kinds):
-            continue
-        end = record.end()
-        if end is None:
-            endless += 1
-            continue
-        near = [row for row, span in enumerate(spans) if span[0] == record.place[0]]
-        first = record.place[1] + 1  # POS is the base before what is lost or gained
-        shares = [(row, _share(spans[row], first, end)) for row in near]
-        counting = [(row, share) for row, share in shares if share >= spec.overlap]
-        if not counting:
-            continue
-        if not record.passes(spec.passed, spec.minimum_quality):
-            found.tally["structural records failing FILTER or QUAL"] += 1
-            continue
-        copies = _copies(record, kinds, size)
-        for row, share in counting:
-            differs = ~np.isnan(copies) & (copies != NORMAL)
-            found.tally["structural calls over the regions"] += int(differs.sum())
-            found.tally["structural calls beside a larger one"] += int((differs & (best[row] > 0)).sum())
-            taken = differs & (share > best[row])
-            found.copies[row, taken] = copies[taken]
-            best[row, taken] = share
-            unknown[row] |= np.isnan(copies)
+    for _, group in groupby(records.through(regions.wanted), lambda record: record.place):
+        claims: dict[int, list[_Claim]] = {}
+        for record in group:
+            try:
+                found = events(record, records.file.version)
+            except EndlessError:
+                endless += 1
+                continue
+            shares = [regions.shares(record.place[0], one) for one in found]
+            if not any(map(any, shares)):
+                continue
+            if not record.passes(spec.passed, spec.minimum_quality):
+                regions.tally["structural records failing FILTER or QUAL"] += 1
+                continue
+            calls = _calls(record, spec.passed, size, regions.tally)
+            for row in range(len(regions.spans)):
+                covering = [one if share[row] else None for one, share in zip(found, shares, strict=True)]
+                _note(regions, row, covering, calls)
+                if any(one and not one.neutral and not one.doubt for one in covering):
+                    most = max(share[row] for share in shares)
+                    claims.setdefault(row, []).append(_claim(record, covering, most, calls))
+        for row, told in claims.items():
+            for claim in _joined(told):
+                regions.take(row, claim.share, claim.copies)
     if endless:
         raise DataError(
             f"{records.file.path}: {count(endless, 'structural record')} with neither END nor SVLEN.",
             "Export the file with INFO/END.",
         )
-    found.copies[unknown & (best == 0)] = np.nan
+    return _Found(regions.settled(), regions.tally)
+
+
+def _claim(record: Record, covering: Sequence[Event | None], share: float, calls: _Calls) -> _Claim:
+    only = covering[0] if len(covering) == 1 and np.isnan(calls.told).all() else None
+    return _Claim(
+        share=share,
+        copies=calls.copies(covering),
+        only=None if only is None else (record.alleles[1], only),
+        carried=(calls.alleles > 0).sum(axis=1),
+    )
+
+
+def _joined(claims: Sequence[_Claim]) -> list[_Claim]:
+    """Put together the alleles of one stretch that stand in records of their own, as 'bcftools norm -m-' writes them."""
+    stretches: dict[tuple[int, int], list[_Claim]] = {}
+    found = []
+    for claim in claims:
+        if claim.only is None:
+            found.append(claim)
+        else:
+            stretches.setdefault((claim.only[1].first, claim.only[1].last), []).append(claim)
+    for some in stretches.values():
+        if len({claim.only for claim in some}) < len(some):
+            found += some  # the same allele twice: the first counts
+            continue
+        copies = NORMAL + np.sum([claim.copies - NORMAL for claim in some], axis=0)
+        carried = np.sum([claim.carried for claim in some], axis=0)
+        copies[carried > NORMAL] = np.nan
+        found.append(_Claim(some[0].share, copies, some[0].only, carried))
     return found
 
 
-def _share(span: tuple[str, int, int], first: int, end: int) -> float:
-    """Return how much of a region a call covers."""
-    _, start, last = span
-    return max(0, min(last, end) - max(start, first) + 1) / (last - start + 1)
+def _note(regions: _Regions, row: int, covering: Sequence[Event | None], calls: _Calls) -> None:
+    """Count who carries an allele that does not tell how many copies are left."""
+    for allele, one in enumerate(covering, 1):
+        if one is not None and one.doubt:
+            carriers = calls.carry(allele)
+            regions.tally[one.doubt] += int(carriers.sum())
+            if not one.neutral:
+                regions.unknown[row] |= carriers
 
 
-def _copies(record: Record, kinds: Sequence[re.Match[str] | None], size: int) -> Floats:
-    """Return the copies each sample has by this record, NaN where it does not tell."""
-    copies = np.full(size, np.nan)
-    told = record.numbers("CN")
-    if told is not None:
-        copies = np.where(told[:, 0] >= 0, told[:, 0], np.nan)
-    genotypes = record.genotypes() if np.isnan(copies).any() else None
-    if genotypes is not None and genotypes.alleles.shape[1] == 2:
-        worth = np.array([1.0, *(_worth(kind) for kind in kinds)])
-        alleles = genotypes.alleles
-        by_allele = np.where((alleles >= 0).all(axis=1), worth[alleles].sum(axis=1), np.nan)
-        copies = np.where(np.isnan(copies), by_allele, copies)
-    return copies
-
-
-def _worth(kind: re.Match[str] | None) -> float:
-    """Return how many copies a chromosome with this allele carries."""
-    if kind is None:
-        return 1.0  # another kind of change, which takes and adds nothing
-    if kind[2] is not None:
-        return float(kind[2])
-    return {"DEL": 0.0, "DUP": 2.0, "CNV": np.nan}[kind[1]]
+def _calls(record: Record, passed: bool, size: int, tally: Counter[str]) -> _Calls:
+    told, genotypes = record.numbers("CN"), record.genotypes()
+    copies = np.full(size, np.nan) if told is None else np.where(told[:, 0] >= 0, told[:, 0], np.nan)
+    alleles = np.full((size, 2), ABSENT) if genotypes is None else genotypes.alleles
+    bad = failing(record) if passed else None
+    tally["structural calls failing FT"] += 0 if bad is None else int(bad.sum())
+    return _Calls(copies, alleles, np.zeros(size, dtype=bool) if bad is None else bad)

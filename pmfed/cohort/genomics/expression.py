@@ -82,6 +82,11 @@ def read_expression(
         )
     elif gone:
         warnings.append(f"{source}: genes not in the matrix and so missing in every patient: {named(gone)}.")
+    if matrix.dated:
+        warnings.append(
+            f"{source}: {count(matrix.dated, 'gene id')} turned into dates by a spreadsheet (such as 2-Sep for SEPT2), passed "
+            "over. Export the matrix again without opening it there, or with Ensembl's ids."
+        )
     if spec.date is None:
         sample = paired.of_records()
         if when is not None:
@@ -110,6 +115,7 @@ def read_expression(
         **paired.counts,
         "genes found": len(cells),
         "genes not in the matrix": len(gone),
+        "gene ids turned into dates": matrix.dated,
         "genes found without the version of their id": sum(
             1 for name, key in wanted.items() if key in cells and name not in matrix.exact
         ),

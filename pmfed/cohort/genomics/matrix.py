@@ -27,6 +27,10 @@ BLOCK = 16 << 20  # bytes that a line may hold, or eight times the header where 
 ROWS_LIMIT = 10_000_000
 _BATCH = 4096  # rows of a Parquet file at a time
 
+# What spreadsheets make of SEPT2, MARCH1 or DEC1 when they open a table of genes.
+_DATE = re.compile(
+    r"\d{1,2}-(?:Mar|Sep|Dec|Oct|Apr|Feb)|(?:Mar|Sep|Dec|Oct|Apr|Feb)-\d{2}|\d{4}-\d{2}-\d{2}(?:[ T]00:00:00)?"
+)
 _ENSEMBL = re.compile(r"(ENS[A-Z]*\d{11})\.\d+")
 
 
@@ -52,6 +56,8 @@ class Matrix:
     ----------
     exact : set of str
         After reading: ids of genes that stood there as the study writes them.
+    dated : int
+        After reading: how many ids of genes a spreadsheet turned into dates.
     """
 
     def __init__(self, path: Path, rows: Literal["genes", "samples"], identifier: str | None) -> None:
@@ -66,7 +72,9 @@ class Matrix:
             )
         self._mark = "," if kind.endswith(".csv") else "\t"
         self._width = 0
-        self.columns = self._guarded(self._header)
+        header = self._guarded(self._header)
+        self.columns = [name.strip() for name in header]
+        self._written = dict(zip(self.columns, header, strict=True))
         self.identifier = identifier or (self.columns[0] if self.columns else "")
         if self.identifier not in self.columns:
             raise DataError(
@@ -79,6 +87,7 @@ class Matrix:
                 f"{path}: has one column only.", "Save .csv with commas and .tsv with tabs between the columns."
             )
         self.exact: set[str] = set()
+        self.dated = 0
 
     def samples(self) -> tuple[str, ...]:
         """Return the ids of all samples, in the order of the file."""
@@ -118,6 +127,7 @@ class Matrix:
         seen: Counter[str] = Counter()
         for block in self._blocks([self.identifier, *samples]):
             ids = _texts(block[self.identifier])
+            self.dated += sum(map(bool, map(_DATE.fullmatch, ids)))
             names = [self._wanted(name, genes) for name in ids]
             for row, name in enumerate(names):
                 if name is not None:
@@ -129,6 +139,7 @@ class Matrix:
     def _by_sample(self, samples: Sequence[str], genes: Mapping[str, str]) -> dict[str, pd.Series]:
         columns = {column: name for column in self.columns if (name := self._wanted(column, genes)) is not None}
         self._check_once(Counter(columns.values()))
+        self.dated = sum(map(bool, map(_DATE.fullmatch, self.columns)))
         place = {name: row for row, name in enumerate(samples)}
         cells: dict[str, list[object]] = {column: [None] * len(samples) for column in columns}
         for block in self._blocks([self.identifier, *columns]):
@@ -171,13 +182,14 @@ class Matrix:
             raise DataError(
                 f"{self.path}: {count(twice, 'column name')} standing there more than once.", "Rename or remove them."
             )
-        blocks = self._parquet_blocks(columns) if self._parquet else self._text_blocks(columns)
+        written = [self._written[name] for name in columns]
+        blocks = self._parquet_blocks(written) if self._parquet else self._text_blocks(written)
         rows = 0
         while (block := self._guarded(lambda: next(blocks, None))) is not None:
             rows += len(block)
             if rows > ROWS_LIMIT:
                 raise DataError(f"{self.path}: has more than {ROWS_LIMIT:,} rows.", "Is it a matrix of expression?")
-            yield block
+            yield block[written].set_axis(list(columns), axis=1)
 
     def _parquet_blocks(self, columns: Sequence[str]) -> Iterator[pd.DataFrame]:
         with pa.parquet.ParquetFile(self.path) as file:

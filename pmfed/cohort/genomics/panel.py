@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,8 @@ from pmfed.cohort.genomics.vcf import VcfPanel
 from pmfed.cohort.tables import Problems, count
 from pmfed.errors import DataError
 from pmfed.modality.genomics import Panel
+
+_AT_A_TIME = 64  # variants turned into inputs together
 
 
 def read_panel(
@@ -81,15 +83,7 @@ def read_panel(
             f"{source}: does not say which genome build it is in; taken to be in the study's {spec.build}. Give variants "
             "both 'id' and 'at' to have it checked."
         )
-    if not (seen.found or seen.others or seen.ambiguous or seen.elsewhere):
-        problems.add(
-            f"{source}: holds none of the study's {count(len(spec.variants), 'variant')}.",
-            "Is it the right file, in the right genome build?",
-        )
-    elif absent := sorted(spec.variants.keys() - seen.found.keys() - seen.others - seen.ambiguous - seen.elsewhere):
-        unsure = isinstance(file, VcfPanel) and not file.file.small
-        how = ", looked up by the index only," if unsure else ""
-        warnings.append(f"{source}: variants not in the file{how} and so missing in every patient: {named(absent)}.")
+    _check_absent(spec, source, seen, problems, isinstance(file, PlinkPanel) or file.file.small, warnings)
     return _block(spec, source, seen, paired, sex, warnings)
 
 
@@ -97,6 +91,27 @@ def _sex(paired: Samples, file: PlinkPanel | VcfPanel) -> Ints:
     if paired.sex is not None:
         return paired.sex
     return file.sex[paired.places] if isinstance(file, PlinkPanel) else np.zeros(len(paired.places), dtype=np.int64)
+
+
+def _check_absent(
+    spec: Panel, path: Path, seen: Seen, problems: Problems, read_whole: bool, warnings: list[str]
+) -> None:
+    """Note variants that the file does not tell of."""
+    told = seen.found.keys() | seen.others | seen.ambiguous | seen.elsewhere | seen.twice | seen.either | seen.coded
+    absent = spec.variants.keys() - told
+    if blocks := absent & seen.blocks:
+        warnings.append(
+            f"{path}: variants within a reference block of a gVCF, which does not tell their bases, and so missing in "
+            f"every patient: {named([*blocks])}. Export the study's positions one by one (a genotyped gVCF)."
+        )
+    if not told:
+        problems.add(
+            f"{path}: holds none of the study's {count(len(spec.variants), 'variant')}.",
+            "Is it the right file, in the right genome build?",
+        )
+    elif gone := absent - blocks:
+        how = "" if read_whole else ", looked up by the index only,"
+        warnings.append(f"{path}: variants not in the file{how} and so missing in every patient: {named([*gone])}.")
 
 
 def _check_alleles(
@@ -109,11 +124,23 @@ def _check_alleles(
             f"{path}: {count(len(elsewhere), 'variant')} with the id of the study at another place: {named([*elsewhere])}.",
             f"Is the file in another genome build than {spec.build}, or is 'at' wrong in the study?",
         )
+    if coded := seen.coded - found.keys():
+        problems.add(
+            f"{path}: {count(len(coded), 'variant')} with alleles written as I/D, 1/2 or A/B, which do not tell bases: "
+            f"{named([*coded])}.",
+            "Export the file with letters ('plink --alleleACGT', or the array's table of alleles).",
+        )
     if others := seen.others - found.keys():
         problems.add(
             f"{path}: {count(len(others), 'variant')} with other alleles than the study's, on either strand: "
             f"{named([*others])}.",
             "Is the file in another genome build, or are 'reference' and 'effect' wrong in the study?",
+        )
+    if seen.either:
+        problems.add(
+            f"{path}: {count(len(seen.either), 'variant')} of which the file lists letters lost and the same letters gained: "
+            f"{named([*seen.either])}.",
+            "Which allele is the genome's cannot be told from them: leave the variants out.",
         )
     if seen.twice:
         problems.add(
@@ -155,28 +182,48 @@ def _block(spec: Panel, path: Path, seen: Seen, paired: Samples, sex: Ints, warn
         )
     sample = paired.of_records()
     present = (sample >= 0) & here[sample]
+    inputs, gaps = _inputs(spec, seen.found, present, sample[present])
+    return Block(inputs, present, gaps, _counts(spec, seen, paired, poor), tuple(warnings))
+
+
+def _inputs(
+    spec: Panel, found: Mapping[str, Found], present: Bools, rows: Ints
+) -> tuple[NDArray[np.float32], dict[str, int]]:
+    """Return the inputs of all records, and how many of those present lack each variant; ``rows`` are their samples."""
     keys = sorted(spec.variants)
-    dosages = np.full((len(keys), len(here)), np.nan, dtype=np.float32)
-    for row, key in enumerate(keys):
-        if key in seen.found:
-            dosages[row] = seen.found[key].dosages
-    unknown = np.isnan(dosages)
-    centre = 2 * np.array([spec.variants[key].frequency for key in keys])
+    centre = np.array([2 * spec.variants[key].frequency for key in keys], dtype=np.float64)
     spread = np.sqrt(centre * (1 - centre / 2))
     spread[spread == 0] = 1.0  # an allele that nobody or everybody has: nothing to scale by
-    dosages -= centre[:, None].astype(np.float32)
-    dosages /= spread[:, None].astype(np.float32)
-    dosages[unknown] = 0.0
     width = np.array([1 + spec.variants[key].indicator for key in keys])
     column = np.cumsum(width) - width
-    rows = sample[present]
-    told = np.empty((len(rows), len(spec.names)), dtype=np.float32)
-    told[:, column if (width > 1).any() else slice(None)] = dosages[:, rows].T
-    told[:, column[width > 1] + 1] = unknown[width > 1][:, rows].T
-    inputs = np.zeros((len(sample), len(spec.names)), dtype=np.float32)
+    told = np.zeros((len(rows), len(spec.names)), dtype=np.float32)
+    gaps: dict[str, int] = {}
+    size = max((len(one.dosages) for one in found.values()), default=0)
+    mixed = not np.array_equal(rows, np.arange(size))
+    for start in range(0, len(keys), _AT_A_TIME):  # so that a block stays in the processor's cache
+        some = slice(start, start + _AT_A_TIME)
+        dosages = np.full((len(keys[some]), len(rows)), np.nan, dtype=np.float32)
+        for row, key in enumerate(keys[some]):
+            if key in found:
+                dosages[row] = found[key].dosages[rows if mixed else slice(None)]
+        unknown = np.isnan(dosages)
+        gaps.update(zip(keys[some], np.count_nonzero(unknown, axis=1).tolist(), strict=True))
+        dosages -= centre[some, None].astype(np.float32)
+        dosages /= spread[some, None].astype(np.float32)
+        if unknown.any():
+            np.copyto(dosages, 0.0, where=unknown)
+        first, last = int(column[start]), int(column[some][-1] + 1)
+        if last - first == len(dosages):  # no indicators between
+            told[:, first:last] = dosages.T
+        else:
+            told[:, column[some]] = dosages.T
+        double = width[some] > 1
+        told[:, column[some][double] + 1] = unknown[double].T
+    if present.all():
+        return told, gaps
+    inputs = np.zeros((len(present), len(spec.names)), dtype=np.float32)
     inputs[present] = told
-    missing = dict(zip(keys, (int(number) for number in unknown[:, rows].sum(axis=1)), strict=True))
-    return Block(inputs, present, missing, _counts(spec, seen, paired, poor), tuple(warnings))
+    return inputs, gaps
 
 
 def _enough(spec: Panel, seen: Seen, samples: int) -> Bools:
@@ -195,7 +242,8 @@ def _counts(spec: Panel, seen: Seen, paired: Samples, poor: int) -> dict[str, in
     found: list[Found] = list(seen.found.values())
     tally: Counter[str] = Counter(seen.tally)
     for one in found:
-        tally.update(one.tally)
+        if one.tally:
+            tally.update(one.tally)
     counts = {
         **paired.counts,
         "patients with too few calls": poor,

@@ -1,24 +1,27 @@
-"""VCF and BCF files as a source of the panel's variants: which records, and which dosages they say."""
+"""VCF and BCF files as a source of the panel's variants: which records, and which calls of theirs count."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pmfed.cohort.genomics.alleles import Match, match_record
-from pmfed.cohort.genomics.calls import Bools, Floats, Found, Lookup, Seen, settle_sex
+from pmfed.cohort.genomics.calls import Bools, Found, Lookup, Seen, settle_sex
 from pmfed.cohort.genomics.container import open_container
-from pmfed.cohort.genomics.records import ABSENT, PADDING, Genotypes, Record, Records
+from pmfed.cohort.genomics.ft import failing
+from pmfed.cohort.genomics.lines import BLOCKS
+from pmfed.cohort.genomics.locus import SLACK, settle
+from pmfed.cohort.genomics.outcomes import changes
+from pmfed.cohort.genomics.parts import Part
+from pmfed.cohort.genomics.records import ABSENT, PADDING, Record, Records
 from pmfed.cohort.genomics.samples import Ints
 from pmfed.errors import DataError
 from pmfed.modality.genomics import Panel
 
 NEAR = 1000  # bases; looking up a place costs about as much as reading the records of so many in a dense file
-_SLACK = 1e-3  # imputed dosages are rounded in text
+Parts = dict[str, list[Part]]
 
 
 class VcfPanel:
@@ -42,39 +45,68 @@ class VcfPanel:
         """
         self._check_rules(spec)
         seen = Seen()
-        records = Records(self.file, places, [name for name in self._needed(spec) if name != "GT"])
-        rest = set(spec.variants)
+        records = Records(self.file, places)
+        named = self._places_of_ids(spec, records, seen)
+        lookup = Lookup(spec, places=named)
+        rest = set(lookup.variants)
         if self.file.index is not None:
-            lookup = Lookup(spec)
-            for plain, first, last in _stretches(lookup.at):
-                for record in records.within(plain, first, last):
-                    _take(spec, lookup, record, sex, seen)
+            for plain, first, last in _stretches(lookup.spans()):
+                within = set(lookup.here(plain, first, last))
+                self._gather(spec, records.within(plain, first, last), Lookup(spec, within, named), sex, seen)
             rest -= seen.found.keys()
-        # Ids alone are not indexed; and what an index does not find may be hidden by damage, or by an index of another
-        # file: the library does not tell that from absence.
-        by_id = {key for key in rest if spec.variants[key].place is None}
-        if rest and (self.file.small or by_id):
-            lookup = Lookup(spec, rest)
-            for record in records.through(lookup.may_hold):
-                _take(spec, lookup, record, sex, seen)
+            lookup = Lookup(spec, rest, named)
+        # What an index does not find may be hidden by damage, or by an index of another file: the library does not
+        # tell that from absence.
+        if rest and self.file.small:
+            self._gather(spec, records.through(lookup.may_hold), lookup, sex, seen)
         return seen
 
-    def _check_rules(self, spec: Panel) -> None:
-        if lacking := [name for name in self._needed(spec) if name not in self.file.formats]:
-            raise DataError(
-                f"{self.file.path}: its header does not declare {' and '.join(lacking)}, which the study's rules need.",
-                "Export the file with these FORMAT fields; GT are calls, DS imputed dosages, DP depths, GQ qualities.",
-            )
+    def _places_of_ids(self, spec: Panel, records: Records, seen: Seen) -> dict[str, tuple[str, int]]:
+        """Return where the variants stand that the panel knows by id alone; records without the id may be about them."""
+        found: dict[str, tuple[str, int]] = {}
+        if not (unplaced := [key for key, variant in spec.variants.items() if variant.place is None]):
+            return found
+        lookup = Lookup(spec, unplaced)
+        for record in records.through(lookup.may_hold):
+            for key in lookup.by_name(record.name):
+                variant = lookup.variants[key]
+                starts = {one.first for one in changes(record.place[1], record.alleles) if one and one.gone}
+                single = len(variant.reference) == len(variant.effect) == 1 and len(starts) == 1
+                place = (record.place[0], starts.pop() if single else record.place[1])
+                if found.setdefault(key, place) != place:
+                    seen.twice.add(key)
+        return found
 
-    @staticmethod
-    def _needed(spec: Panel) -> list[str]:
+    def _gather(self, spec: Panel, records: Iterable[Record], lookup: Lookup, sex: Ints, seen: Seen) -> None:
+        """Settle the variants of which there are records."""
+        parts: Parts = {}
+        for record in records:
+            plain, start = record.place
+            covered = lookup.here(plain, start, record.last)
+            lookup.check_name(record.place, record.name, covered, seen)
+            inside = ",".join(record.alleles[1:]) in BLOCKS[1:] or len(record.alleles) == 1
+            part = None
+            for key in covered:
+                if inside and lookup.places[key][1] > start + len(record.alleles[0]) - 1:
+                    seen.blocks.add(key)
+                    continue
+                part = part or _part(spec, record, len(sex))
+                parts.setdefault(key, []).append(part)
+        for key, found in parts.items():
+            _settle(spec, lookup, key, found, sex, seen)
+
+    def _check_rules(self, spec: Panel) -> None:
         needed = {
             "GT": spec.dosage == "called",
             "DS": spec.dosage == "imputed",
             "DP": spec.minimum_depth is not None,
             "GQ": spec.minimum_genotype_quality is not None,
         }
-        return [name for name, asked in needed.items() if asked]
+        if lacking := [name for name, asked in needed.items() if asked and name not in self.file.formats]:
+            raise DataError(
+                f"{self.file.path}: its header does not declare {' and '.join(lacking)}, which the study's rules need.",
+                "Export the file with these FORMAT fields; GT are calls, DS imputed dosages, DP depths, GQ qualities.",
+            )
 
 
 def _stretches(places: Iterable[tuple[str, int]]) -> list[tuple[str, int, int]]:
@@ -88,98 +120,80 @@ def _stretches(places: Iterable[tuple[str, int]]) -> list[tuple[str, int, int]]:
     return found
 
 
-def _take(spec: Panel, lookup: Lookup, record: Record, sex: Ints, seen: Seen) -> None:
-    """Note what a record says about the panel's variants."""
-    for key in lookup.here(record.place, record.name, seen):
-        variant = lookup.variants[key]
-        match = match_record(variant.reference, variant.effect, record.alleles)
-        if match == "others":
-            seen.others.add(key)
-        elif match == "ambiguous":
-            seen.ambiguous.add(key)
-        elif isinstance(match, Match) and seen.wants(key, match):
-            seen.found[key] = found = _found(spec, record, match, sex)
-            seen.tally["variants with more than two alleles"] += len(record.alleles) > 2
-            if not record.passes(spec.passed, spec.minimum_quality):
-                seen.failed.add(key)
-                found.dosages[:] = np.nan
-                found.tally.clear()
-
-
-def _found(spec: Panel, record: Record, match: Match, sex: Ints) -> Found:
-    tally: Counter[str] = Counter()
-    size = len(sex)
-    genotypes = record.genotypes()
-    one_copy = None if genotypes is None or genotypes.plain else (genotypes.alleles != PADDING).sum(axis=1) == 1
-    if spec.dosage == "imputed":
-        dosages = _imputed(record, match, one_copy, size)
-    elif genotypes is None:
-        dosages = np.full(size, np.nan, dtype=np.float32)
+def _settle(spec: Panel, lookup: Lookup, key: str, parts: Sequence[Part], sex: Ints, seen: Seen) -> None:
+    """Note what the records of a variant say of it."""
+    place = lookup.places[key]
+    variant = lookup.variants[key]
+    found = settle((variant.reference, variant.effect), place[1], parts)
+    if found is None:
+        return
+    if isinstance(found, str):
+        told = {"others": seen.others, "ambiguous": seen.ambiguous, "twice": seen.twice, "either": seen.either}
+        told[found].add(key)
+        return
+    if found.alleles > 2:
+        seen.tally["variants with more than two alleles"] += 1
+    if found.several > 1:
+        seen.tally["variants over several records"] += 1
+    if found.repeated:
+        seen.tally["records repeated"] += found.repeated
+    if found.failed:
+        seen.failed.add(key)
     else:
-        dosages = _called(genotypes, match, tally)
-    if missing := int(np.isnan(dosages).sum()) - tally.total():
-        tally["calls missing"] = missing
-    for name, least in (("DP", spec.minimum_depth), ("GQ", spec.minimum_genotype_quality)):
-        if least is not None:
-            weak = ~_at_least(record, name, least, size) & ~np.isnan(dosages)
-            tally[f"calls below the least {name}"] += int(weak.sum())
-            dosages[weak] = np.nan
-    settle_sex(spec, record.place, dosages, one_copy, sex, tally)
-    return Found(dosages, match, record.place, tally)
+        settle_sex(spec, place, found.dosages, found.one_copy, sex, found.tally)
+    seen.found[key] = Found(found.dosages, found.match, place, found.tally)
 
 
-def _called(genotypes: Genotypes, match: Match, tally: Counter[str]) -> Floats:
-    """Count the allele; one copy counts as two of a kind. Half a call says nothing, nor do more than two copies."""
-    alleles = genotypes.alleles
-    counted = np.zeros(len(alleles), dtype=np.float32)
-    if match.counted is not None:
-        for copy in range(alleles.shape[1]):
-            counted += alleles[:, copy] == match.counted
-    if genotypes.plain:
-        return counted
-    copies = (alleles != PADDING).sum(axis=1)
-    absent = (alleles == ABSENT).sum(axis=1)
-    tally["calls half missing"] = int(((absent > 0) & (absent < copies)).sum())
-    tally["calls of more than two copies"] = int(((copies > 2) & (absent == 0)).sum())
-    counted[copies == 1] *= 2
-    counted[(absent > 0) | (copies > 2) | (copies == 0)] = np.nan
-    return counted
+def _part(spec: Panel, record: Record, size: int) -> Part:
+    """Return what a record says of each sample."""
+    genotypes = record.genotypes()
+    called = np.full((size, 2), ABSENT, dtype=np.int8) if genotypes is None else genotypes.alleles
+    plain, imputed = genotypes is not None and genotypes.plain, None
+    if spec.dosage == "imputed":  # calls tell only who has one copy
+        single = ((called != PADDING).sum(axis=1) == 1) & (called[:, 0] != ABSENT)
+        called = np.stack([np.zeros(size, dtype=np.int8), np.where(single, PADDING, 0).astype(np.int8)], axis=1)
+        plain, imputed = not single.any(), _imputed(record, np.where(single, 1.0, 2.0))
+    return Part(
+        start=record.place[1],
+        alleles=record.alleles,
+        passes=record.passes(spec.passed, spec.minimum_quality),
+        called=called,
+        plain=plain,
+        imputed=imputed,
+        doubts=dict(_doubts(spec, record, size)),
+    )
 
 
-def _imputed(record: Record, match: Match, one_copy: Bools | None, size: int) -> Floats:
-    """Return imputed dosages (DS: expected number of each ALT allele) of the counted allele."""
+def _imputed(record: Record, copies: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return imputed dosages (DS: expected number of each ALT allele), NaN where there is none."""
+    listed = len(record.alleles) - 1
     told = record.numbers("DS")
     if told is None:
-        return np.full(size, np.nan, dtype=np.float32)
-    listed = len(record.alleles) - 1
+        return np.full((len(copies), listed), np.nan)
     if told.shape[1] != listed:
         raise DataError(
             f"{record.path}: a record has imputed dosages (DS) of {told.shape[1]} alleles where it lists {listed}.",
             "DS needs one number per ALT allele: split records of several alleles with 'bcftools norm -m-'.",
         )
-    copies = np.full(size, 2.0) if one_copy is None else np.where(one_copy, 1.0, 2.0)
-    total = told.sum(axis=1)
-    outside = (told < -_SLACK).any(axis=1) | (total > copies + _SLACK)
+    outside = (told < -SLACK).any(axis=1) | (told.sum(axis=1) > copies + SLACK)
     if outside.any():
         raise DataError(
             f"{record.path}: a record has {int(outside.sum()):,} imputed dosages (DS) below 0 or above the number of "
             "copies.",
             "Is DS something else in this file?",
         )
-    if match.counted is None:
-        dosages = np.where(np.isnan(total), np.nan, 0.0)
-    elif match.counted == 0:
-        dosages = copies - total
-    else:
-        dosages = told[:, match.counted - 1]
-    found: Floats = np.clip(dosages * 2 / copies, 0, 2).astype(np.float32)
-    return found
+    return told
 
 
-def _at_least(record: Record, name: str, least: float, size: int) -> Bools:
-    """Return whose call meets a rule; a call that does not tell its figure does not."""
-    told: NDArray[np.float64] | None = record.numbers(name)
-    if told is None:
-        return np.zeros(size, dtype=bool)
-    meets: Bools = told[:, 0] >= least
-    return meets
+def _doubts(spec: Panel, record: Record, size: int) -> Iterator[tuple[str, Bools]]:
+    """Yield the rules on calls that some of a record's break, and whose; a call that lacks a figure breaks its rule."""
+    if spec.passed and (bad := failing(record)) is not None:
+        yield "calls failing FT", bad
+    if spec.dosage == "called" and spec.without_reads == "missing" and (depths := record.numbers("DP")) is not None:
+        unread = depths[:, 0] == 0
+        if unread.any():
+            yield "calls without reads (DP 0)", unread
+    for name, least in (("DP", spec.minimum_depth), ("GQ", spec.minimum_genotype_quality)):
+        if least is not None:
+            told = record.numbers(name)
+            yield f"calls below the least {name}", np.ones(size, bool) if told is None else ~(told[:, 0] >= least)

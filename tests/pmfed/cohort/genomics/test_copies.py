@@ -109,7 +109,8 @@ def test_other_records_and_rules(tmp_path: Path) -> None:
         Line("21:1000", "N><DEL>", calls, info="END=2000"),
         line(1001, 2000, "<INS>", calls),
         Line("22:1000", "N>A", calls),
-        Line("22:1000", "N>A[22:5000[", calls),
+        Line("22:1000", "N>A[21:5000[", calls),
+        Line("22:1000", "N>[22:5000[A", calls),
     ]
     assert copies(tmp_path, *others) == [2, 2, 2, 2]
     bad = line(1001, 2000, "<DEL>", calls, passed="LowQual", quality="5")
@@ -158,7 +159,7 @@ def test_nothing_over_the_regions_is_said(tmp_path: Path) -> None:
         (Vcf(SAMPLES, [], formats=["DP"]), "its header declares neither CN nor GT"),
         (Vcf(("Q1",), [], formats=["GT"]), "none of its 1 sample belongs to a patient"),
         (Vcf(SAMPLES, [line(1001, 2000, "<DEL>", ("0/3",) * 4)]), "names an allele that its record does not list"),
-        (Vcf(SAMPLES, [line(1001, 2000, "<DEL>", ("0/x",) * 4)]), "the record in line 37 cannot be read"),
+        (Vcf(SAMPLES, [line(1001, 2000, "<DEL>", ("0/x",) * 4)]), "line 37 cannot be read as it holds a malformed call"),
     ],
 )  # fmt: skip
 def test_bad_files(tmp_path: Path, vcf: Vcf, says: str, capfd: pytest.CaptureFixture[str]) -> None:

@@ -220,3 +220,32 @@ def test_any_damage_is_a_sentence(tmp_path_factory: pytest.TempPathFactory, data
     except DataError as error:
         says = str(error)
     assert "PAT-" not in says
+
+
+PLAIN = {**GENE, "mean": 0.0, "scale": 1.0}
+
+
+def test_blanks_around_the_names_of_samples(tmp_path: Path) -> None:
+    """Tables parted by ", ": a sample called " PAT-2 " is PAT-2, and no patient is lost to a blank."""
+    (tmp_path / "m.csv").write_text("gene, PAT-1, PAT-2 ,PAT-3\nTP53,1,2,3\n")
+    block = read(spec({"g": {**PLAIN, "column": "TP53"}}), tmp_path / "m.csv", ["PAT-1", "PAT-2"])
+    assert block.present.all()
+    assert block.inputs[:, 0].tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("dated", ["2-Sep", "Sep-02", "2024-09-02", "2024-09-02 00:00:00"])
+@pytest.mark.parametrize("rows", ["genes", "samples"])
+def test_genes_that_a_spreadsheet_turned_into_dates(tmp_path: Path, dated: str, rows: str) -> None:
+    text = f"id,PAT-1\nTP53,1\n{dated},2\n" if rows == "genes" else f"id,TP53,{dated}\nPAT-1,1,2\n"
+    (tmp_path / "m.csv").write_text(text)
+    study = spec({"g": {**PLAIN, "column": "TP53"}, "h": {**PLAIN, "column": "SEPT2"}}, rows=rows)
+    block = read(study, tmp_path / "m.csv", ["PAT-1"])
+    assert any("1 gene id turned into dates by a spreadsheet" in one for one in block.warnings)
+    assert block.counts["gene ids turned into dates"] == 1
+
+
+def test_packed_in_several_parts(tmp_path: Path) -> None:
+    """Files packed with bgzip, or put together with cat, are several gzip members: all are read."""
+    whole = gzip.compress(b"gene\tPAT-1\nA\t1\n") + gzip.compress(b"TP53\t3\n")
+    (tmp_path / "m.tsv.gz").write_bytes(whole)
+    assert read(spec({"g": {**PLAIN, "column": "TP53"}}), tmp_path / "m.tsv.gz", ["PAT-1"]).inputs[0, 0] == 3

@@ -172,7 +172,8 @@ def test_variants_that_cannot_be_resolved(
 
 
 def test_a_variant_twice(tmp_path: Path) -> None:
-    path = write(tmp_path, [("7:500", "rs5", "T", "C"), ("7:500", "x", "T", "C")])
+    first = np.array([CALLS, [*CALLS[:4], 2]]).T
+    path = write(tmp_path, [("7:500", "rs5", "T", "C"), ("7:500", "x", "T", "C")], first=first)
     assert "1 variant standing in more than one record: 'v'" in refused(path)
 
 
