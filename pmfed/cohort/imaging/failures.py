@@ -45,6 +45,12 @@ OVERLAP = "hold segments of two classes in one place"
 NO_SERIES = "do not say which series they were drawn on"
 OTHER_SERIES = "were drawn on another series than the one that is read"
 NO_SCAN = "have no scan to lie on"
+HALF_RESCALED = "hold slices in several units, or with and without a rescale"
+OTHER_UNIT = "are in another unit than the study's window is for"
+NO_SUV = "lack what a standardised uptake value is computed from"
+HIGH_BIT = "have their bits in a place that is not known"
+MOSAIC = "are mosaics: many slices in one picture"
+TWINS = "hold two different pictures under one SOPInstanceUID"
 
 REMEDIES: Mapping[str, str] = {
     OUTSIDE: "Copy them into the folder, or name the real folder in [data]; links out of it are not followed.",
@@ -84,17 +90,27 @@ REMEDIES: Mapping[str, str] = {
     NO_SERIES: "Export them with ReferencedSeriesSequence.",
     OTHER_SERIES: "Narrow the study's series to the one that was drawn on, or list the object that belongs to it.",
     NO_SCAN: "Export the scans as well, or leave the cells empty.",
+    HALF_RESCALED: "Export them again; a slice without RescaleSlope and RescaleIntercept is not in the others' unit.",
+    OTHER_UNIT: 'Narrow the study\'s series, or say with \'unit\' what the window is in ("SUV", "BQML", "MGML", ...).',
+    NO_SUV: "It takes Units BQML, DecayCorrection START or ADMIN, weight, dose, half-life and times: export them unstripped.",
+    HIGH_BIT: "Export them uncompressed, with HighBit one below BitsStored.",
+    MOSAIC: "Export them as enhanced MR, or convert them to NIfTI.",
+    TWINS: "Does the export or the anonymiser repeat UIDs? Each picture needs its own.",
     BOMB: "Pack the files again; see docs/imaging.md for the bounds.",
 }
 
 
 class ScanError(Exception):
-    """A scan that cannot be used; its one argument is one of the sentences above."""
+    """A scan that cannot be used; its argument is one of the sentences above.
 
-    def __init__(self, reason: str) -> None:
+    ``path`` is the file concerned, for the site's own list; it is in no message.
+    """
+
+    def __init__(self, reason: str, path: str | None = None) -> None:
         assert reason in REMEDIES
         super().__init__(reason)
         self.reason = reason
+        self.path = path
 
 
 @contextmanager
