@@ -12,6 +12,7 @@ from pmfed.validate import Frozen
 
 Two = tuple[PositiveInt, PositiveInt]
 Three = tuple[PositiveInt, PositiveInt, PositiveInt]
+Fit = Literal["exact", "stretch", "crop", "pad"]
 Pattern = Annotated[str, Field(min_length=1, max_length=128)]
 
 # What decides how a scan is made, as opposed to which one it is: the cache is keyed by it.
@@ -51,7 +52,7 @@ class Scan(Frozen):
     folder: str
     size: Two | Three
     spacing: tuple[PositiveFloat, PositiveFloat] | tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
-    fit: Literal["exact", "stretch"] = "exact"
+    fit: Fit = "exact"
     orientation: Annotated[str, Field(pattern=r"^[RLAPSI]{3}$")] = "SPL"
     view: Literal["middle", "brightest"] = "middle"
     mean: float = 0.5
