@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from pmfed.cohort.ehr.traces import (
     the_one,
 )
 from pmfed.cohort.ehr.units import convert
+from pmfed.cohort.imaging.libraries import quiet
 from pmfed.errors import DataError
 
 GAP = "~"  # a segment, or a signal file, that is not there
@@ -66,8 +66,7 @@ def read_wfdb(wanted: Sequence[str], seconds: float, folder: Path, path: Path) -
     if not record.with_name(record.name + ".hea").is_file():
         raise UnusableError(ABSENT)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what pandas will change, which wfdb has yet to follow
+        with quiet():  # of what pandas will change, which wfdb has yet to follow
             return _read(wfdb, wanted, seconds, folder, record)
     except UnusableError:
         raise
