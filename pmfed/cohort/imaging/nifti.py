@@ -105,6 +105,8 @@ def _header(start: bytes) -> Any:
             header = kind(start[:length], check=False)
             if header["magic"].tobytes()[:4].ljust(4, b"\0") not in marks:
                 raise ScanError(NOT_NIFTI)
+            if header["pixdim"][0] == 0:
+                header["pixdim"][0] = 1  # as the standard has it (qfac); nibabel refuses it
             return header
     raise ScanError(NOT_NIFTI)
 
