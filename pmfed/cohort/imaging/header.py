@@ -45,6 +45,8 @@ _TAGS = (
     "Rows", "Columns", "BurnedInAnnotation", "IssuerOfPatientID", "IssuerOfPatientIDQualifiersSequence",
     "TimezoneOffsetFromUTC", *TAGS,
 )  # fmt: skip
+MAKER, TILES = 0x00190010, 0x0019100A
+_READ: Any = [*_TAGS, MAKER, TILES]
 _GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 
 
@@ -128,7 +130,7 @@ def read_header(path: str) -> Header | str:
             if syntax == DEFLATED:
                 _check_deflated(file)
             file.seek(0)
-            dataset = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(_TAGS))
+            dataset = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=_READ)
             named = dataset.get("SOPClassUID") or meta.get("MediaStorageSOPClassUID")
             has_pixels = syntax == DEFLATED or _has_pixels(file, dataset)
             if not has_pixels:
@@ -192,6 +194,15 @@ def _issuer(dataset: Dataset) -> str:
     return named or (_text(more[0], "UniversalEntityID") if len(more) else "")
 
 
+def _tiles(dataset: Dataset) -> int:
+    """Return how many slices Siemens' private NumberOfImagesInMosaic says lie in the picture."""
+    if TILES not in dataset or "SIEMENS" not in str(dataset.get(MAKER, "")):
+        return 1
+    value = dataset[TILES].value
+    plain = int.from_bytes(value[:2], "little") if isinstance(value, bytes) else value  # of an implicit file
+    return int(numbers(plain, 1, (1.0,))[0])
+
+
 def _header(dataset: Dataset) -> Header:
     named = str(dataset.get("SOPClassUID", ""))
     kind = _text(dataset, "ImageType").upper().split("\\")
@@ -214,7 +225,7 @@ def _header(dataset: Dataset) -> Header:
         captured=named == SECONDARY_CAPTURE or named.startswith(f"{SECONDARY_CAPTURE}."),
         burned_in=_text(dataset, "BurnedInAnnotation").upper(),
         localizer="LOCALIZER" in kind,
-        mosaic="MOSAIC" in kind or "VFRAME" in kind,  # Siemens; United Imaging
+        mosaic="MOSAIC" in kind or "VFRAME" in kind or _tiles(dataset) > 1,  # Siemens; United Imaging
         quantity=quantity(dataset),
         position=_three(dataset.get("ImagePositionPatient")),
         direction=numbers(dataset.get("ImageOrientationPatient"), 6),

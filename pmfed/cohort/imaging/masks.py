@@ -27,7 +27,7 @@ from pmfed.cohort.imaging.failures import (
 )
 from pmfed.cohort.imaging.fit import oriented, sized
 from pmfed.cohort.imaging.inside import read_bytes, resolve
-from pmfed.cohort.imaging.libraries import require
+from pmfed.cohort.imaging.libraries import quiet, require
 from pmfed.cohort.imaging.nifti import decode_nifti, grid_of
 from pmfed.cohort.imaging.pictures import opened, shown_size, upright
 from pmfed.cohort.tables import Problems
@@ -80,6 +80,7 @@ def read_masks(
     values = outcome.values or tuple(range(len(outcome.classes)))
     failed: Counter[str] = Counter()
     with ExitStack() as stack:
+        stack.enter_context(quiet())
         try:
             read = reader_of(images, stack)
         except ScanError:

@@ -128,6 +128,8 @@ def fits_window(found: str, modality: str, unit: str | None, numeric: bool) -> b
         return found in ("GML", "BQML", "CNTS")
     if unit is not None:
         return found == unit
+    if modality == "PT":
+        return not numeric  # whose numbers are in a unit always: that it is not said makes them no others
     usual = {STORED, UNSPECIFIED, UNSPECIFIED + HALF, *({HOUNSFIELD, HOUNSFIELD + HALF} if modality == "CT" else ())}
     return not numeric or found in usual
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from pmfed.cohort.imaging.failures import (
     COLOUR_SPACE,
@@ -30,8 +30,14 @@ Floats = NDArray[np.float32]
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP")
 TIFF = (b"II*\0", b"MM\0*")  # of which there are more forms than any library reads
-MOST_PIXELS = 2**27  # of one picture: 11,585 x 11,585
-TURNED = range(5, 9)  # orientations of EXIF that lay rows down as columns
+MOST_PIXELS = 2**26  # of one picture: 8,192 x 8,192
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
+"""What EXIF's orientations ask of a viewer."""
+LYING = range(5, 9)  # those whose rows are shown as columns
 ORIENTATION, PHOTOMETRIC, WHITE_IS_ZERO = 0x0112, 262, 0  # tags of EXIF and TIFF
 
 # What is counted of pictures.
@@ -69,18 +75,26 @@ def opened(content: bytes) -> Iterator[Image.Image]:
             yield image
 
 
+def orientation(image: Image.Image) -> int:
+    """Return how a viewer turns the picture (EXIF, or XMP), from its header: 1 where it does not or nobody can tell."""
+    try:
+        said = image.getexif().get(ORIENTATION, 1)
+    except Exception:  # Pillow raises errors of many kinds where EXIF is damaged, which does not damage the picture
+        return 1
+    return said if said in TURNS else 1
+
+
 def shown_size(image: Image.Image) -> tuple[int, int]:
     """Return height and width as a viewer shows the picture, from its header."""
-    turned = image.format != "TIFF" and image.getexif().get(ORIENTATION) in TURNED  # Pillow turns TIFF by itself
-    return (image.width, image.height) if turned else (image.height, image.width)
+    lies = image.format != "TIFF" and orientation(image) in LYING  # Pillow turns TIFF by itself
+    return (image.width, image.height) if lies else (image.height, image.width)
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """Return a decoded picture turned as its EXIF orientation says."""
+    """Return a decoded picture turned as its orientation says."""
+    turn = TURNS.get(orientation(image))
     image.load()
-    turned = ImageOps.exif_transpose(image)
-    assert turned is not None, "it is not changed in place"
-    return turned
+    return image if turn is None or image.format == "TIFF" else image.transpose(turn)
 
 
 def decoded(spec: Images, content: bytes) -> tuple[Floats, dict[str, int]]:
@@ -106,11 +120,13 @@ def decoded(spec: Images, content: bytes) -> tuple[Floats, dict[str, int]]:
         It is damaged, of another size, or its numbers have no meaning that can be known.
     """
     with opened(content) as image:
-        # The header tells the size, so a file of another size is never decoded.
+        # The header tells the size, so a file of another size is never decoded; of some, EXIF comes behind the pixels.
+        if spec.fit == "exact" and spec.size not in ((image.height, image.width), (image.width, image.height)):
+            raise ScanError(OTHER_SIZE)
         other = shown_size(image) != spec.size
         if other and spec.fit == "exact":
             raise ScanError(OTHER_SIZE)
-        turned = image.getexif().get(ORIENTATION, 1) in range(2, 9)
+        turned = orientation(image) in TURNS
         values, seen = _values(spec, image)
     if other:
         values = sized(values, None, spec.size, None, spec.fit)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from dicom_files import ENHANCED_CT, picture, read, save, sequence, spec
 from numpy.typing import NDArray
-from pydicom.uid import JPEG2000Lossless, RLELossless
+from pydicom.uid import ImplicitVRLittleEndian, JPEG2000Lossless, RLELossless
 
 from pmfed.cohort.imaging.header import read_header
 from pmfed.cohort.imaging.places import Places
@@ -84,6 +84,7 @@ def test_frames_with_and_without_a_rescale(tmp_path: Path) -> None:
         ({"RescaleType": "Z_EFF"}, "CT", "Z_EFF"),
         ({"RescaleType": "HU_MOD"}, "CT", "HU_MOD"),
         ({"Units": "BQML"}, "PT", "BQML"),
+        ({}, "PT", "US"),
         ({"Units": "CNTS"}, "NM", "CNTS"),
         ({"DoseGridScaling": 1.0, "DoseUnits": "GY", "RescaleSlope": None, "RescaleIntercept": None}, "RTDOSE", "GY"),
     ],
@@ -322,6 +323,16 @@ def test_mosaics_are_said_to_be_some(tmp_path: Path, kind: list[str], size: tupl
     for place in range(files):
         save(picture(flat(1), instance=str(place), ImageType=kind, Modality="MR"), tmp_path / str(place))
     refused("are mosaics: many slices in one picture: 1 of 1", tmp_path, size=size)
+
+
+@pytest.mark.parametrize("implicit", [False, True])
+def test_mosaics_whose_kind_was_stripped(tmp_path: Path, implicit: bool) -> None:
+    data = picture(flat(1), Modality="MR")
+    data.private_block(0x0019, "SIEMENS MR HEADER", create=True).add_new(0x0A, "US", 36)
+    if implicit:
+        data.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    save(data, tmp_path / "a")
+    refused("are mosaics: many slices in one picture: 1 of 1", tmp_path)
 
 
 # Identity.

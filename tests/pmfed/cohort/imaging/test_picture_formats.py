@@ -78,6 +78,14 @@ def test_an_orientation_that_does_not_exist_turns_nothing(tmp_path: Path, orient
     assert same(read(tmp_path, "a.png"), SHOWN / 255)
 
 
+@pytest.mark.parametrize("exif", [b"garbage", b"Exif\0\0II*\0\xff\xff\xff\x7f"])
+@pytest.mark.parametrize("ending", ["jpg", "png", "webp"])
+def test_damaged_exif_does_not_damage_a_picture(tmp_path: Path, exif: bytes, ending: str, capfd: Any) -> None:
+    Image.fromarray(SHOWN).save(tmp_path / f"a.{ending}", exif=exif, **({"lossless": True} if ending == "webp" else {}))
+    assert same(read(tmp_path, f"a.{ending}"), SHOWN / 255, 0.1)
+    assert not any(capfd.readouterr())
+
+
 # Colours, palettes, transparency.
 
 
