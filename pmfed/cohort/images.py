@@ -1,105 +1,133 @@
-"""PNG and JPEG files into one array of images."""
+"""Picture files that a table lists, in a folder or a zip, into a block."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from pmfed.cohort.block import Block
+from pmfed.cohort.imaging.archive import is_zip, reader_of
+from pmfed.cohort.imaging.cache import Cache, key_of
+from pmfed.cohort.imaging.failures import OUTSIDE, ScanError, report
+from pmfed.cohort.imaging.fill import Made, fill
+from pmfed.cohort.imaging.pictures import DARK, DEEP, SHALLOW, decoded
+from pmfed.cohort.imaging.places import Places
+from pmfed.cohort.imaging.quality import looked_at
 from pmfed.cohort.tables import Problems
 from pmfed.modality import Images
 
-_REMEDIES = {
-    "lie outside the folder": "List files by their path inside the folder; links out of it are not followed.",
-    "do not exist": "Check the folder in [data] of site.toml and the file names.",
-    "cannot be read as PNG or JPEG": "Convert or remove them.",
-    "have another size than the study's": "Bring the images to that size first; nothing is resized silently.",
-}
+MAKING = {"size", "fit", "channels", "bits", "transparent", "weights"}
+"""What decides how a picture is made; what a network makes of it is kept by that."""
+
+
+def read_pictures(
+    spec: Images,
+    files: Sequence[str],
+    source: Path,
+    path: Path,
+    problems: Problems,
+    *,
+    owners: Sequence[str] | None = None,
+    rows: Sequence[int] | None = None,
+    places: Places | None = None,
+) -> Block:
+    """Read the picture of every record, one picture in memory at a time.
+
+    Parameters
+    ----------
+    spec
+        What the study says of the pictures.
+    files
+        (R,) the file's path inside ``source``; "" for a record without a picture.
+    source
+        The folder, or the zip file, the pictures lie in. A listed file that leads out of it, by ``..``, an absolute path or a
+        link, is a problem and is not opened.
+    path, problems
+        The table that lists the files, for messages, and where these are gathered. File names are never told: they often
+        hold a patient's id.
+    owners, rows
+        (R,) the patient of each record, by whom the same picture twice is seen; its row in the table, for messages.
+    places
+        List of unreadable files, progress; network and cache where the study has ``weights``.
+
+    Returns
+    -------
+    Block
+        ``inputs`` (R, C, H, W), or (R, F) of what the network makes of them; zeros and not present where there is no picture.
+    """
+    places = places or Places()
+    inputs = np.zeros((len(files), *(spec.shape if places.backbone is not None else spec.picture)), dtype=np.float32)
+    present = np.zeros(len(files), dtype=bool)
+    wanted: dict[str, list[int]] = {}
+    for record, file in enumerate(files):
+        if file:
+            wanted.setdefault(file, []).append(record)
+    cache = Cache(places.cache if places.backbone is not None else None)
+    with ExitStack() as stack:
+        try:
+            read = reader_of(source, stack)
+        except ScanError:
+            what = "cannot be read as a zip file" if is_zip(source) else "there is no such folder"
+            problems.add(f"{source}: {what}.", "Check the path in [data] of site.toml.")
+            return Block(inputs, present)
+        filled = fill(
+            wanted, lambda file: _made(spec, read(file), cache, places), str, inputs, present, places.decoding
+        )
+    counts = +filled.totals
+    counts["pictures"] = len(wanted) - len(filled.failed)
+    if places.backbone is not None:
+        counts["pictures from the cache"] = cache.hits
+    warnings = list[str]()
+    listed = places.note(filled.failed)
+    fatal = {one: why for one, why in filled.failed.items() if why == OUTSIDE or not spec.skip_unreadable}
+    first = None if rows is None else {why: _first(filled.failed, why, wanted, rows) for why in fatal.values()}
+    what = f"{path}: column '{spec.file}': listed files in {source}"
+    report(what, Counter(fatal.values()), len(wanted), problems, listed, first)
+    for why, number in sorted((Counter(filled.failed.values()) - Counter(fatal.values())).items()):
+        warnings.append(f"{what} that {why}, left out: {number:,} of {len(wanted):,}.{listed}")
+    _check_depth(spec, what, filled.scans, problems, warnings)
+    seen, told = looked_at(f"{source}: pictures", inputs, present, owners)
+    if cache.failed:
+        told.append("the cache cannot be written; the next start will be as slow as this one.")
+    return Block(inputs, present, counts={**counts, **seen}, warnings=(*warnings, *told))
 
 
 def read_images(
     spec: Images, files: Sequence[str], folder: Path, path: Path, problems: Problems
 ) -> NDArray[np.float32]:
-    """Read the image of every record.
-
-    Parameters
-    ----------
-    spec
-        Size, channels, mean and scale of the study.
-    files
-        Per record the file's path inside ``folder``; "" for a record without an image.
-    folder
-        Where the files lie. A listed file that leads out of it, by ``..``, an absolute path or a link, is a
-        problem and is not opened.
-    path, problems
-        The table that lists the files, for messages, and where these are gathered. File names are never
-        told: they often hold a patient's id.
-
-    Returns
-    -------
-    (R, C, H, W) float32
-        ``(x / 255 - mean) / scale`` (16-bit grey images: ``x / 65535``), zeros where there is no image.
-    """
-    images = np.zeros((len(files), spec.channels, *spec.size), dtype=np.float32)
-    if not folder.is_dir():
-        problems.add(f"{folder}: there is no such folder.", "Check the path in [data] of site.toml.")
-        return images
-    root = os.path.realpath(folder)
-    seen: dict[str, int] = {}
-    failures = dict.fromkeys(_REMEDIES, 0)
-    for record, file in enumerate(files):
-        if not file:
-            continue
-        if file in seen:
-            images[record] = images[seen[file]]
-            continue
-        seen[file] = record
-        failure = _read(spec, file, root, images[record])
-        if failure:
-            failures[failure] += 1
-    for failure, number in failures.items():
-        if number:
-            size = f" {spec.size[0]} x {spec.size[1]} pixels" if "size" in failure else ""
-            problems.add(
-                f"{path}: column '{spec.file}': listed files in {folder} that {failure}{size}: {number:,}.",
-                _REMEDIES[failure],
-            )
-    return images
+    """Return the inputs of `read_pictures` alone."""
+    return read_pictures(spec, files, folder, path, problems).inputs
 
 
-def _read(spec: Images, file: str, root: str, out: NDArray[np.float32]) -> str:
-    """Read one file into ``out``; return what failed, or "" when nothing did."""
-    outside, absent, unreadable, size = _REMEDIES
-    try:
-        real = os.path.realpath(os.path.join(root, file))
-        if os.path.isabs(file) or os.path.commonpath([root, real]) != root:
-            return outside
-    except ValueError:  # a NUL byte, or another drive
-        return outside
-    if not os.path.isfile(real):
-        return absent
-    try:
-        with Image.open(real, formats=("PNG", "JPEG")) as image:
-            # The header tells the size, so a file of another size is never decoded.
-            if (image.height, image.width) != spec.size:
-                return size
-            out[...] = scaled_pixels(image, spec)
-    except Exception:  # Pillow's decoders raise errors of many kinds; any of them means a damaged file
-        return unreadable
-    return ""
+def _made(spec: Images, content: bytes, cache: Cache, places: Places) -> Made:
+    """Return one picture; through a network from the cache, or into it."""
+    if places.backbone is None:
+        return decoded(spec, content)
+    key = key_of([hashlib.sha256(content).hexdigest()], spec.model_dump(mode="json", include=MAKING))
+    if kept := cache.load(key, spec.shape):
+        return kept
+    picture, seen = decoded(spec, content)
+    features = places.seen(picture)
+    cache.store(key, features, seen)
+    return features, seen
 
 
-def scaled_pixels(image: Image.Image, spec: Images) -> NDArray[np.float32]:
-    if image.mode.startswith("I"):  # 16-bit grey, which Pillow would cut off at 255
-        grey = np.asarray(image, dtype=np.float32)[None] / np.float32(65535)
-        pixels = np.repeat(grey, spec.channels, axis=0)
-    else:
-        eight = np.asarray(image.convert("L" if spec.channels == 1 else "RGB"), dtype=np.float32)
-        pixels = (eight[None] if spec.channels == 1 else eight.transpose(2, 0, 1)) / np.float32(255)
-    mean, scale = spec.scaling
-    scaled: NDArray[np.float32] = (pixels - np.float32(mean)) / np.float32(scale)
-    return scaled
+def _first(failed: Mapping[str, str], why: str, wanted: Mapping[str, Sequence[int]], rows: Sequence[int]) -> int:
+    return min(rows[record] for file, reason in failed.items() if reason == why for record in wanted[file])
+
+
+def _check_depth(spec: Images, what: str, seen: Counter[str], problems: Problems, warnings: list[str]) -> None:
+    """Tell of numbers that use a part of their 16 bits: of twelve, most pictures would be nearly black."""
+    remedy = "Say how many they have with 'bits' in the study: 12, or 16 if they are merely dark."
+    if spec.bits is not None or not seen[DEEP]:
+        return
+    if seen[SHALLOW] == seen[DEEP]:
+        problems.add(f"{what} of 16 bits that use twelve of them at most: all {seen[DEEP]:,}.", remedy)
+    elif seen[DARK] == seen[DEEP]:
+        warnings.append(f"{what} of 16 bits that use fifteen of them at most: all {seen[DEEP]:,}. {remedy}")

@@ -234,20 +234,30 @@ class Notes(Frozen):
 class SignalChannel(Frozen):
     """One channel of a waveform; ``mean`` and ``scale`` are public constants in ``unit`` (UCUM).
 
-    Values are converted to ``unit`` where the file tells its own, and taken as they are where it tells none.
+    Values are converted to ``unit`` where the file tells its own, and taken as they are where it tells none. Samples
+    outside ``minimum`` to ``maximum`` (in ``unit``) count as missing; a file of which most are outside is an error.
     """
 
     column: str | None = None
     unit: str | None = None
+    minimum: float | None = None
+    maximum: float | None = None
     mean: float = 0.0
     scale: PositiveFloat = 1.0
+
+    @model_validator(mode="after")
+    def _fits(self) -> SignalChannel:
+        if self.minimum is not None and self.maximum is not None and not self.minimum < self.maximum:
+            raise ValueError("'minimum' must be below 'maximum'")
+        return self
 
 
 class Signals(Frozen):
     """A modality of waveforms: a table that lists files, and the folder they lie in.
 
     The first ``seconds`` of each are taken, at ``rate`` samples a second. ``when`` names the column that says when a
-    waveform was recorded; what was not over before the index date is not used.
+    waveform was recorded; what was not over before the index date is not used. With ``skip_unreadable`` files that
+    cannot be used are left out and counted.
     """
 
     kind: Literal["signal"] = "signal"
@@ -257,6 +267,7 @@ class Signals(Frozen):
     when: str | None = None
     rate: PositiveFloat
     seconds: PositiveFloat
+    skip_unreadable: bool = False
     channels: Annotated[dict[Name, SignalChannel], Field(min_length=1)]
 
     @model_validator(mode="after")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
+from pmfed.modality.scans import Fit
 from pmfed.modality.weights import NO_CENTRE, OWN_SCALE, UNSCALED, Weights, WeightsFile, width
 from pmfed.validate import Frozen
 
@@ -13,8 +14,9 @@ from pmfed.validate import Frozen
 class Images(Frozen):
     """A modality of images: a table that lists files, and the folder they lie in.
 
-    ``size`` is (height, width) in pixels; ``mean`` and ``scale`` are public constants on the 0..1 range. With
-    ``weights`` the input is what that network makes of the picture.
+    ``size`` is (height, width) in pixels, ``fit`` what becomes of pictures of another. ``bits`` says how many of 16 bits
+    pictures use, ``transparent`` what lies below transparent ones. ``mean`` and ``scale`` are public constants on the 0..1
+    range. With ``weights`` the input is what that network makes of the picture.
     """
 
     kind: Literal["images"] = "images"
@@ -22,7 +24,11 @@ class Images(Frozen):
     folder: str
     file: str = "file"
     size: tuple[PositiveInt, PositiveInt]
+    fit: Fit = "exact"
     channels: Literal[1, 3] = 1
+    bits: Annotated[int, Field(ge=9, le=16)] | None = None
+    transparent: Literal["refuse", "black", "white"] = "refuse"
+    skip_unreadable: bool = False
     mean: float = 0.5
     scale: PositiveFloat = 0.25
     weights: Weights | None = None

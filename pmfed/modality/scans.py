@@ -12,11 +12,13 @@ from pmfed.validate import Frozen
 
 Two = tuple[PositiveInt, PositiveInt]
 Three = tuple[PositiveInt, PositiveInt, PositiveInt]
+Fit = Literal["exact", "stretch", "crop", "pad"]
 Pattern = Annotated[str, Field(min_length=1, max_length=128)]
 
 # What decides how a scan is made, as opposed to which one it is: the cache is keyed by it.
 MAKING = {
     "kind", "size", "spacing", "fit", "orientation", "view", "window", "channels", "volume", "mean", "scale", "weights",
+    "unit",
 }  # fmt: skip
 LARGEST = 2**26  # voxels of one input: 256 x 512 x 512, a quarter of a gigabyte
 
@@ -50,7 +52,7 @@ class Scan(Frozen):
     folder: str
     size: Two | Three
     spacing: tuple[PositiveFloat, PositiveFloat] | tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
-    fit: Literal["exact", "stretch"] = "exact"
+    fit: Fit = "exact"
     orientation: Annotated[str, Field(pattern=r"^[RLAPSI]{3}$")] = "SPL"
     view: Literal["middle", "brightest"] = "middle"
     mean: float = 0.5
@@ -106,11 +108,16 @@ class Dicom(Scan):
     ``window`` maps values to 0..1: ``[centre, width]`` in the units after rescale (Hounsfield units in CT), ``"bits"``
     from the least to the greatest number the stored bits can hold, ``"own"`` from the 1st to the 99th percentile of the
     scan itself. ``mean`` and ``scale`` are public constants on that range.
+
+    ``unit`` is what the window is in, as RescaleType or a PET's Units have it; ``"SUV"`` is computed (by body weight). A
+    scan in another unit is an error. Without it a window of numbers is in Hounsfield units for CT and without a unit for
+    all others, so that a dual-energy map of iodine or a PET needs one.
     """
 
     kind: Literal["dicom"] = "dicom"
     series: Series
     window: tuple[float, PositiveFloat] | Literal["bits", "own"]
+    unit: Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")] | None = None
     channels: Literal[1, 3] = 1
     link: Link | None = None
     burned_in: Literal["stop", "skip", "take"] = "stop"

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pmfed.cohort.imaging.failures import COLOUR_SPACE, SIZES, TOO_LARGE, ScanError
+from pmfed.cohort.imaging.failures import (
+    COLOUR_SPACE,
+    HALF_RESCALED,
+    MOSAIC,
+    OTHER_UNIT,
+    SIZES,
+    TOO_LARGE,
+    ScanError,
+)
 from pmfed.cohort.imaging.fit import coloured, evened, finished, oriented, windowed
 from pmfed.cohort.imaging.geometry import Plane, Stack, stack
 from pmfed.cohort.imaging.header import Header
+from pmfed.cohort.imaging.measures import UPTAKE, fits_window, uptake
 from pmfed.cohort.imaging.pixels import MOST_VALUES, Picture, Pixels
 from pmfed.cohort.imaging.series import Found
 from pmfed.modality.scans import Dicom
@@ -46,6 +55,10 @@ def needed(spec: Dicom, found: Found) -> Need:
     headers = [header for _, header in found.files]
     if sum(header.rows * header.columns * header.frames * header.samples for header in headers) > MOST_VALUES:
         raise ScanError(TOO_LARGE)
+    if any(header.mosaic for header in headers):
+        raise ScanError(MOSAIC)
+    if len({header.quantity for header in headers if header.frames == 1 and header.samples == 1}) > 1:
+        raise ScanError(HALF_RESCALED)
     if any(header.frames > 1 for header in headers):
         return Need(found.files)
     planes = [plane_of(header) for header in headers]
@@ -93,32 +106,54 @@ def _middle(spec: Dicom, contents: Iterable[bytes]) -> tuple[Floats, Sequence[fl
     planes = [plane for picture in pictures for plane in picture.planes()] if len(frames) > 1 else [None]
     order = in_space(planes, range(len(frames)))
     picture, frame = frames[order[len(order) // 2]]
-    values = _windowed(spec, picture.decode(frame))[0]
+    values = _windowed(spec, _measured(spec, picture, picture.decode(frame)))[0]
     return values, picture.spacing(frame), {}
+
+
+def _measured(spec: Dicom, picture: Picture, pixels: Pixels) -> Pixels:
+    """Return grey values in the unit of the study's window.
+
+    Raises
+    ------
+    ScanError
+        They are in another.
+    """
+    if pixels.coloured:
+        return pixels
+    modality, numeric = str(picture.dataset.get("Modality") or ""), not isinstance(spec.window, str)
+    if not fits_window(pixels.quantity, modality, spec.unit, numeric):
+        raise ScanError(OTHER_UNIT)
+    if spec.unit != UPTAKE:
+        return pixels
+    factor = uptake(picture.dataset)
+    pixels.values[...] *= np.float32(factor)
+    return replace(pixels, low=pixels.low * factor, high=pixels.high * factor, quantity=UPTAKE)
 
 
 def _brightest(spec: Dicom, contents: Iterable[bytes]) -> tuple[Floats, Sequence[float] | None, dict[str, int]]:
     """Project all frames: the greatest value of each pixel, the least where the greatest is black."""
     best: Pixels | None = None
     spacing = None
-    for pixels, picture in _decoded(contents):
+    for pixels, picture in _decoded(spec, contents):
         pick = np.fmin if pixels.inverted else np.fmax  # both pass over what is not a number
         values = pick.reduce(pixels.values, axis=0, keepdims=True)
         if best is None:
-            best, spacing = Pixels(values, pixels.low, pixels.high, pixels.inverted), picture.spacing()
+            best, spacing = replace(pixels, values=values), picture.spacing()
             continue
         if values.shape != best.values.shape:
             raise ScanError(SIZES)
         if pixels.inverted != best.inverted:
             raise ScanError(COLOUR_SPACE)
+        if pixels.quantity != best.quantity:
+            raise ScanError(HALF_RESCALED)
         low, high = min(best.low, pixels.low), max(best.high, pixels.high)
-        best = Pixels(pick(best.values, values), low, high, pixels.inverted)
+        best = replace(best, values=pick(best.values, values), low=low, high=high)
     assert best is not None, "a series has files"
     return _windowed(spec, best)[0], spacing, {}
 
 
 def _volume(spec: Dicom, need: Need, contents: Iterable[bytes]) -> tuple[Floats, Sequence[float], dict[str, int]]:
-    decoded = _decoded(contents)
+    decoded = _decoded(spec, contents)
     placed = need.stack
     if placed is None:
         parts, planes = [], list[Plane | None]()
@@ -127,7 +162,7 @@ def _volume(spec: Dicom, need: Need, contents: Iterable[bytes]) -> tuple[Floats,
             planes += picture.planes()
         placed = stack(planes)
         whole = _joined(parts, len(planes))
-        whole = Pixels(whole.values[placed.order], whole.low, whole.high, whole.inverted)
+        whole = replace(whole, values=whole.values[placed.order])
     else:
         whole = _joined((pixels for pixels, _ in decoded), len(placed.order))
     values = _windowed(spec, whole)
@@ -137,29 +172,32 @@ def _volume(spec: Dicom, need: Need, contents: Iterable[bytes]) -> tuple[Floats,
     return turned, spacing, {TILTED: int(placed.tilted), MISSING: placed.missing}
 
 
-def _decoded(contents: Iterable[bytes]) -> Iterator[tuple[Pixels, Picture]]:
+def _decoded(spec: Dicom, contents: Iterable[bytes]) -> Iterator[tuple[Pixels, Picture]]:
     for content in contents:
         picture = Picture(content)
-        yield picture.decode(), picture
+        yield _measured(spec, picture, picture.decode()), picture
 
 
 def _joined(parts: Iterable[Pixels], frames: int) -> Pixels:
     """Put the frames of several files into one array, each as it comes, so that memory holds them once."""
     whole: Floats | None = None
-    low, high, at, inverted = np.inf, -np.inf, 0, None
+    low, high, at, inverted, quantity = np.inf, -np.inf, 0, None, ""
     for part in parts:
         if whole is None:
-            whole, inverted = np.empty((frames, *part.values.shape[1:]), dtype=np.float32), part.inverted
+            whole = np.empty((frames, *part.values.shape[1:]), dtype=np.float32)
+            inverted, quantity = part.inverted, part.quantity
         if part.values.shape[1:] != whole.shape[1:]:
             raise ScanError(SIZES)
         if part.inverted != inverted:
             raise ScanError(COLOUR_SPACE)
+        if part.quantity != quantity:
+            raise ScanError(HALF_RESCALED)
         whole[at : at + len(part.values)] = part.values
         at += len(part.values)
         low, high = min(low, part.low), max(high, part.high)
     assert whole is not None
     assert at == frames
-    return Pixels(whole, low, high, bool(inverted))
+    return Pixels(whole, low, high, bool(inverted), quantity)
 
 
 def _windowed(spec: Dicom, pixels: Pixels) -> Floats:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pmfed.cohort.imaging.private import private_folder, write_private
 
-FORM = 1  # raise it when the same files and study would decode to other numbers
+FORM = 2  # raise it when the same files and study would decode to other numbers
 STALE = 86400.0  # seconds after which a half-written file of a process that died is removed
 
 Floats = NDArray[np.float32]

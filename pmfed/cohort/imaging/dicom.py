@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,15 +17,19 @@ from pmfed.cohort.imaging.cache import Cache, key_of
 from pmfed.cohort.imaging.choice import choose_all
 from pmfed.cohort.imaging.failures import BURNED_IN, OUTSIDE, REMEDIES, report
 from pmfed.cohort.imaging.fill import Filled, Made, fill
+from pmfed.cohort.imaging.identity import check_twins
 from pmfed.cohort.imaging.index import Index, read_index
 from pmfed.cohort.imaging.inside import read_bytes
+from pmfed.cohort.imaging.measures import STORED, UNSPECIFIED
 from pmfed.cohort.imaging.owners import Owners
 from pmfed.cohort.imaging.places import Places
+from pmfed.cohort.imaging.quality import looked_at
 from pmfed.cohort.imaging.series import Found, Selection, select
 from pmfed.cohort.tables import Problems
 from pmfed.modality.scans import MAKING, Dicom
 
 BY_NUMBER = "by number"
+UNTOLD = "untold"
 
 
 def read_dicom(
@@ -84,6 +88,9 @@ def read_dicom(
         return Block(inputs, present, counts=counts, warnings=tuple(warnings))
 
     selection = select(spec, index.pictures, owners, set(patients))
+    if len(selection.issuers) > 1:
+        _note_issuers(source, len(selection.issuers), problems)
+        return Block(inputs, present, counts=counts + selection.counts, warnings=tuple(warnings))
     wanted = choose_all(selection.by_patient, patients, when, spec.series.take, counts)
     burned = sum(found.may_show_text for found in wanted)
     if burned and spec.burned_in == "stop":
@@ -107,6 +114,9 @@ def read_dicom(
     counts += Counter({"scans": len(wanted) - len(filled.failed), "scans from the cache": cache.hits})
     counts += Counter({"scans that may show burned-in text": burned, "slices filled in": filled.totals[MISSING]})
     _warn(source, selection, filled, warnings)
+    _warn_units(spec, source, wanted, warnings)
+    seen, told = looked_at(f"{source}: scans", inputs, present, patients)
+    counts, warnings = counts + seen, warnings + told
     if not kept:
         warnings.append("the cache cannot be written; the next start will be as slow as this one.")
     return Block(inputs, present, counts=counts, warnings=tuple(warnings))
@@ -130,8 +140,18 @@ def _stops(
     return bool(fatal)
 
 
+def _note_issuers(source: Path, number: int, problems: Problems) -> None:
+    """Ids of several issuers: the same one may be two persons, and nobody said whose the cohort's are."""
+    problems.add(
+        f"{source}: the PatientIDs of the study's series were given by {number:,} issuers (IssuerOfPatientID); the same id may "
+        "stand for two persons.",
+        "Give the study a 'link' by patient whose column holds ID^^^ISSUER, as HL7 writes it.",
+    )
+
+
 def _scan(spec: Dicom, found: Found, index: Index, cache: Cache, places: Places) -> Made:
     """Return one scan: from the cache, or from the files, which then go into the cache."""
+    check_twins(found, index)
     need = needed(spec, found)
     values, counts = _made(spec, need, index, cache, places)
     return values, {**counts, BY_NUMBER: int(need.by_number)}
@@ -166,6 +186,25 @@ def _let_go(contents: list[bytes]) -> Iterator[bytes]:
     contents.reverse()
     while contents:
         yield contents.pop()
+
+
+def _warn_units(spec: Dicom, source: Path, wanted: Iterable[Found], warnings: list[str]) -> None:
+    """Say what of a unit was taken on trust: where a header names none, and where the window is the scan's own."""
+    units = Counter[str]()
+    for found in wanted:
+        header = found.files[0][1]
+        if (
+            header.frames == 1 and header.samples == 1
+        ):  # of many frames each says its own, which is looked at with its pixels
+            units[header.quantity] += 1
+            units[UNTOLD] += int(header.modality == "CT" and header.quantity in (STORED, UNSPECIFIED))
+    untold = units.pop(UNTOLD, 0)
+    if untold and spec.unit is None and not isinstance(spec.window, str):
+        warnings.append(f"{source}: series of CT without a rescale to Hounsfield units, taken as they are: {untold:,}.")
+    if len(units) > 1 and spec.unit is None and isinstance(spec.window, str):
+        warnings.append(
+            f"{source}: series in {len(units):,} units or none, which the window makes alike; does the study mean one?"
+        )
 
 
 def _warn(source: Path, selection: Selection, filled: Filled, warnings: list[str]) -> None:

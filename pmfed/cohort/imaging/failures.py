@@ -45,6 +45,19 @@ OVERLAP = "hold segments of two classes in one place"
 NO_SERIES = "do not say which series they were drawn on"
 OTHER_SERIES = "were drawn on another series than the one that is read"
 NO_SCAN = "have no scan to lie on"
+HALF_RESCALED = "hold slices in several units, or with and without a rescale"
+OTHER_UNIT = "are in another unit than the study's window is for"
+NO_SUV = "lack what a standardised uptake value is computed from"
+HIGH_BIT = "have their bits in a place that is not known"
+MOSAIC = "are mosaics: many slices in one picture"
+NO_PICTURE = "are not PNG, JPEG, TIFF, BMP, GIF or WebP"
+SEVERAL_PICTURES = "hold several pictures"
+TRANSPARENT = "are transparent in places"
+FLOATS = "hold numbers of more than 16 bits, whose white nobody says"
+MORE_BITS = "hold numbers beyond the study's bits"
+LOSSY = "are JPEG or WebP, which change numbers"
+TWO_WAYS = "have a palette that can be read in two ways"
+TWINS = "hold two different pictures under one SOPInstanceUID"
 
 REMEDIES: Mapping[str, str] = {
     OUTSIDE: "Copy them into the folder, or name the real folder in [data]; links out of it are not followed.",
@@ -84,17 +97,34 @@ REMEDIES: Mapping[str, str] = {
     NO_SERIES: "Export them with ReferencedSeriesSequence.",
     OTHER_SERIES: "Narrow the study's series to the one that was drawn on, or list the object that belongs to it.",
     NO_SCAN: "Export the scans as well, or leave the cells empty.",
+    HALF_RESCALED: "Export them again; a slice without RescaleSlope and RescaleIntercept is not in the others' unit.",
+    OTHER_UNIT: 'Narrow the study\'s series, or say with \'unit\' what the window is in ("SUV", "BQML", "MGML", ...).',
+    NO_SUV: "It takes Units BQML, DecayCorrection START or ADMIN, weight, dose, half-life and times: export them unstripped.",
+    HIGH_BIT: "Export them uncompressed, with HighBit one below BitsStored.",
+    MOSAIC: "Export them as enhanced MR, or convert them to NIfTI.",
+    NO_PICTURE: "Convert them.",
+    SEVERAL_PICTURES: "Save the one that is meant: a page, a frame.",
+    TRANSPARENT: 'Say what lies below with \'transparent\' in the study ("black", "white"), or save them without transparency.',
+    FLOATS: "Convert them to 8 or 16 bits.",
+    MORE_BITS: "Correct 'bits' in the study.",
+    LOSSY: "Save them as PNG, TIFF, BMP or GIF as they were drawn.",
+    TWO_WAYS: "Save them as grey values.",
+    TWINS: "Does the export or the anonymiser repeat UIDs? Each picture needs its own.",
     BOMB: "Pack the files again; see docs/imaging.md for the bounds.",
 }
 
 
 class ScanError(Exception):
-    """A scan that cannot be used; its one argument is one of the sentences above."""
+    """A scan that cannot be used; its argument is one of the sentences above.
 
-    def __init__(self, reason: str) -> None:
+    ``path`` is the file concerned, for the site's own list; it is in no message.
+    """
+
+    def __init__(self, reason: str, path: str | None = None) -> None:
         assert reason in REMEDIES
         super().__init__(reason)
         self.reason = reason
+        self.path = path
 
 
 @contextmanager
@@ -108,7 +138,14 @@ def as_scan_error(reason: str) -> Iterator[None]:
         raise ScanError(reason) from None
 
 
-def report(what: str, counts: Mapping[str, int], total: int, problems: Problems, listed: str = "") -> None:
+def report(
+    what: str,
+    counts: Mapping[str, int],
+    total: int,
+    problems: Problems,
+    listed: str = "",
+    first: Mapping[str, int] | None = None,
+) -> None:
     """Note one problem per reason.
 
     Parameters
@@ -121,7 +158,10 @@ def report(what: str, counts: Mapping[str, int], total: int, problems: Problems,
         Out of how many.
     listed
         Where they are listed one by one, for the remedy.
+    first
+        Per reason the first row of the table that is concerned, where there is a table.
     """
     for reason, number in sorted(counts.items()):
         if number:
-            problems.add(f"{what} that {reason}: {number:,} of {total:,}.", REMEDIES[reason] + listed)
+            row = f" (first at row {first[reason]})" if first else ""
+            problems.add(f"{what} that {reason}: {number:,} of {total:,}{row}.", REMEDIES[reason] + listed)

@@ -66,7 +66,7 @@ def fill(
             try:
                 values, seen = make(scan)
             except ScanError as error:
-                filled.failed[path(scan)] = error.reason
+                filled.failed[error.path or path(scan)] = error.reason
             else:
                 inputs[list(records)], present[list(records)] = values, True
                 filled.scans.update({name: 1 for name, number in seen.items() if number})

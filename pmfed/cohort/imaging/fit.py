@@ -160,9 +160,10 @@ def sized(
         Of the result.
     wanted
         Spacing of the result; what lies outside is cut off, what is missing is 0, the middle stays in the middle.
-        None: the size must be right already, or is stretched to fit.
+        None: the size must be right already, or ``fit`` says what becomes of it.
     fit
-        "exact" or "stretch".
+        "exact"; "stretch", each side by itself; or with its proportions "crop", until it covers the result, whose edges cut
+        it off, or "pad", until it lies within, and black (0) around it.
 
     Raises
     ------
@@ -178,7 +179,12 @@ def sized(
         return values
     if fit == "exact":
         raise ScanError(OTHER_SIZE)
-    return _sampled(values, size, [have / want for have, want in zip(held, size, strict=True)])
+    if fit == "stretch":
+        return _sampled(values, size, [have / want for have, want in zip(held, size, strict=True)])
+    each = spacing or [1.0] * len(size)  # a picture whose pixels are of no known shape has square ones
+    ratios = [have * old / want for have, old, want in zip(held, each, size, strict=True)]
+    new = min(ratios) if fit == "crop" else max(ratios)
+    return _sampled(values, size, [new / old for old in each])
 
 
 def _sampled(values: Floats, size: Sequence[int], step: Sequence[float]) -> Floats:

@@ -21,6 +21,7 @@ from pmfed.cohort.imaging.failures import (
     as_scan_error,
 )
 from pmfed.cohort.imaging.inside import open_inside
+from pmfed.cohort.imaging.measures import TAGS, numbers, quantity, spacing
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -30,6 +31,7 @@ Position = tuple[float, float, float]
 DICOMDIR = "1.2.840.10008.1.3.10"
 DEFLATED = "1.2.840.10008.1.2.1.99"
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+LATEST_CLOCKS = 14 * 3600  # seconds by which the easternmost clocks are ahead of UTC
 MOST_INFLATED = 2**30  # bytes of a deflated file, unpacked
 
 # Kinds of files in a folder that are not pictures, which is no fault.
@@ -40,8 +42,12 @@ _TAGS = (
     "AcquisitionDateTime", "StudyTime", "SeriesTime", "AcquisitionTime", "ContentTime", "AccessionNumber",
     "Modality", "SeriesDescription", "PatientID", "BodyPartExamined", "StudyInstanceUID", "SeriesInstanceUID",
     "InstanceNumber", "ImagePositionPatient", "ImageOrientationPatient", "SamplesPerPixel", "NumberOfFrames",
-    "Rows", "Columns", "PixelSpacing", "ImagerPixelSpacing", "BurnedInAnnotation",
+    "Rows", "Columns", "BurnedInAnnotation", "IssuerOfPatientID", "IssuerOfPatientIDQualifiersSequence",
+    "TimezoneOffsetFromUTC", *TAGS,
 )  # fmt: skip
+MAKER, TILES = 0x00190010, 0x0019100A
+_READ: Any = [*_TAGS, MAKER, TILES]
+_GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -50,10 +56,13 @@ class Header:
 
     ``taken`` is in seconds since 1970 in the hospital's own time; a day without a time counts as its last second, so
     that a scan is never taken for earlier than it was. ``number`` is InstanceNumber. ``position``, ``direction`` and
-    ``spacing`` (between rows, between columns) are in mm; None where the headers have none for the whole file.
+    ``spacing`` (between rows, between columns) are in mm; None where the headers have none for the whole file. ``issuer``
+    is who gave the patient's id, ``quantity`` the unit of grey values (`pmfed.cohort.imaging.measures.quantity`),
+    ``mosaic`` whether many slices lie side by side in one picture.
     """
 
     patient: str
+    issuer: str
     accession: str
     study: str
     series: str
@@ -70,6 +79,8 @@ class Header:
     captured: bool
     burned_in: str
     localizer: bool
+    mosaic: bool
+    quantity: str
     position: Position | None
     direction: tuple[float, ...] | None
     spacing: tuple[float, float] | None
@@ -119,7 +130,7 @@ def read_header(path: str) -> Header | str:
             if syntax == DEFLATED:
                 _check_deflated(file)
             file.seek(0)
-            dataset = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(_TAGS))
+            dataset = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=_READ)
             named = dataset.get("SOPClassUID") or meta.get("MediaStorageSOPClassUID")
             has_pixels = syntax == DEFLATED or _has_pixels(file, dataset)
             if not has_pixels:
@@ -127,6 +138,9 @@ def read_header(path: str) -> Header | str:
                 if picture:
                     raise ScanError(NO_PIXELS)
                 return OTHER_DICOM
+            if "NumberOfFrames" in dataset and numbers(dataset.NumberOfFrames, 1, (1.0,))[0] <= 1:
+                file.seek(0)  # one frame of an enhanced object: what is said of it stands in functional groups
+                _level(dataset, pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(_GROUPS)))
             return _header(dataset)
 
 
@@ -163,10 +177,38 @@ def _has_pixels(file: BinaryIO, dataset: Dataset) -> bool:
     return bool(length > 0)
 
 
+def _level(dataset: Dataset, groups: Dataset) -> None:
+    """Put what the functional groups say of the only frame where files of one frame have it (PS3.3 C.7.6.16)."""
+    for group in _GROUPS:  # the frame's own last, as it counts more
+        for item in (groups.get(group) or ())[:1]:
+            for macro in (element.value for element in item if element.VR == "SQ" and element.value):
+                for element in macro[0]:
+                    if element.keyword in _TAGS and element.value is not None:
+                        dataset[element.tag] = element
+
+
+def _issuer(dataset: Dataset) -> str:
+    """Return who gave the patient's id: their name, else their universal id."""
+    named = _text(dataset, "IssuerOfPatientID")
+    more: Any = dataset.get("IssuerOfPatientIDQualifiersSequence") or ()
+    return named or (_text(more[0], "UniversalEntityID") if len(more) else "")
+
+
+def _tiles(dataset: Dataset) -> int:
+    """Return how many slices Siemens' private NumberOfImagesInMosaic says lie in the picture."""
+    if TILES not in dataset or "SIEMENS" not in str(dataset.get(MAKER, "")):
+        return 1
+    value = dataset[TILES].value
+    plain = int.from_bytes(value[:2], "little") if isinstance(value, bytes) else value  # of an implicit file
+    return int(numbers(plain, 1, (1.0,))[0])
+
+
 def _header(dataset: Dataset) -> Header:
     named = str(dataset.get("SOPClassUID", ""))
+    kind = _text(dataset, "ImageType").upper().split("\\")
     return Header(
         patient=_text(dataset, "PatientID"),
+        issuer=_issuer(dataset),
         accession=_text(dataset, "AccessionNumber"),
         study=_text(dataset, "StudyInstanceUID"),
         series=_text(dataset, "SeriesInstanceUID"),
@@ -182,10 +224,12 @@ def _header(dataset: Dataset) -> Header:
         samples=int(dataset.get("SamplesPerPixel") or 1),
         captured=named == SECONDARY_CAPTURE or named.startswith(f"{SECONDARY_CAPTURE}."),
         burned_in=_text(dataset, "BurnedInAnnotation").upper(),
-        localizer="LOCALIZER" in _text(dataset, "ImageType").upper(),
+        localizer="LOCALIZER" in kind,
+        mosaic="MOSAIC" in kind or "VFRAME" in kind or _tiles(dataset) > 1,  # Siemens; United Imaging
+        quantity=quantity(dataset),
         position=_three(dataset.get("ImagePositionPatient")),
         direction=numbers(dataset.get("ImageOrientationPatient"), 6),
-        spacing=_pair(dataset.get("PixelSpacing")) or _pair(dataset.get("ImagerPixelSpacing")),
+        spacing=spacing(dataset),
     )
 
 
@@ -198,32 +242,30 @@ def _text(dataset: Dataset, name: str) -> str:
     return "\\".join(str(part).strip(" \0") for part in value)
 
 
-def numbers(value: Any, length: int, otherwise: Any = None) -> Any:
-    """Return a header's numbers as a tuple of finite floats; ``otherwise`` where there are not ``length`` of them."""
-    parts = [value] if isinstance(value, (str, int, float)) or not hasattr(value, "__iter__") else list(value)
-    try:
-        found = tuple(float(part) for part in parts)
-    except (TypeError, ValueError):
-        return otherwise
-    return found if len(found) == length and all(abs(part) < 1e12 for part in found) else otherwise
-
-
 def _three(value: Any) -> Position | None:
     found: Position | None = numbers(value, 3)
     return found
 
 
-def _pair(value: Any) -> tuple[float, float] | None:
-    found: tuple[float, float] | None = numbers(value, 2)
-    return found if found is not None and min(found) > 0 else None
-
-
 def _taken(dataset: Dataset) -> int | None:
     """Return when the picture was made: the latest that is said, as it may be derived from an earlier one."""
     said = [(_text(dataset, f"{of}Date"), _text(dataset, f"{of}Time")) for of in ("Acquisition", "Series", "Content")]
-    said.append((_text(dataset, "AcquisitionDateTime"), ""))
     moments = [found for day, time in said if (found := moment(day, time)) is not None]
+    instant = re.fullmatch(r"([^+-]*)([+-]\d{4})?", _text(dataset, "AcquisitionDateTime"))
+    when, own = (moment(instant[1], ""), instant[2]) if instant else (None, None)
+    if when is not None and own is not None:
+        offset = _text(dataset, "TimezoneOffsetFromUTC")
+        # In the hospital's time where that is known; else, if nothing else tells the time, as late as it can be there.
+        if re.fullmatch(r"[+-]\d{4}", offset):
+            when += _seconds(offset) - _seconds(own)
+        else:
+            when = None if moments else when - _seconds(own) + LATEST_CLOCKS
+    moments += [when] if when is not None else []
     return max(moments) if moments else moment(_text(dataset, "StudyDate"), _text(dataset, "StudyTime"))
+
+
+def _seconds(offset: str) -> int:
+    return int(offset[0] + "1") * (3600 * int(offset[1:3]) + 60 * int(offset[3:]))
 
 
 def moment(day: str, time: str) -> int | None:

@@ -25,6 +25,7 @@ from pmfed.cohort.imaging.inside import read_bytes, resolve
 from pmfed.cohort.imaging.libraries import require
 from pmfed.cohort.imaging.nifti import decode_nifti
 from pmfed.cohort.imaging.places import Places
+from pmfed.cohort.imaging.quality import looked_at
 from pmfed.cohort.tables import MISSING, Problems, count, labels, read_table
 from pmfed.errors import DataError
 from pmfed.modality.scans import MAKING, Nifti
@@ -119,6 +120,8 @@ def read_nifti(
         report(f"{source}: listed files", Counter(filled.failed.values()), len(wanted), problems, listed)
     if number := filled.scans[NOT_NUMBERS]:
         warnings.append(f"{source}: scans that hold {NOT_NUMBERS}, which count as black: {number:,}.")
+    seen, told = looked_at(f"{source}: scans", inputs, present, patients)
+    counts, warnings = counts + seen, warnings + told
     if not kept:
         warnings.append("the cache cannot be written; the next start will be as slow as this one.")
     counts += Counter({"scans": len(wanted) - len(filled.failed), "scans from the cache": cache.hits})

@@ -1,33 +1,35 @@
-"""Masks beside images: which class every pixel is, from PNG or NIfTI files listed in the cohort table.
+"""Masks beside images: which class every pixel is, from picture or NIfTI files listed in the cohort table.
 
 DICOM's own masks are read by `pmfed.cohort.imaging.segments`.
 """
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pmfed.cohort.imaging.archive import reader_of
 from pmfed.cohort.imaging.failures import (
     COLOUR_MASK,
-    DAMAGED,
+    LOSSY,
     OTHER_GRID,
-    OTHER_SIZE,
     OTHER_VALUES,
+    TRANSPARENT,
+    TWO_WAYS,
     ScanError,
-    as_scan_error,
     report,
 )
 from pmfed.cohort.imaging.fit import oriented, sized
 from pmfed.cohort.imaging.inside import read_bytes, resolve
-from pmfed.cohort.imaging.libraries import require
+from pmfed.cohort.imaging.libraries import quiet, require
 from pmfed.cohort.imaging.nifti import decode_nifti, grid_of
+from pmfed.cohort.imaging.pictures import opened, shown_size, upright
 from pmfed.cohort.tables import Problems
 from pmfed.modality import Images, Nifti
 from pmfed.sections.outcome import Outcome
@@ -53,7 +55,8 @@ def read_masks(
     outcome
         Its ``values`` say which number in a file stands for which class.
     spec
-        The modality of the images: masks of pictures are PNG, masks of NIfTI scans NIfTI on the scan's own grid. A mask
+        The modality of the images: masks of pictures are PNG, TIFF, BMP or GIF of the picture's own size, masks of NIfTI
+        scans NIfTI on the scan's own grid. A mask
         goes the scan's way (orientation, spacing, size), each pixel to the class that covers most of it.
     files, scans
         (R,), mask and image of each record; "" where it has no image.
@@ -76,26 +79,66 @@ def read_masks(
         return masks
     values = outcome.values or tuple(range(len(outcome.classes)))
     failed: Counter[str] = Counter()
-    for record, (file, scan) in enumerate(zip(files, scans, strict=True)):
+    with ExitStack() as stack:
+        stack.enter_context(quiet())
         try:
-            content = read_bytes(resolve(folder, file))
-            if isinstance(spec, Images):
-                masks[record] = _sized(_classes(_picture(content), values), spec.size)
-            else:
-                beside = read_bytes(resolve(images, scan)) if scan else None
-                masks[record] = _volume(content, beside, spec, values)
-        except ScanError as error:
-            failed[error.reason] += 1
+            read = reader_of(images, stack)
+        except ScanError:
+            return masks  # it was said when the images were read
+        for record, (file, scan) in enumerate(zip(files, scans, strict=True)):
+            try:
+                content = read_bytes(resolve(folder, file))
+                beside = read(scan) if scan else None
+                if isinstance(spec, Images):
+                    masks[record] = _flat(_drawn(content, values, beside), spec, len(values))
+                else:
+                    masks[record] = _volume(content, beside, spec, values)
+            except ScanError as error:
+                failed[error.reason] += 1
     report(f"{table}: column '{outcome.column}': masks", failed, len(files), problems)
     return masks
 
 
-def _picture(content: bytes) -> NDArray[np.int64]:
-    """Return the numbers of a PNG file: grey values, or places in its palette."""
-    with as_scan_error(DAMAGED), Image.open(io.BytesIO(content), formats=("PNG",)) as image:
-        if image.mode not in ("1", "L", "P") and not image.mode.startswith("I"):
-            raise ScanError(COLOUR_MASK)
-        return np.asarray(image).astype(np.int64)
+def _drawn(content: bytes, values: Sequence[int], beside: bytes | None) -> Masks:
+    """Return the class of every pixel of a picture file, upright as its picture is."""
+    with opened(content) as image:
+        if image.format in ("JPEG", "MPO", "WEBP"):
+            raise ScanError(LOSSY)
+        if beside is not None:
+            with opened(beside) as scan:
+                if shown_size(scan) != shown_size(image):
+                    raise ScanError(OTHER_GRID)
+        read = [classes for found in _readings(upright(image)) if (classes := _classes(found, values)) is not None]
+    if not read:
+        raise ScanError(OTHER_VALUES)
+    if any(not np.array_equal(read[0], other) for other in read[1:]):
+        raise ScanError(TWO_WAYS)
+    return read[0]
+
+
+def _readings(image: Image.Image) -> list[NDArray[np.int64]]:
+    """Return the numbers a picture holds: grey values, or places in its palette, or the greys it has there."""
+    if image.mode == "1":
+        bits = np.asarray(image).astype(np.int64)
+        return [bits, 255 * bits]
+    if image.mode == "P":
+        places = np.asarray(image).astype(np.int64)
+        colours = np.asarray(image.convert("RGB")).astype(np.int64)
+        return [places, colours[..., 0]] if _is_grey(colours) else [places]
+    if image.mode == "L" or image.mode.startswith("I"):
+        return [np.asarray(image).astype(np.int64)]
+    if image.mode not in ("LA", "RGB", "RGBA"):
+        raise ScanError(COLOUR_MASK)
+    colours = np.asarray(image.convert("RGBA")).astype(np.int64)
+    if (colours[..., 3] < 255).any():
+        raise ScanError(TRANSPARENT)
+    if not _is_grey(colours):
+        raise ScanError(COLOUR_MASK)
+    return [colours[..., 0]]
+
+
+def _is_grey(colours: NDArray[np.int64]) -> bool:
+    return bool((colours[..., :3] == colours[..., :1]).all())
 
 
 def _volume(content: bytes, scan: bytes | None, spec: Nifti, values: Sequence[int]) -> Masks:
@@ -109,9 +152,10 @@ def _volume(content: bytes, scan: bytes | None, spec: Nifti, values: Sequence[in
     if len(spec.size) == 2:
         turned = turned[len(turned) // 2]
     flat = spacing[3 - len(spec.size) :]
-    return class_by_class(
-        _classes(turned, values), len(values), lambda one: sized(one, flat, spec.size, spec.spacing, spec.fit)
-    )
+    classes = _classes(turned, values)
+    if classes is None:
+        raise ScanError(OTHER_VALUES)
+    return class_by_class(classes, len(values), lambda one: sized(one, flat, spec.size, spec.spacing, spec.fit))
 
 
 def class_by_class(classes: Masks, count: int, way: Callable[[Floats], Floats]) -> Masks:
@@ -138,16 +182,17 @@ def class_by_class(classes: Masks, count: int, way: Callable[[Floats], Floats]) 
     return chosen
 
 
-def _classes(found: NDArray[np.generic], values: Sequence[int]) -> Masks:
-    """Return which class each number stands for."""
+def _classes(found: NDArray[np.generic], values: Sequence[int]) -> Masks | None:
+    """Return which class each number stands for; None where one stands for none."""
     equal = [found == value for value in values]
     if not np.logical_or.reduce(equal).all():
-        raise ScanError(OTHER_VALUES)
+        return None
     classes: Masks = np.select(equal, list(range(len(values)))).astype(np.uint8)
     return classes
 
 
-def _sized(mask: Masks, size: tuple[int, int]) -> Masks:
-    if mask.shape != size:
-        raise ScanError(OTHER_SIZE)
-    return mask
+def _flat(mask: Masks, spec: Images, count: int) -> Masks:
+    """Send a picture's mask its way."""
+    if mask.shape == spec.size:
+        return mask
+    return class_by_class(mask, count, lambda one: sized(one, None, spec.size, None, spec.fit))

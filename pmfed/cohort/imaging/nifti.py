@@ -55,7 +55,8 @@ def decode_nifti(content: bytes, volume: int | None) -> tuple[Floats, NDArray[np
     """
     with as_scan_error(DAMAGED):
         file: Any = gzip.GzipFile(fileobj=io.BytesIO(content)) if content[:2] == b"\x1f\x8b" else io.BytesIO(content)
-        header = _header(file.read(540))
+        start = file.read(544)
+        header = _header(start)
         kind = header.get_data_dtype()
         if kind.kind not in "iuf":
             raise ScanError(NOT_SCALAR)
@@ -68,9 +69,9 @@ def decode_nifti(content: bytes, volume: int | None) -> tuple[Floats, NDArray[np
             raise ScanError(SEVERAL_VOLUMES)
         if (volume or 0) >= volumes:
             raise ScanError(NO_SUCH_VOLUME)
-        before = int(header["vox_offset"])
+        before = _offset(header, start)
         skipped = math.prod(space) * (volume or 0)
-        if not 0 <= before <= MOST_HEADER or math.prod(space) + skipped > MOST_VALUES:
+        if before > MOST_HEADER or math.prod(space) + skipped > MOST_VALUES:
             raise ScanError(TOO_LARGE)
         affine = _affine(header)
         # Reading stops at the last voxel that is wanted: whatever a file unpacks to beyond it does not matter.
@@ -104,8 +105,27 @@ def _header(start: bytes) -> Any:
             header = kind(start[:length], check=False)
             if header["magic"].tobytes()[:4].ljust(4, b"\0") not in marks:
                 raise ScanError(NOT_NIFTI)
+            if header["pixdim"][0] == 0:
+                header["pixdim"][0] = 1  # as the standard has it (qfac); nibabel refuses it
             return header
     raise ScanError(NOT_NIFTI)
+
+
+def _offset(header: Any, start: bytes) -> int:
+    """Return where the voxels begin; 0 means right behind the header, as some writers have it.
+
+    Raises
+    ------
+    ScanError
+        It lies inside the header, or before the end of what says that there are extensions.
+    """
+    least = int(header.sizeof_hdr) + 4
+    said, extended = float(header["vox_offset"]), any(start[least - 4 : least - 3])
+    if said == 0 and not extended:
+        return least
+    if not said.is_integer() or said < least:
+        raise ScanError(DAMAGED)
+    return int(said)
 
 
 def _affine(header: Any) -> NDArray[np.float64]:

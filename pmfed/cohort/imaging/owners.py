@@ -48,7 +48,20 @@ class Owners:
         if self.by == "folder":
             above = map(str, PurePath(path).parents)  # the nearest first
             return next((self.known[folder] for folder in above if folder in self.known), "")
+        if self.by == "patient" and (named := self.known.get(_issued(header))):
+            return named
         return self.known.get(str(getattr(header, self.by)), "")
+
+    def unnamed_issuer(self, header: Header) -> str:
+        """Return who gave the id that a picture's owner was told by, "" where that is no matter or named in the table."""
+        if self.by not in (None, "patient") or _issued(header) in self.known:
+            return ""
+        return header.issuer
+
+
+def _issued(header: Header) -> str:
+    """Return a patient's id with its issuer, as HL7 writes it."""
+    return f"{header.patient}^^^{header.issuer}"
 
 
 def _read(link: Link, table: Path, patient: str) -> dict[str, str]:

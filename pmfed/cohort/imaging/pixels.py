@@ -6,7 +6,7 @@ import io
 import math
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,8 @@ from pmfed.cohort.imaging.failures import (
     COMPRESSION,
     CUT_OFF,
     DAMAGED,
+    HALF_RESCALED,
+    HIGH_BIT,
     NO_PIXELS,
     RESCALE,
     TOO_LARGE,
@@ -24,8 +26,12 @@ from pmfed.cohort.imaging.failures import (
     as_scan_error,
 )
 from pmfed.cohort.imaging.geometry import Plane
-from pmfed.cohort.imaging.header import DEFLATED, numbers
+from pmfed.cohort.imaging.header import DEFLATED
 from pmfed.cohort.imaging.libraries import require, silence_gdcm
+from pmfed.cohort.imaging.measures import numbers, quantity, spacing
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
 
 MOST_VALUES = 2**29  # numbers in one scan: 2,048 slices of 512 x 512
 
@@ -53,12 +59,15 @@ class Pixels:
         The least and the greatest grey value the stored bits can hold, in those units; NaN for stored floats.
     inverted : bool
         The greatest value is black (MONOCHROME1).
+    quantity : str
+        The unit of grey values (`pmfed.cohort.imaging.measures.quantity`).
     """
 
     values: NDArray[np.float32]
     low: float
     high: float
     inverted: bool
+    quantity: str = ""
 
     @property
     def coloured(self) -> bool:
@@ -93,6 +102,7 @@ class Picture:
             if not keys or min(self.rows, self.columns) < 1:
                 raise ScanError(NO_PIXELS)
             self._check_size(data[keys[0]].value)
+            self._above = self._unused_bits() if keys[0] == "PixelData" else 0
             if self._syntax == BIG_ENDIAN:
                 self._turn_palette()
 
@@ -120,6 +130,17 @@ class Picture:
         elif self._syntax != RLE:
             raise ScanError(COMPRESSION)
 
+    def _unused_bits(self) -> int:
+        """Return how many bits below the stored ones are no pixel: legal until 2014 (PS3.5 section 8.1.1)."""
+        allocated, stored = int(self.dataset.BitsAllocated), int(self.dataset.BitsStored)
+        high = int(self.dataset.get("HighBit") if self.dataset.get("HighBit") is not None else stored - 1)
+        if high == stored - 1 and stored <= allocated:
+            return 0
+        if not stored <= high + 1 <= allocated or self._syntax not in NATIVE | {RLE} or self._samples > 1:
+            raise ScanError(HIGH_BIT)
+        self.dataset.BitsStored = high + 1  # all of them are decoded, then those below shifted away
+        return high + 1 - stored
+
     def planes(self) -> list[Plane | None]:
         """Return where each frame lies, None where the headers do not say."""
         with as_scan_error(DAMAGED):
@@ -137,19 +158,24 @@ class Picture:
 
     def spacing(self, frame: int = 0) -> tuple[float, float] | None:
         """Return the distance between rows and between columns in mm, None where the headers do not say."""
-        said = numbers(self.said(frame, "PixelMeasuresSequence", "PixelSpacing"), 2)
-        found: tuple[float, float] | None = said or numbers(self.dataset.get("ImagerPixelSpacing"), 2)
-        return found if found is not None and min(found) > 0 else None
+        found: tuple[float, float] | None = numbers(self.said(frame, "PixelMeasuresSequence", "PixelSpacing"), 2)
+        if "PixelSpacing" in self.dataset or found is None:  # what stands for the whole file may be a detector's
+            return spacing(self.dataset)
+        return found if min(found) > 0 else None
 
     def said(self, frame: int, group: str, name: str) -> Any:
         """Return an attribute from the frame's own functional group, the shared one, or the file (PS3.3 C.7.6.16)."""
+        for inside in self._groups(frame, group):
+            if inside.get(name) is not None:
+                return inside.get(name)
+        return self.dataset.get(name)
+
+    def _groups(self, frame: int, group: str) -> list[Dataset]:
+        """Return a functional group of a frame: its own, then the shared one."""
         own = self.dataset.get("PerFrameFunctionalGroupsSequence") or ()
         shared = self.dataset.get("SharedFunctionalGroupsSequence") or ()
-        for item in (*own[frame : frame + 1], *shared[:1]):
-            inside = item.get(group)
-            if inside and inside[0].get(name) is not None:
-                return inside[0].get(name)
-        return self.dataset.get(name)
+        items = (item.get(group) for item in (*own[frame : frame + 1], *shared[:1]))
+        return [inside[0] for inside in items if inside]
 
     def decode(self, frame: int | None = None) -> Pixels:
         """Decode one frame, or all of them.
@@ -168,6 +194,7 @@ class Picture:
                 raise ScanError(COMPRESSION)
         with as_scan_error(DAMAGED):
             raw, meta = decoder.as_array(self.dataset, raw=False, index=frame)
+            raw = raw >> self._above if self._above else raw
             form = str(meta["photometric_interpretation"])
             if form == "RGB":
                 return self._coloured(raw, int(meta["bits_stored"]))
@@ -212,7 +239,14 @@ class Picture:
                 ends += [slope * end + intercept for end in self._stored_range()]
             low, high = min(ends), max(ends)
         values[self._padding(raw)] = np.nan
-        return Pixels(values, low, high, inverted)
+        units = {self._quantity(first + place) for place in range(len(raw))}
+        if len(units) > 1:
+            raise ScanError(HALF_RESCALED)
+        return Pixels(values, low, high, inverted, units.pop())
+
+    def _quantity(self, frame: int) -> str:
+        inside = self._groups(frame, "PixelValueTransformationSequence")
+        return quantity(self.dataset, inside[0] if inside else None)
 
     def _rescale(self, frame: int) -> tuple[float, float]:
         group = "PixelValueTransformationSequence"
@@ -230,7 +264,7 @@ class Picture:
     def _stored_range(self) -> tuple[float, float]:
         if "PixelData" not in self.dataset:
             return math.nan, math.nan
-        bits = int(self.dataset.BitsStored)
+        bits = int(self.dataset.BitsStored) - self._above
         if self.dataset.get("PixelRepresentation"):
             return -(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1
         return 0.0, 2.0**bits - 1
@@ -238,8 +272,24 @@ class Picture:
     def _padding(self, raw: NDArray[Any]) -> NDArray[np.bool_]:
         """Mark pixels outside what was scanned (PS3.3 section C.7.5.1.1.2), and what is not a number."""
         nothing: NDArray[np.bool_] = ~np.isfinite(raw) if raw.dtype.kind == "f" else np.zeros(raw.shape, dtype=bool)
-        ends = numbers(self.dataset.get("PixelPaddingValue"), 1)
-        if ends is not None:
-            ends += numbers(self.dataset.get("PixelPaddingRangeLimit"), 1, ends)
+        said = [numbers(self.dataset.get(f"{self._float}PixelPadding{of}"), 1) for of in ("Value", "RangeLimit")]
+        if said[0] is not None:
+            ends = [self._as_stored(float(one[0])) for one in said if one is not None]
             nothing |= (raw >= min(ends)) & (raw <= max(ends))
         return nothing
+
+    @property
+    def _float(self) -> str:
+        held = [kind for kind in ("Float", "DoubleFloat") if self.dataset.get(f"{kind}PixelData")]
+        return held[0] if held else ""
+
+    def _as_stored(self, value: float) -> float:
+        """Return padding as pixels are: many writers give a negative one as the unsigned number of the same bits."""
+        if self._float:
+            return value
+        low, high = self._stored_range()
+        if low < 0 and value > high:
+            whole = (2.0 ** int(self.dataset.BitsAllocated), high - low + 1)
+            return next((value - one for one in whole if low <= value - one <= high), value)
+        allocated = 2.0 ** int(self.dataset.BitsAllocated)
+        return value + allocated if low == 0 and value < 0 and value + allocated <= high else value

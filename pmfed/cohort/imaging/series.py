@@ -15,11 +15,14 @@ from pmfed.modality.scans import Dicom, Series
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Found:
-    """One series of one patient: its files with their headers, ascending by path, each instance once."""
+    """One series of one patient: its files with their headers, ascending by path, each instance once.
+
+    ``twins`` are files with the SOPInstanceUID of one of ``files``: second copies, unless their pixels differ.
+    """
 
     owner: str
     files: tuple[tuple[str, Header], ...]
-    copies: int
+    twins: tuple[tuple[tuple[str, Header], tuple[str, Header]], ...] = ()
 
     @property
     def taken(self) -> int | None:
@@ -44,11 +47,14 @@ class Found:
 
 @dataclass
 class Selection:
-    """The series a study may take, per patient of the cohort. Its repr shows counts only."""
+    """The series a study may take, per patient of the cohort. Its repr shows counts only.
+
+    ``issuers`` are those of the patients' ids, where an id was taken without regard to its issuer.
+    """
 
     by_patient: dict[str, list[Found]] = field(repr=False, default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
-    refused: Counter[str] = field(default_factory=Counter)
+    issuers: set[str] = field(repr=False, default_factory=set)
 
 
 def select(spec: Dicom, pictures: Iterable[tuple[str, Header]], owners: Owners, cohort: set[str]) -> Selection:
@@ -82,17 +88,18 @@ def select(spec: Dicom, pictures: Iterable[tuple[str, Header]], owners: Owners, 
     for (owner, _, _), files in groups.items():
         found = _once(owner, files)
         selection.counts["series that fit"] += 1
-        selection.counts["second copies of a picture"] += found.copies
+        selection.counts["second copies of a picture"] += len(found.twins)
         if not owner:
             selection.counts["series of nobody: no patient id, or not in the link table"] += 1
         elif owner not in cohort:
             selection.counts["series of patients outside the cohort"] += 1
-        elif len(spec.size) == 3 and found.frames < 2:
+        elif len(spec.size) == 3 and found.frames < 2 and not found.files[0][1].mosaic:
             selection.counts["series of a single slice"] += 1
         elif spec.burned_in == "skip" and found.may_show_text:
             selection.counts["series left out: text may be burned in"] += 1
         else:
             selection.by_patient.setdefault(owner, []).append(found)
+            selection.issuers |= {owners.unnamed_issuer(header) for _, header in files} - {""}
     return selection
 
 
@@ -112,8 +119,11 @@ def _matches(pattern: str, text: str) -> bool:
 
 
 def _once(owner: str, files: Sequence[tuple[str, Header]]) -> Found:
-    """Drop second copies of an instance: the same SOPInstanceUID in another file."""
+    """Set second copies of an instance aside: the same SOPInstanceUID in another file."""
     seen: dict[str, tuple[str, Header]] = {}
+    twins = []
     for path, header in files:
-        seen.setdefault(header.instance or path, (path, header))
-    return Found(owner, tuple(seen.values()), len(files) - len(seen))
+        first = seen.setdefault(header.instance or path, (path, header))
+        if first[0] != path:
+            twins.append((first, (path, header)))
+    return Found(owner, tuple(seen.values()), tuple(twins))

@@ -309,8 +309,8 @@ def spoil_leak_number(site: Site) -> None:
         (spoil_column, "lacks 1 column that the study names: 'age' (did you mean 'Age '?)"),
         (spoil_file, "nowhere.parquet: there is no such file"),
         (spoil_empty, "no patients: the table has a header and no rows"),
-        (spoil_image, "that do not exist: 1."),
-        (spoil_path, "that lie outside the folder: 1."),
+        (spoil_image, "that do not exist: 1 of "),
+        (spoil_path, "that lead out of the folder: 1 of "),
         (spoil_source, "there is no source 'patients', the study's cohort table; did you mean 'patient'?"),
         (
             spoil_leak,

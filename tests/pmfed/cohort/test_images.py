@@ -30,7 +30,7 @@ def folder(tmp_path: Path) -> Path:
     Image.fromarray(np.zeros((6, 4), dtype=np.uint8)).save(path / "turned.png")
     (path / "broken.png").write_bytes((path / "grey.png").read_bytes()[:60])
     (path / "text.png").write_text("no image")
-    Image.fromarray(np.zeros((4, 6), dtype=np.uint8)).save(path / "other.gif")
+    (path / "scan.dcm").write_bytes(bytes(128) + b"DICM" + bytes(100))
     Image.fromarray(np.zeros((4, 6), dtype=np.uint8)).save(tmp_path / "outside.png")
     (path / "link.png").symlink_to(tmp_path / "outside.png")
     (path / "inner.png").symlink_to(path / "grey.png")
@@ -67,14 +67,15 @@ def test_colour_jpeg_and_sixteen_bits(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "says"),
     [
-        (["turned.png", "grey.png"], "that have another size than the study's 4 x 6 pixels: 1."),
-        (["nobody.png", "nor.png"], "that do not exist: 2."),
-        (["broken.png", "text.png", "other.gif"], "that cannot be read as PNG or JPEG: 3."),
-        (["../outside.png"], "that lie outside the folder: 1."),
-        (["sub/../../outside.png"], "outside the folder"),
-        (["link.png"], "outside the folder"),
-        (["{folder}/grey.png"], "outside the folder"),
-        (["a\0b.png"], "outside the folder"),
+        (["turned.png", "grey.png"], "that have another size than the study's: 1 of 2."),
+        (["nobody.png", "nor.png"], "that do not exist: 2 of 2."),
+        (["broken.png", "grey.png"], "that are damaged: 1 of 2."),
+        (["text.png", "scan.dcm"], "that are not PNG, JPEG, TIFF, BMP, GIF or WebP: 2 of 2."),
+        (["../outside.png"], "that lead out of the folder: 1 of 1."),
+        (["sub/../../outside.png"], "out of the folder"),
+        (["link.png"], "out of the folder"),
+        (["{folder}/grey.png"], "out of the folder"),
+        (["a\0b.png"], "out of the folder"),
     ],
 )
 def test_what_cannot_be_taken_is_counted_and_not_named(folder: Path, files: list[str], says: str) -> None:
@@ -89,7 +90,7 @@ def test_a_sibling_folder_with_the_same_beginning_is_outside(folder: Path) -> No
     sibling = folder.parent / "images2"
     sibling.mkdir()
     Image.fromarray(np.zeros((4, 6), dtype=np.uint8)).save(sibling / "x.png")
-    with pytest.raises(DataError, match="outside the folder"):
+    with pytest.raises(DataError, match="out of the folder"):
         read(GREY, ["../images2/x.png"], folder)
 
 

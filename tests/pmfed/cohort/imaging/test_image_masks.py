@@ -52,7 +52,11 @@ def test_the_numbers_of_a_picture_become_classes(tmp_path: Path) -> None:
 
 
 def test_what_is_no_mask_is_refused_with_a_count(tmp_path: Path) -> None:
-    save = {"canary-value": np.full((4, 6), 7), "canary-turned": np.zeros((6, 4)), "canary-colour": np.zeros((4, 6, 3))}
+    save = {
+        "canary-value": np.full((4, 6), 7),
+        "canary-turned": np.zeros((6, 4)),
+        "canary-colour": np.tile([9, 0, 0], (4, 6, 1)),
+    }
     for name, pixels in save.items():
         Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / f"{name}.png")
     (tmp_path / "canary-text.png").write_text("no picture")
@@ -60,7 +64,7 @@ def test_what_is_no_mask_is_refused_with_a_count(tmp_path: Path) -> None:
     refused(where + "hold a number that stands for no class: 1 of 1", tmp_path, ["canary-value.png"])
     refused(where + "have another size than the study's: 2 of 2", tmp_path, ["canary-turned.png"] * 2)
     refused(where + "are in colour", tmp_path, ["canary-colour.png"])
-    refused(where + "are damaged", tmp_path, ["canary-text.png"])
+    refused(where + "are not PNG, JPEG, TIFF, BMP, GIF or WebP", tmp_path, ["canary-text.png"])
     refused(where + "do not exist", tmp_path, ["canary-absent.png"])
     refused(where + "lead out of the folder", tmp_path, ["../canary.png"])
     refused("there is no such folder", tmp_path / "absent", ["a.png"])

@@ -215,7 +215,13 @@ def test_warnings_come_from_the_cache_too(tmp_path: Path) -> None:
     for height in (0, 1, 2, 5, 6):
         pixels = np.full((8, 8), height, dtype=np.int16)
         save(
-            picture(pixels, instance=str(height), ImagePositionPatient=[0, 0.5 * height, height]),
+            picture(
+                pixels,
+                instance=str(height),
+                ImagePositionPatient=[0, 0.5 * height, height],
+                RescaleSlope=1,
+                RescaleIntercept=0,
+            ),
             tmp_path / "pacs" / str(height),
         )
     first, second = (read(spec(size=(7, 8, 8)), tmp_path / "pacs", cache=tmp_path / "cache") for _ in range(2))

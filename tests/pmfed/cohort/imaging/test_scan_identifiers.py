@@ -8,6 +8,7 @@ import os
 import traceback
 import warnings
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import nibabel as nib
@@ -21,6 +22,7 @@ from pydicom.dataset import FileDataset
 from pmfed.cohort.imaging import index
 from pmfed.cohort.imaging.fill import Filled
 from pmfed.cohort.imaging.index import read_index
+from pmfed.cohort.imaging.libraries import quiet
 from pmfed.cohort.imaging.listed import read_nifti
 from pmfed.cohort.imaging.places import Places
 from pmfed.cohort.imaging.series import Selection
@@ -189,3 +191,46 @@ def test_nothing_is_left_open(site: Path) -> None:
         read(spec(), site / "pacs", ["CANARYID"], cache=site / "cache")
     after = set(os.listdir("/proc/self/fd")) if before else set()
     assert len(after) <= len(before)
+
+
+def test_threads_that_read_at_once_stay_quiet(site: Path, caplog: pytest.LogCaptureFixture, capfd: Any) -> None:
+    """Python's filters are the process's: one reader's end must not let another's warnings, which quote headers, out."""
+    path = site / "pacs" / "CANARYFOLDER" / "CANARYFILE.dcm"
+    first, second, left = Event(), Event(), Event()
+
+    def short() -> None:
+        with quiet():
+            first.set()
+            assert second.wait(10)
+        left.set()
+
+    def long() -> None:
+        assert first.wait(10)
+        with quiet():
+            second.set()
+            assert left.wait(10)
+            assert str(pydicom.dcmread(path).StudyInstanceUID) == "CANARYUID"
+
+    mode = pydicom.config.settings.reading_validation_mode
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        threads = [Thread(target=one) for one in (short, long)]
+        for one in threads:
+            one.start()
+        for one in threads:
+            one.join()
+        assert not told
+        assert pydicom.config.settings.reading_validation_mode == mode
+        warnings.warn("heard again", stacklevel=1)
+        assert [str(one.message) for one in told] == ["heard again"]
+    for text in (caplog.text, *capfd.readouterr()):
+        silent(text, site)
+
+
+def test_a_filter_of_another_thread_lets_nothing_out(site: Path) -> None:
+    """Whoever else changes Python's filters meanwhile: pydicom is told not to speak at all."""
+    path = site / "pacs" / "CANARYFOLDER" / "CANARYFILE.dcm"
+    with warnings.catch_warnings(record=True) as told, quiet():
+        warnings.simplefilter("always")
+        assert str(pydicom.dcmread(path).StudyInstanceUID) == "CANARYUID"
+    assert not told

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pmfed.cohort.images import read_images
-from pmfed.cohort.imaging import zipped
+from pmfed.cohort.imaging import archive as module
 from pmfed.cohort.imaging.zipped import read_zipped_images
 from pmfed.cohort.tables import Problems
 from pmfed.errors import DataError
@@ -60,7 +60,7 @@ def test_the_same_as_from_a_folder(tmp_path: Path) -> None:
     [
         ({"a.png": png((5, 6, 3))}, "that have another size than the study's: 1 of 1."),
         ({"a.png": png()[:60]}, "that are damaged: 1 of 1."),
-        ({"a.png": b"no picture"}, "that are damaged: 1 of 1."),
+        ({"a.png": b"no picture"}, "that are not PNG, JPEG, TIFF, BMP, GIF or WebP: 1 of 1."),
         ({"b.png": png()}, "that do not exist: 1 of 1."),
         ({"a.png": bytes(30_000_000)}, "that unpack to far more than their size: 1 of 1."),
     ],
@@ -80,7 +80,7 @@ def test_a_member_that_lies_about_its_size(tmp_path: Path, monkeypatch: pytest.M
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"are damaged: 1 of 1\."):
         read(COLOUR, ["a.png"], path)
-    monkeypatch.setattr(zipped, "LARGEST_MEMBER", 100)
+    monkeypatch.setattr(module, "LARGEST_MEMBER", 100)
     with pytest.raises(DataError, match="unpack to far more"):
         read(COLOUR, ["a.png"], pack(tmp_path / "g.zip", {"a.png": png(seed=3) * 3}, zipfile.ZIP_STORED))
 
@@ -88,7 +88,7 @@ def test_a_member_that_lies_about_its_size(tmp_path: Path, monkeypatch: pytest.M
 def test_a_picture_of_gigantic_size_is_never_decoded(tmp_path: Path) -> None:
     file = io.BytesIO()
     Image.new("1", (10_000, 8_000)).save(file, "PNG")
-    with pytest.raises(DataError, match="another size"):
+    with pytest.raises(DataError, match="claim to be larger than what is read"):
         read(COLOUR, ["a.png"], pack(tmp_path / "f.zip", {"a.png": file.getvalue()}))
 
 

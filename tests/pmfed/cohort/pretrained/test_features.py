@@ -93,7 +93,11 @@ def test_damage_is_counted_and_files_outside_are_not_opened(site: Path) -> None:
     (site / "patients.csv").write_text(table)
     with pytest.raises(DataError) as caught:
         read_cohort(STUDY, sources(site), "north")
-    for said in ("are damaged: 1 of 4", "have another size than the study's: 1 of 4", "lead out of the folder: 1 of 4"):
+    for said in (
+        "are not PNG, JPEG, TIFF, BMP, GIF or WebP: 1 of 4",
+        "have another size than the study's: 1 of 4",
+        "lead out of the folder: 1 of 4",
+    ):
         assert said in str(caught.value)
     for photos, said in (("none", "there is no such folder"), ("none.zip", "cannot be read as a zip file")):
         with pytest.raises(DataError, match=said):
