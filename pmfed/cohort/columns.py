@@ -14,7 +14,7 @@ from pmfed.errors import DataError
 
 def split_line(line: str, separator: str) -> list[str]:
     """Return the fields of one line of text."""
-    return [name.strip() for name in next(csv.reader([line], delimiter=separator), [])]
+    return next(csv.reader([line], delimiter=separator), [])
 
 
 def check_separator(path: Path, first: str, separator: str, columns: Sequence[str]) -> None:

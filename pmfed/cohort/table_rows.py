@@ -126,7 +126,7 @@ def read_head(path: Path, written: Written) -> _Head:
             raise DataError(f"{path}: is empty.", "The first line holds the column names.")
         rest = csv.reader(_chained(first, file), delimiter=separator)
         header = next(rest, [])
-        return _Head([name.strip() for name in header], before + rest.line_num, separator, first)
+        return _Head(header, before + rest.line_num, separator, first)
 
 
 def _chained(first: str, file: IO[str]) -> Iterator[str]:

@@ -153,15 +153,15 @@ class Seen:
         """Return which rows were not there before, the first of several alike."""
         distinct, first = np.unique(keys, return_index=True)
         old = np.zeros(len(distinct), dtype=bool)
-        for known in self._sorted:
-            place = np.minimum(np.searchsorted(known, distinct), len(known) - 1)
-            old |= known[place] == distinct
+        for before in self._sorted:
+            place = np.minimum(np.searchsorted(before, distinct), len(before) - 1)
+            old |= before[place] == distinct
         out = np.zeros(len(keys), dtype=bool)
         out[first[~old]] = True
         if (~old).any():
             self._sorted.append(distinct[~old])
         while len(self._sorted) > 1 and len(self._sorted[-2]) < 2 * len(self._sorted[-1]):
-            both = np.concatenate([self._sorted.pop(), self._sorted.pop()])
+            both: NDArray[np.uint64] = np.concatenate([self._sorted.pop(), self._sorted.pop()])
             both.sort()
             self._sorted.append(both)
         return out
@@ -171,5 +171,4 @@ def row_digests(frame: pd.DataFrame) -> NDArray[np.uint64]:
     """Return 64 bits of each row, all its columns together."""
     if not len(frame.columns):
         return np.zeros(len(frame), dtype=np.uint64)
-    found: NDArray[np.uint64] = pd.util.hash_pandas_object(frame, index=False).to_numpy(dtype=np.uint64)
-    return found
+    return np.asarray(pd.util.hash_pandas_object(frame, index=False).to_numpy(), dtype=np.uint64)
