@@ -176,7 +176,7 @@ def labels(column: pd.Series) -> tuple[NDArray[np.int64], list[str]]:
 
 def _text(value: object) -> str:
     if isinstance(value, float):
-        return str(int(value)) if value.is_integer() else repr(value)
+        return str(int(value)) if value.is_integer() else repr(float(value))  # NumPy would name its type
     return str(value).strip()
 
 
