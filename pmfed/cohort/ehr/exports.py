@@ -140,6 +140,12 @@ def _is_json(path: Path) -> bool:
     return start[:1] in (b"{", b"[") and b'"resourceType"' in start
 
 
+def holds_resources(path: Path) -> bool:
+    """Return whether a file, or a file of a folder, is named or begins as one of resources."""
+    files = [path] if path.is_file() else (one for one in path.rglob("*") if one.is_file())
+    return any(_kind(one) or _is_json(one) for one in files if not one.name.startswith("."))
+
+
 def _documents(path: Path, place: str, types: frozenset[str]) -> Iterator[list[Entry]]:
     try:
         with _opened(path) as file:

@@ -8,11 +8,11 @@ from pmfed.cohort.contract.written import PLAIN, Written, written_of
 from pmfed.cohort.ehr.batches import inside
 from pmfed.cohort.ehr.described import EventTable, FhirPlace, NoteTable, OmopPlace, PersonTable, SourceFile
 from pmfed.cohort.ehr.events import Source
+from pmfed.cohort.ehr.exports import holds_resources
 from pmfed.cohort.table_rows import ENDINGS as TABLES
 from pmfed.errors import DataError, StudyError
 from pmfed.validate import read_toml
 
-JSON = (".json", ".ndjson", ".jsonl", ".json.gz", ".ndjson.gz", ".jsonl.gz")
 DATABASES = (".duckdb", ".ddb", ".db")
 
 
@@ -66,7 +66,7 @@ def _found(path: Path, patient: str, written: Written) -> Source:
             return _omop(path, SourceFile(omop=OmopPlace(database=path.name), written=written))
         if {"events", "notes"} & set(files):
             return _tables(path, _folder(files, patient, written), str(path))
-        if any(one.name.lower().endswith(JSON) for one in path.rglob("*")):
+        if holds_resources(path):
             return _fhir(path, SourceFile(fhir=FhirPlace(files=path.name), written=written))
         raise DataError(
             f"{path}: holds neither OMOP tables (person.csv, ...), nor a FHIR export (*.ndjson, *.json), nor events.csv.",
@@ -81,7 +81,7 @@ def _found(path: Path, patient: str, written: Written) -> Source:
             written=written,
         )
         return _tables(path.parent, both, str(path))
-    if name.endswith(JSON):
+    if holds_resources(path):
         return _fhir(path, SourceFile(fhir=FhirPlace(files=path.name), written=written))
     if name.endswith(DATABASES):
         return _omop(path, SourceFile(omop=OmopPlace(database=path.name), written=written))
