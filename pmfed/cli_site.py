@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pmfed.errors import UsageError
+from pmfed.errors import DataError, UsageError
 
 site_app = typer.Typer(help="What a hospital runs.", no_args_is_help=True, rich_markup_mode=None)
 ledger_app = typer.Typer(help="The site's privacy ledger.", no_args_is_help=True, rich_markup_mode=None)
@@ -57,6 +57,12 @@ def site_check(
     if page is not None:
         write_page(found, page)
         print(f"\npage  {page}")
+    if found.red:
+        raise DataError(
+            f"{len(found.red)} {'feature' if len(found.red) == 1 else 'features'} of which more than half is lost, and nobody "
+            "at this site accepted it.",
+            "Mend or declare the sources as said above, then check again.",
+        )
 
 
 @site_app.command("card")

@@ -67,7 +67,8 @@ def explain(error: ValidationError, model: type[BaseModel], text: str, name: str
     """Turn pydantic's list of complaints into lines a person can act on."""
     lines = []
     for item in error.errors():
-        path = tuple(str(part) for part in item["loc"])
+        # A tag in angle brackets is ours: it says which of two forms was meant, and no file holds it.
+        path = tuple(str(part) for part in item["loc"] if not str(part).startswith("<"))
         line = line_of(text, path)
         place = f"{name}:{line}" if line else name
         message = item["msg"].removeprefix("Value error, ")

@@ -16,6 +16,7 @@ from pmfed.secagg.roster import grouped
 from pmfed.study import Study
 from pmfed_client.auditlog import AuditLog
 from pmfed_client.home import write_private
+from pmfed_client.losses import last_check
 from pmfed_client.site import PERSONAL, Site
 
 
@@ -33,8 +34,16 @@ def approve(site: Site, study: Study, agreed: Callable[[list[str]], bool]) -> No
     ------
     PolicyError
         Nobody agreed; nothing was changed.
+    ApprovalError
+        The last check found that more than half of a feature is lost, and nobody accepted it.
     """
-    if not agreed(list(terms(site, study))):
+    checked = last_check(site, study)
+    if checked is not None and checked[0]:
+        raise ApprovalError(
+            "the last check of this study at this site left open: " + " ".join(checked[0]),
+            f"Mend or accept it, then: pmfed site check STUDY.toml {site.folder}",
+        )
+    if not agreed([*terms(site, study), *_losses(checked)]):
         raise PolicyError("the study was not approved.", "Nothing was changed; this site will not take part in it.")
     site.approved.mkdir(mode=0o700, exist_ok=True)
     path = site.approved / f"{study.fingerprint()}.toml"
@@ -114,6 +123,17 @@ def terms(site: Site, study: Study) -> Iterator[str]:
         yield "This site allows  nothing: it has no [policy] in site.toml, and will refuse whatever is approved"
     yield ""
     yield f"fingerprint  {grouped(study.fingerprint())}"
+
+
+def _losses(checked: tuple[list[str], list[str]] | None) -> list[str]:
+    """Return what is known of values that are lost at this site."""
+    if checked is None:
+        return ["", "Checked           never: 'pmfed site check' tells what this site's sources lose of each feature"]
+    return [
+        "",
+        "Lost here         " + ("nothing that had to be accepted" if not checked[1] else ""),
+        *(f"  {one}" for one in checked[1]),
+    ]
 
 
 def _place(site: Site, source: str) -> str:

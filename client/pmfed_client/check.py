@@ -23,6 +23,7 @@ from pmfed.errors import PolicyError
 from pmfed.methods import plan_for
 from pmfed.modality import shape_of
 from pmfed.study import Study
+from pmfed_client import losses
 from pmfed_client.site import Site
 
 _COUNTED = re.compile(
@@ -53,6 +54,10 @@ class Checked:
         What is odd, but no error.
     policy
         Why this site's policy would not admit the study; empty when it would.
+    red
+        What a person has to mend or to accept by name before the study can be approved.
+    losses
+        What became of the values of each feature.
     """
 
     study: str
@@ -64,6 +69,8 @@ class Checked:
     seen: tuple[Line, ...]
     warnings: tuple[str, ...]
     policy: str = ""
+    red: tuple[str, ...] = ()
+    losses: tuple[Line, ...] = ()
     inputs: dict[str, str] = field(default_factory=dict)
 
 
@@ -92,6 +99,8 @@ def check(site: Site, study: Study, places: Places | None = None) -> Checked:
             lines[largest] = Line(counted[largest][0], "the rest")
         return lines
 
+    reasons = losses.red(site, found.uses)
+    losses.keep(site, study, found.uses, reasons)
     facts = (
         line("patients", total),
         line("records", found.records),
@@ -117,6 +126,8 @@ def check(site: Site, study: Study, places: Places | None = None) -> Checked:
         ),
         warnings=tuple(_veiled(warning, least) for warning in found.warnings),
         policy=_policy(site, study, cohort),
+        red=tuple(reasons),
+        losses=tuple(Line(f"{name}: {what}", number) for name, what, number in losses.rows(found.uses, least)),
         inputs={name: " x ".join(map(str, shape_of(m))) for name, m in sorted(study.modalities.items())},
     )
 
@@ -200,6 +211,8 @@ def show(checked: Checked) -> None:
         console.print(table)
     for warning in checked.warnings:
         console.print("note", warning, style="yellow", soft_wrap=True)
+    for reason in checked.red:
+        console.print("NOT READY", reason, style="bold red", soft_wrap=True)
     if checked.policy:
         console.print("the policy would refuse this study:", checked.policy, style="yellow", soft_wrap=True)
 
@@ -211,6 +224,7 @@ def sections(checked: Checked) -> list[tuple[str, tuple[Line, ...]]]:
         ("outcome, patients", checked.outcome),
         ("modalities, patients who have them", checked.coverage),
         ("records that lack a value", checked.missing),
+        ("values of each feature", checked.losses),
         ("seen by the readers", checked.seen),
     )
     return [(title, lines) for title, lines in parts if lines]

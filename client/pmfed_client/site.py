@@ -5,14 +5,15 @@ from __future__ import annotations
 from pathlib import Path, PureWindowsPath
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Discriminator, Field, Tag
 
+from pmfed.cohort.contract.written import Described
 from pmfed.cohort.imaging.places import Places
 from pmfed.errors import StudyError
 from pmfed.modality import Name
 from pmfed.privacy.precision import Precision
 from pmfed.secagg.roster import FILE as ROSTER
-from pmfed.validate import Frozen, read_toml
+from pmfed.validate import Fraction, Frozen, read_toml
 from pmfed_client.policy import Policy
 
 FILE = "site.toml"
@@ -48,11 +49,35 @@ class Resident(Frozen):
     node_user: Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_-]{0,31}$")] | None = None
 
 
+class _Described(Described):
+    file: Annotated[str, AfterValidator(_inside)]
+
+
+def _form(source: object) -> str:
+    return "<described>" if isinstance(source, dict | Described) else "<path>"
+
+
+_Source = Annotated[
+    Annotated[str, AfterValidator(_inside), Tag("<path>")] | Annotated[_Described, Tag("<described>")],
+    Discriminator(_form),
+]
+
+
+class Accepted(Frozen):
+    """``[[accept]]``: values that this site knows are lost. ``share`` is how many of a feature's, at most, by one reason.
+
+    It lapses when the share grows by half.
+    """
+
+    feature: str
+    reason: str
+    share: Fraction
+
+
 class _File(Frozen):
     site: _About
-    data: dict[Annotated[str, Field(min_length=1)], Annotated[str, AfterValidator(_inside)]] = Field(
-        default_factory=dict
-    )
+    data: dict[Annotated[str, Field(min_length=1)], _Source] = Field(default_factory=dict)
+    accept: tuple[Accepted, ...] = ()
     coordinator: Coordinator | None = None
     agent: Resident = Resident()
     policy: Policy | None = None
@@ -81,6 +106,8 @@ class Site(Frozen):
         The system user that the site's Flower node runs as; None: the agent's own.
     agent_socket
         Where the agent answers, resolved against ``folder``.
+    accept
+        Losses of values that a person of this site accepted.
     """
 
     name: Name
@@ -93,6 +120,7 @@ class Site(Frozen):
     coordinator: Coordinator | None = None
     node_user: str | None = None
     agent_socket: str = "agent.sock"
+    accept: tuple[Accepted, ...] = ()
 
     @property
     def ledger(self) -> Path:
@@ -118,6 +146,11 @@ class Site(Frozen):
     def approved(self) -> Path:
         """The folder of the studies this hospital approved."""
         return self.folder / "approved"
+
+    @property
+    def checked(self) -> Path:
+        """The folder of what checks found; it stays here."""
+        return self.folder / "checked"
 
     @property
     def paused(self) -> Path:
@@ -173,14 +206,20 @@ class Site(Frozen):
             device=file.site.device,
             precision=file.site.precision,
             folder=folder,
-            sources={
-                name: source if "://" in source else folder / source for name, source in sorted(file.data.items())
-            },
+            sources={name: _located(source, folder) for name, source in sorted(file.data.items())},
             policy=file.policy or Policy.closed(),
             coordinator=file.coordinator,
             node_user=file.agent.node_user,
             agent_socket=file.agent.socket,
+            accept=file.accept,
         )
+
+
+def _located(source: str | Described, folder: Path) -> Path | str:
+    """Return where a source is: a path, which knows how its table is written where that is told, or a database's URL."""
+    if isinstance(source, Described):
+        return source.located(folder)
+    return source if "://" in source else folder / source
 
 
 def read_sites(folder: Path) -> tuple[Site, ...]:

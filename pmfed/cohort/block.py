@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from pmfed.cohort.contract.uses import Use
+
 
 @dataclass(frozen=True, eq=False)
 class Block:
@@ -25,6 +27,8 @@ class Block:
     counts : dict
         What was seen on the way, for ``pmfed site check``: counts, never values of patients.
     warnings : tuple of str
+    uses : dict
+        Per feature, what became of the rows that it asks for.
     """
 
     inputs: NDArray[np.float32] = field(repr=False)
@@ -32,6 +36,7 @@ class Block:
     missing: Mapping[str, int] = field(default_factory=dict)
     counts: Mapping[str, int] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    uses: Mapping[str, Use] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         assert self.inputs.dtype == np.float32

@@ -12,8 +12,13 @@ from numpy.typing import NDArray
 
 from pmfed.cohort.block import Block
 from pmfed.cohort.centres import taken_away
+from pmfed.cohort.contract.refused import Refused
+from pmfed.cohort.contract.times import dated
+from pmfed.cohort.contract.uses import Use, told
+from pmfed.cohort.contract.written import written_of
+from pmfed.cohort.detected import proposal
 from pmfed.cohort.ehr import read_signals
-from pmfed.cohort.ehr.moments import NEVER, Moments, first_second, last_second
+from pmfed.cohort.ehr.moments import NEVER, Moments
 from pmfed.cohort.encode import Encoded, chance_equal, encode
 from pmfed.cohort.files import read_block
 from pmfed.cohort.images import read_images
@@ -42,7 +47,8 @@ class Findings:
     """What reading a site's files found. Counts only, never a value of a patient.
 
     ``missing`` counts records per ``modality.feature`` among those that have the modality; ``coverage`` counts
-    patients per modality; ``counts`` holds whatever else readers saw. Of a selection, ``missing``, ``counts`` and what was dropped stay those of the reading.
+    patients per modality; ``counts`` holds whatever else readers saw; ``uses`` tells per
+    ``modality.feature`` what became of its values. Of a selection, ``missing``, ``counts`` and what was dropped stay those of the reading.
     """
 
     patients: int = 0
@@ -56,6 +62,7 @@ class Findings:
     coverage: Mapping[str, int] = field(default_factory=dict)
     counts: Mapping[str, int] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    uses: Mapping[str, Use] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,7 +208,7 @@ def read_cohort(study: Study, sources: Mapping[str, Path | str], site: str, plac
     """
     problems, warnings = Problems(site), list[str]()
     here = modalities_at(study, sources, warnings)
-    sheets = read_sheets(study, sources, here, problems)
+    sheets = read_sheets(study, sources, here, problems, warnings)
     problems.raise_any()
     records = read_records(study, sheets, here, problems, warnings)
     if records is None:
@@ -215,6 +222,7 @@ def read_cohort(study: Study, sources: Mapping[str, Path | str], site: str, plac
     present: dict[str, Bools] = {}
     missing: dict[str, int] = {}
     counts: dict[str, int] = {}
+    uses: dict[str, Use] = {}
     when = None
     if study.cohort.index is not None:
         when = _moments(
@@ -230,6 +238,7 @@ def read_cohort(study: Study, sources: Mapping[str, Path | str], site: str, plac
             inputs[name], present[name] = block.inputs, block.present
             missing |= {f"{name}.{key}": gaps for key, gaps in block.missing.items()}
             counts |= {f"{name}: {what}": number for what, number in block.counts.items()}
+            uses |= {f"{name}.{key}": use for key, use in block.uses.items()}
             warnings += block.warnings
             continue
         rows = records.rows[modality.table]
@@ -240,6 +249,8 @@ def read_cohort(study: Study, sources: Mapping[str, Path | str], site: str, plac
         used, place = np.unique(rows[there], return_inverse=True)
         encoded = encode(modality, sheet.frame.take(used), sheet.path, problems)
         inputs[name][there] = encoded.inputs[place]
+        uses |= {f"{name}.{key}": use for key, use in encoded.uses.items()}
+        warnings += [line for key, use in encoded.uses.items() for line in told(str(sheet.path), key, use)]
         for key, raw in encoded.raw.items():
             missing[f"{name}.{key}"] = gaps = int(np.isnan(raw[place]).sum())
             if gaps == len(place):
@@ -274,6 +285,7 @@ def read_cohort(study: Study, sources: Mapping[str, Path | str], site: str, plac
             missing=missing,
             counts=counts,
             warnings=tuple(warnings),
+            uses=uses,
         ),
     )._recounted()
 
@@ -323,23 +335,33 @@ def _own(places: Places, name: str) -> Places:
 def _moments(sheet: Sheet, column: str, rows: Ints, problems: Problems, *, first: bool = False) -> Moments:
     """Return the dates of a column, NaT where a record has no row or the cell is empty.
 
-    A day without a time is its last second: what happened that day may have been after anything else. With ``first``,
-    for index dates, it is its first: what happened that day may have been after it.
+    A day without a time, or at midnight, is its last second: what happened that day may have been after anything else.
+    With ``first``, for index dates, it is its first: what happened that day may have been after it.
     """
+    written = written_of(sheet.path)
     codes, texts = labels(sheet.frame[column])
-    found = [None if text in MISSING else (first_second if first else last_second)(text) for text in texts]
-    wrong = np.array(
-        [second is None and text not in MISSING for second, text in zip(found, texts, strict=True)] or [False],
-        dtype=bool,
+    nothing = written.nothing(column)
+    moments = dated(["" if text in nothing else text for text in texts] or [""], written.dates, written.zone).take(
+        codes
     )
-    if wrong[codes].any():
+    seconds = moments.first if first else moments.last
+    if moments.wrong.any():
+        odd = Refused()
+        odd.dates(column, sheet.frame, moments)
+        for error in odd.errors(sheet.path, proposal(sheet.path)):
+            problems.note(error)
         problems.add(
-            f"{sheet.path}: column '{column}': {count(int(wrong[codes].sum()), 'row')} with no date "
-            f"({first_row(sheet.frame, wrong[codes])}).",
-            "Write dates as 2024-07-31 or 2024-07-31T13:05:00.",
+            f"{sheet.path}: column '{column}': {count(int(moments.wrong.sum()), 'row')} with no date "
+            f"({first_row(sheet.frame, moments.wrong)}).",
+            "Write dates as 2024-07-31 or 2024-07-31T13:05:00, or declare how they are written.",
         )
-    seconds = np.array([NEVER if second is None else np.datetime64(second, "s") for second in found] or [NEVER])
-    return np.where(rows >= 0, seconds[codes[np.maximum(rows, 0)]], NEVER)
+    if first and moments.adrift.any():
+        problems.add(
+            f"{sheet.path}: column '{column}': {count(int(moments.adrift.sum()), 'row')} with an offset (Z, +02:00), and no "
+            f"time zone to show it in ({first_row(sheet.frame, moments.adrift)}).",
+            'Say where the hospital is: timezone = "Europe/Berlin" beside the file in [data] of site.toml.',
+        )
+    return np.where(rows >= 0, seconds[np.maximum(rows, 0)], NEVER)
 
 
 def _masks(

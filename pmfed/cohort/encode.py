@@ -12,8 +12,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pmfed.cohort.tables import MISSING, Problems, count, decimal_comma, first_row, labels, number
+from pmfed.cohort.contract.numbers import EXACT, Values
+from pmfed.cohort.contract.uses import LIMIT, NOT_MEASURED, OUTSIDE, Use, constant
+from pmfed.cohort.contract.written import written_of
+from pmfed.cohort.detected import proposal
+from pmfed.cohort.tables import MISSING, Problems, count, first_row, labels, values_of
 from pmfed.modality import Categorical, Genotypes, Numeric, Table, Variant
+from pmfed.modality.table import Censored
 
 Floats = NDArray[np.float64]
 
@@ -32,10 +37,13 @@ class Encoded:
     raw : dict of (T,) float64
         Per feature what the column said (a number, which category, how often the first allele), NaN where
         missing.
+    uses : dict
+        Per number, what became of its cells.
     """
 
     inputs: NDArray[np.float32]
     raw: dict[str, Floats]
+    uses: dict[str, Use]
 
 
 def encode(modality: Table | Genotypes, frame: pd.DataFrame, path: Path, problems: Problems) -> Encoded:
@@ -54,11 +62,13 @@ def encode(modality: Table | Genotypes, frame: pd.DataFrame, path: Path, problem
     specs = modality.features if isinstance(modality, Table) else modality.variants
     blocks: list[Floats] = []
     raw: dict[str, Floats] = {}
+    uses: dict[str, Use] = {}
+    censored = modality.censored if isinstance(modality, Table) else "refuse"
     for key in sorted(specs):
         spec: Numeric | Categorical | Variant = specs[key]
         report = _Report(frame, path, spec.column or key, problems)
         if isinstance(spec, Numeric):
-            block, raw[key] = _numeric(spec, report)
+            block, raw[key], uses[key] = _numeric(spec, report, censored)
         elif isinstance(spec, Categorical):
             block, raw[key] = _categorical(spec, report)
         else:
@@ -68,7 +78,7 @@ def encode(modality: Table | Genotypes, frame: pd.DataFrame, path: Path, problem
         blocks.append(block)
     inputs = np.concatenate(blocks, axis=1, dtype=np.float32, casting="unsafe")
     assert inputs.shape[1] == len(modality.names)
-    return Encoded(inputs, raw)
+    return Encoded(inputs, raw, uses)
 
 
 class _Report:
@@ -77,6 +87,7 @@ class _Report:
     def __init__(self, frame: pd.DataFrame, path: Path, column: str, problems: Problems) -> None:
         self.frame, self.path, self.column, self.problems = frame, path, column, problems
         self.cells: pd.Series = frame[column]
+        self.written = written_of(path)
 
     def wrong(self, where: NDArray[np.bool_], what: str, remedy: str) -> None:
         """Note the marked rows, if there are any."""
@@ -87,21 +98,42 @@ class _Report:
                 remedy,
             )
 
-    def numbers(self, minimum: float, maximum: float, what: str) -> Floats:
-        """Return the column as numbers within bounds, NaN where missing."""
-        values, text = number(self.cells)
-        remedy = "Correct the cells, or leave them empty where the value is unknown."
-        if text.any() and decimal_comma(self.cells, text):
-            remedy = "Write numbers with a decimal point, not with a decimal comma."
-        self.wrong(text, "with text where a number is expected", remedy)
-        with np.errstate(invalid="ignore"):
-            outside = (values < minimum) | (values > maximum)
+    def values(self) -> Values:
+        """Return the column as values; note what is none."""
+        found = values_of(self.cells, self.written, self.column)
+        comma = found.refused()
+        declare = (
+            proposal(self.path) or 'Say how numbers are written: decimal = "," beside the file in [data] of site.toml.'
+        )
         self.wrong(
-            outside,
+            comma,
+            "with text where a number is expected: a decimal comma, or a mark of thousands",
+            declare,
+        )
+        remedy = "Correct the cells, or leave them empty where the value is unknown."
+        self.wrong((found.why != 0) & ~comma, "with text where a number is expected", remedy)
+        self.wrong(
+            found.unit != 0, "with a unit beside the number", "Write plain numbers, in the unit that the study means."
+        )
+        return found
+
+    def outside(self, values: Floats, minimum: float, maximum: float, what: str) -> None:
+        """Note impossible values."""
+        with np.errstate(invalid="ignore"):
+            wrong = (values < minimum) | (values > maximum)
+        self.wrong(
+            wrong,
             f"outside {minimum:g} to {maximum:g}, {what}",
             "Correct or empty the impossible values (another unit?), or correct the bounds in the study.",
         )
-        return np.where(outside, np.nan, values)
+
+    def numbers(self, minimum: float, maximum: float, what: str) -> Floats:
+        """Return the column as plain numbers within bounds, NaN where missing."""
+        found = self.values()
+        self.wrong(found.limit != EXACT, "with a limit (<, >) where a number is expected", "Write plain numbers.")
+        self.outside(found.number, minimum, maximum, what)
+        with np.errstate(invalid="ignore"):
+            return np.where((found.number < minimum) | (found.number > maximum), np.nan, found.number)
 
 
 def transformed(spec: Numeric, values: Floats | float) -> Floats:
@@ -115,39 +147,68 @@ def middle_and_half(spec: Numeric) -> tuple[float, float]:
     return (low + high) / 2, (high - low) / 2
 
 
-def _numeric(spec: Numeric, report: _Report) -> tuple[Floats, Floats]:
-    values = report.numbers(spec.minimum, spec.maximum, "the possible values")
+def _numeric(spec: Numeric, report: _Report, censored: Censored) -> tuple[Floats, Floats, Use]:
+    found = report.values()
+    values, limited = found.number.copy(), found.limit != EXACT
+    if censored == "refuse":
+        report.wrong(
+            limited, "with a limit (<, >), which the study refuses", 'Or let the study say censored = "bound".'
+        )
+    if censored != "bound":
+        values[limited] = np.nan
+    with np.errstate(invalid="ignore"):
+        outside = (values < spec.minimum) | (values > spec.maximum)
+    if spec.outside == "error":
+        report.outside(values, spec.minimum, spec.maximum, "the possible values")
+    values = (
+        np.clip(values, spec.minimum, spec.maximum) if spec.outside == "clamp" else np.where(outside, np.nan, values)
+    )
+    dropped = 0 if spec.outside == "clamp" else int(outside.sum())
+    lost = int(limited.sum()) if censored != "bound" else 0
+    passed = {OUTSIDE: dropped, LIMIT: lost, NOT_MEASURED: int(np.isnan(values).sum()) - dropped - lost}
+    use = Use(
+        int((~np.isnan(values)).sum()),
+        int((limited & ~np.isnan(values)).sum()),
+        int(outside.sum()) if spec.outside == "clamp" else 0,
+        {why: number for why, number in passed.items() if number > 0},
+        constant(values),
+    )
     if spec.mean is not None and spec.scale is not None:
         inputs = np.nan_to_num((transformed(spec, values) - spec.mean) / spec.scale, nan=0.0)
     else:
         middle, half = middle_and_half(spec)
         inputs = np.clip((transformed(spec, values) - middle) / half, -1.0, 1.0)  # rounding only
-    return inputs[:, None], values
+    return inputs[:, None], values, use
 
 
-def categories(column: pd.Series, values: Sequence[str]) -> NDArray[np.int64]:
-    """Return which of ``values`` each cell holds: -1 where it is missing, -2 where it is none of them.
+def categories(column: pd.Series, values: Sequence[str], nothing: Sequence[str] = ()) -> NDArray[np.int64]:
+    """Return which of ``values`` each cell holds: -1 where it is missing or one of ``nothing``, -2 where it is none of them.
 
-    A number matches however it is written: ``1.0`` is the value ``1``. A sign for "missing" that is itself
-    listed, such as ``NA``, is that value.
+    A number matches however it is written: ``1.0`` is the value ``1``; and so does a word, in capitals or small letters,
+    where no two of ``values`` differ in that alone. A sign for "missing" that is itself listed, such as ``NA``, is that
+    value.
     """
     exact = {value.strip(): place for place, value in enumerate(values)}
+    folded = {value.casefold(): place for value, place in exact.items()}
+    folded = folded if len(folded) == len(exact) else {}
     plain: dict[str, int] = {}
     for value, place in exact.items():
         if (form := _plain(value)) is not None:
             plain[form] = -2 if form in plain else place  # two values of one number: only exact text tells
     codes, texts = labels(column)
-    place_of = np.array([_place(text, exact, plain) for text in texts], dtype=np.int64)
+    place_of = np.array([_place(text, exact, folded, plain, nothing) for text in texts], dtype=np.int64)
     return place_of[codes]
 
 
-def _place(text: str, exact: dict[str, int], plain: dict[str, int]) -> int:
+def _place(
+    text: str, exact: dict[str, int], folded: dict[str, int], plain: dict[str, int], nothing: Sequence[str]
+) -> int:
     if text in exact:
         return exact[text]
-    if text in MISSING:
+    if text in MISSING or text in nothing:
         return -1
     form = _plain(text)
-    return -2 if form is None else plain.get(form, -2)
+    return folded.get(text.casefold(), -2) if form is None else plain.get(form, -2)
 
 
 def _plain(text: str) -> str | None:
@@ -162,15 +223,10 @@ def _plain(text: str) -> str | None:
 
 
 def _categorical(spec: Categorical, report: _Report) -> tuple[Floats, Floats]:
-    places = categories(report.cells, spec.values)
+    places = categories(report.cells, spec.values, report.written.nothing(report.column))
     unknown = places == -2
     if not spec.other:
         hint = "List the values in the study, or set 'other = true' to take them together."
-        if unknown.any():
-            known = {value.strip().casefold() for value in spec.values}
-            alike = report.cells[unknown].astype(str).str.strip().str.casefold().isin(known)
-            if alike.any():
-                hint = f"In {count(int(alike.sum()), 'row')} only capital letters differ. " + hint
         report.wrong(unknown, f"with a category that is none of the study's {len(spec.values)}", hint)
     places = np.where(unknown, len(spec.values), places)
     columns = np.arange(len(spec.values) + spec.other)

@@ -14,6 +14,7 @@ from pmfed.cohort.genomics import read_copy_number, read_expression, read_panel
 from pmfed.cohort.imaging.dicom import read_dicom
 from pmfed.cohort.imaging.listed import read_nifti
 from pmfed.cohort.imaging.places import Places
+from pmfed.cohort.records import path_of
 from pmfed.cohort.tables import Problems
 from pmfed.modality import CopyNumber, Dicom, Events, EventSequence, Expression, Modality, Nifti, Notes, Panel
 
@@ -54,15 +55,15 @@ def read_block(
     if isinstance(modality, Notes):
         return read_notes(modality, sources[modality.source], patients, when, problems, patient=patient)
     if isinstance(modality, Dicom):
-        link = Path(sources[modality.link.table]) if modality.link else None
+        link = path_of(sources[modality.link.table]) if modality.link else None
         folder = Path(sources[modality.folder])
         return read_dicom(modality, folder, patients, when, problems, link=link, patient=patient, places=places)
     if isinstance(modality, Nifti):
-        folder, table = Path(sources[modality.folder]), Path(sources[modality.table])
+        folder, table = Path(sources[modality.folder]), path_of(sources[modality.table])
         return read_nifti(modality, folder, patients, when, problems, table=table, patient=patient, places=places)
     assert isinstance(modality, Panel | CopyNumber | Expression)
     source = Path(sources[modality.source])
-    samples = Path(sources[modality.samples]) if modality.samples else None
+    samples = path_of(sources[modality.samples]) if modality.samples else None
     if isinstance(modality, Panel):
         return read_panel(modality, source, patients, when, problems, samples, patient)
     if isinstance(modality, CopyNumber):

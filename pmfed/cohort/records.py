@@ -11,11 +11,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from pmfed.cohort.contract.written import written_of
 from pmfed.cohort.ehr.cohorts import YES
 from pmfed.cohort.encode import categories
 from pmfed.cohort.joins import left_join, under_cap
 from pmfed.cohort.split import held_out
-from pmfed.cohort.tables import MISSING, Problems, count, first_row, labels, number, read_table
+from pmfed.cohort.tables import MISSING, Problems, check_ids, count, first_row, labels, number, read_table, repeated
 from pmfed.errors import DataError
 from pmfed.modality import LISTED, Genotypes, Modality, Nifti, Signals, Table, sources_of
 from pmfed.study import Study
@@ -75,10 +76,14 @@ def modalities_at(study: Study, sources: Mapping[str, Path | str], warnings: lis
 
 
 def read_sheets(
-    study: Study, sources: Mapping[str, Path | str], here: Mapping[str, Modality], problems: Problems
+    study: Study,
+    sources: Mapping[str, Path | str],
+    here: Mapping[str, Modality],
+    problems: Problems,
+    warnings: list[str] | None = None,
 ) -> dict[str, Sheet]:
-    """Read the columns that the study names of the cohort table and of every modality's table."""
-    cohort = study.cohort
+    """Read the columns that the study names of the cohort table and of every modality's table; a row counts once."""
+    cohort, warnings = study.cohort, [] if warnings is None else warnings
     if cohort.table not in sources:
         near = difflib.get_close_matches(cohort.table, list(sources), n=1)
         hint = f"; did you mean '{near[0]}'?" if near else ""
@@ -108,8 +113,13 @@ def read_sheets(
     for source, names in columns.items():
         also = [cohort.record] if cohort.record else []
         try:
-            path = Path(sources[source])
-            sheets[source] = Sheet(path, read_table(path, names, also))
+            path = path_of(sources[source])
+            frame = read_table(path, names, also)
+            check_ids(path, cohort.patient, frame)
+            again = repeated(path, frame)
+            if again.any():
+                warnings.append(f"{path}: {count(int(again.sum()), 'row')} repeating another row in full counted once.")
+            sheets[source] = Sheet(path, frame[~again])
         except DataError as error:
             problems.note(error)
     return sheets
@@ -185,6 +195,11 @@ def read_records(
     )
 
 
+def path_of(source: Path | str) -> Path:
+    """Return a source as a path; one that knows how its table is written stays so."""
+    return source if isinstance(source, Path) else Path(source)
+
+
 def _check_identity(study: Study, base: Sheet, codes: Ints, texts: list[str], problems: Problems) -> None:
     """Every row needs a patient, and one row (or one record) may be there only once."""
     cohort, rows = study.cohort, len(codes)
@@ -231,7 +246,7 @@ def _agreed(study: Study, base: Sheet) -> Bools | None:
 
 def _targets(study: Study, base: Sheet, problems: Problems) -> NDArray[np.float64]:
     """Return the outcome of every row, NaN where it is missing; of a survival outcome time and event, (T, 2)."""
-    outcome = study.outcome
+    outcome, written = study.outcome, written_of(base.path)
     if not outcome.columns:
         return np.zeros(len(base.frame))  # nothing is predicted: nobody lacks it
     cells = base.frame[outcome.column]
@@ -239,8 +254,8 @@ def _targets(study: Study, base: Sheet, problems: Problems) -> NDArray[np.float6
         codes, texts = labels(cells)
         return np.array([np.nan if text in MISSING else 0.0 for text in texts])[codes]
     if outcome.event is not None:
-        times, text = number(cells)
-        places = categories(base.frame[outcome.event], outcome.classes)
+        times, text = number(cells, written, outcome.column)
+        places = categories(base.frame[outcome.event], outcome.classes, written.nothing(outcome.event))
         values = np.column_stack([times, np.where(places < 0, np.nan, places.astype(np.float64))])
         complaints = {
             "with text where a number is expected": text,
@@ -248,7 +263,7 @@ def _targets(study: Study, base: Sheet, problems: Problems) -> NDArray[np.float6
             f"where '{outcome.event}' is none of the study's two classes": places == -2,
         }
     elif outcome.task == "regression":
-        values, text = number(cells)
+        values, text = number(cells, written, outcome.column)
         assert outcome.minimum is not None
         assert outcome.maximum is not None
         outside = (values < outcome.minimum) | (values > outcome.maximum)
@@ -257,7 +272,7 @@ def _targets(study: Study, base: Sheet, problems: Problems) -> NDArray[np.float6
             f"outside {outcome.minimum:g} to {outcome.maximum:g}, the possible values": outside,
         }
     else:
-        places = categories(cells, outcome.classes)
+        places = categories(cells, outcome.classes, written.nothing(outcome.column))
         values = np.where(places < 0, np.nan, places.astype(np.float64))
         complaints = {f"with a value that is none of the study's {len(outcome.classes)} classes": places == -2}
     for what, where in complaints.items():

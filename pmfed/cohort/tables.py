@@ -1,30 +1,39 @@
-"""Hospital tables: CSV, TSV and Parquet files into data frames, with errors a person can act on.
+"""Hospital tables: CSV, TSV, Parquet and spreadsheets into data frames, with errors a person can act on.
 
 Nothing here ever puts a cell of a table into a message: counts, row numbers and column names only.
 """
 
 from __future__ import annotations
 
-import csv
-import difflib
-import gzip
 import re
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa  # type: ignore[import-untyped]
-import pyarrow.csv  # type: ignore[import-untyped]
-import pyarrow.parquet  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
+from pmfed.cohort.contract.identity import Seen, row_digests
+from pmfed.cohort.contract.numbers import MISSING, Values, read_value, read_values
+from pmfed.cohort.contract.written import PLAIN, Written
+from pmfed.cohort.table_rows import batches
 from pmfed.errors import DataError
 
-MISSING = frozenset({"", "NA", "N/A", "na", "n/a", "NaN", "nan", "NULL", "null", "<NA>"})
+__all__ = [
+    "MISSING",
+    "Problems",
+    "check_ids",
+    "count",
+    "decimal_comma",
+    "first_row",
+    "labels",
+    "number",
+    "read_table",
+    "repeated",
+    "values_of",
+]
 
-_DELIMITERS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "vertical bars"}
+_CUT = re.compile(r"\d([.,]\d+)?[eE]\+?\d+", re.ASCII)  # 1.23E+11
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 
 
@@ -70,7 +79,8 @@ def read_table(path: Path, columns: Sequence[str], also: Sequence[str] = ()) -> 
     Parameters
     ----------
     path
-        ``.csv``, ``.csv.gz``, ``.tsv``, ``.tsv.gz`` (UTF-8, first line is the header) or ``.parquet``.
+        ``.csv``, ``.csv.gz``, ``.tsv``, ``.tsv.gz`` (UTF-8, first line is the header), ``.parquet`` or ``.xlsx``; a
+        `WrittenPath` says how it is written where it is written otherwise.
     columns
         Columns that must be there.
     also
@@ -87,140 +97,50 @@ def read_table(path: Path, columns: Sequence[str], also: Sequence[str] = ()) -> 
     DataError
         The file is missing, of another kind, separated by something else, damaged, or lacks columns.
     """
-    columns = list(dict.fromkeys(columns))
-    if not path.is_file():
-        raise DataError(f"{path}: there is no such file.", "Check the path in [data] of site.toml.")
-    kind = path.name.lower().removesuffix(".gz")
-    try:
-        if kind.endswith((".csv", ".tsv")):
-            return _read_text(path, columns, also, "," if kind.endswith(".csv") else "\t")
-        if path.name.lower().endswith((".parquet", ".pq")):
-            return _read_parquet(path, columns, also)
-    except UnicodeDecodeError:
-        raise DataError(f"{path}: is not UTF-8 text.", "Save the table as CSV with encoding UTF-8.") from None
-    except (OSError, EOFError, csv.Error, zlib.error, pa.ArrowException) as error:
-        # The library's own words may quote a row, so only the kind of the error is passed on.
-        if "invalid UTF8" in str(error):
-            raise DataError(f"{path}: is not UTF-8 text.", "Save the table as CSV with encoding UTF-8.") from None
-        raise DataError(f"{path}: cannot be read ({type(error).__name__}).", "Is the file damaged?") from None
-    raise DataError(
-        f"{path}: is not a kind of table that can be read.",
-        "Save it as .csv, .csv.gz, .tsv, .tsv.gz or .parquet.",
+    return pd.concat(list(batches(path, columns, also)))
+
+
+def repeated(path: Path, frame: pd.DataFrame) -> NDArray[np.bool_]:
+    """Return which rows of a table repeat an earlier one, (T,) bool: all of their columns, read or not, are the same.
+
+    Parameters
+    ----------
+    path, frame
+        The file, and what `read_table` gave of it.
+    """
+    if not frame.duplicated().any():
+        return np.zeros(len(frame), dtype=bool)
+    seen = Seen()
+    return np.concatenate(
+        [~seen.new(row_digests(part)) for part in batches(path, [str(name) for name in frame], whole=True)]
     )
 
 
-def _read_text(path: Path, columns: list[str], also: Sequence[str], delimiter: str) -> pd.DataFrame:
-    with (gzip.open if path.suffix.lower() == ".gz" else open)(path, "rt", encoding="utf-8-sig", newline="") as file:
-        first = file.readline()
-    if not first.strip():
-        raise DataError(f"{path}: is empty or starts with an empty line.", "The first line holds the column names.")
-    header = split_line(first, delimiter)
-    check_delimiter(path, first, delimiter, columns)
-    wanted = check_columns(path, header, columns, also)
+def values_of(column: pd.Series, written: Written = PLAIN, name: str = "", *, united: bool = False) -> Values:
+    """Return a column as values, one per cell; see `read_value`.
 
-    bad_rows: list[int] = []
-
-    def skip(row: pa.csv.InvalidRow) -> str:
-        bad_rows.append(row.number or 0)
-        return "skip"
-
-    table = pa.csv.read_csv(
-        path,
-        read_options=pa.csv.ReadOptions(use_threads=False),  # threads lose the numbers of bad rows
-        parse_options=pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=skip),
-        convert_options=pa.csv.ConvertOptions(
-            include_columns=wanted, column_types=dict.fromkeys(wanted, pa.string()), strings_can_be_null=False
-        ),
-    )
-    if bad_rows:
-        raise DataError(
-            f"{path}: {count(len(bad_rows), 'row')} {'has' if len(bad_rows) == 1 else 'have'} another number of "
-            f"fields than the header's {len(header)} (first at row {bad_rows[0]}).",
-            "Was the file cut off, or does a field hold an unquoted separator?",
-        )
-    return _frame(table, wanted, 2)
+    Parameters
+    ----------
+    column, written, name
+        The cells, how the table is written, and what the column is called there.
+    united
+        Whether a column of its own holds the unit.
+    """
+    nothing = written.nothing(name)
+    if pd.api.types.is_bool_dtype(column.dtype) or pd.api.types.is_numeric_dtype(column.dtype):
+        plain: NDArray[np.float64] = column.to_numpy(dtype=np.float64, na_value=np.nan).copy()
+        for code in nothing:
+            plain[plain == read_value(code).number] = np.nan
+        return Values.of(plain)
+    if column.dtype == object and column.map(type).isin((bool, type(None))).all():
+        return values_of(column.astype("boolean"), written, name, united=united)
+    codes, texts = labels(column)
+    return read_values(texts or [""], written.decimal, written.thousands, united, nothing).take(codes)
 
 
-def split_line(line: str, delimiter: str) -> list[str]:
-    """Return the fields of one line of text."""
-    return next(csv.reader([line], delimiter=delimiter), [])
-
-
-def check_delimiter(path: Path, first: str, delimiter: str, columns: list[str]) -> None:
-    """Refuse a table that is separated by something else than its name says."""
-    hits = {mark: len(set(columns) & set(split_line(first, mark))) for mark in _DELIMITERS}
-    best = max(hits, key=lambda mark: (hits[mark], mark == delimiter))
-    if best != delimiter:
-        raise DataError(
-            f"{path}: is separated by {_DELIMITERS[best]}, where {_DELIMITERS[delimiter]} are expected.",
-            "Save it as .csv with commas or as .tsv with tabs.",
-        )
-
-
-def check_columns(path: Path, header: Sequence[str], columns: list[str], also: Sequence[str]) -> list[str]:
-    """Return the columns to read. The header is not listed: a file without one shows a patient there."""
-    missing = [name for name in columns if name not in header]
-    if missing:
-        named = []
-        for name in missing:
-            by_form = {_form(known): known for known in header}
-            near = [by_form[_form(name)]] if _form(name) in by_form else []
-            near = near or difflib.get_close_matches(name, header, n=1, cutoff=0.75)
-            named.append(f"'{name}' (did you mean '{near[0]}'?)" if near else f"'{name}'")
-        remedy = "Correct the column names in the table or in the study."
-        if len(missing) == len(columns):
-            remedy += " Is the first line of the file its header?"
-        raise DataError(
-            f"{path}: lacks {count(len(missing), 'column')} that the study names: {', '.join(named)}; "
-            f"the table has {count(len(header), 'column')}.",
-            remedy,
-        )
-    wanted = columns + [name for name in dict.fromkeys(also) if name in header and name not in columns]
-    if twice := [name for name in wanted if list(header).count(name) > 1]:
-        raise DataError(
-            f"{path}: {'columns are' if len(twice) > 1 else 'a column is'} there more than once: "
-            f"{', '.join(repr(name) for name in twice)}.",
-            "Rename or remove one of them.",
-        )
-    return wanted
-
-
-def _form(name: str) -> str:
-    return re.sub(r"[\W_]+", "", name.casefold())
-
-
-def _read_parquet(path: Path, columns: list[str], also: Sequence[str]) -> pd.DataFrame:
-    file = pa.parquet.ParquetFile(path)
-    wanted = check_columns(path, file.schema_arrow.names, columns, also)
-    # Without pandas' own metadata, which may be damaged and is of no use here.
-    table = file.read(columns=wanted).replace_schema_metadata(None)
-    table.validate(full=True)
-    for place, field in enumerate(table.schema):
-        kind = field.type
-        if pa.types.is_dictionary(kind):
-            kind = kind.value_type
-        if pa.types.is_decimal(kind):
-            target = pa.float64()
-        elif pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind):
-            target = kind
-        elif pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-            raise DataError(
-                f"{path}: column '{field.name}' holds {kind}, neither numbers nor text.",
-                "Store numbers or text in it.",
-            )
-        else:
-            target = pa.string()  # dates too: as numbers they would be silent nonsense
-        table = table.set_column(place, field.name, table.column(place).cast(target))
-    return _frame(table, wanted, 1)
-
-
-def _frame(table: pa.Table, wanted: list[str], first: int) -> pd.DataFrame:
-    frame: pd.DataFrame = table.select(wanted).to_pandas(ignore_metadata=True)
-    frame.index = pd.RangeIndex(first, first + len(frame))
-    return frame
-
-
-def number(column: pd.Series) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+def number(
+    column: pd.Series, written: Written = PLAIN, name: str = ""
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Return a column as numbers.
 
     Returns
@@ -228,17 +148,12 @@ def number(column: pd.Series) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     values : (T,) float64
         NaN where a cell is missing or holds no number.
     wrong : (T,) bool
-        Where a cell holds something that is neither a number nor a sign for "missing".
+        Where a cell holds something that is neither a plain number nor a sign for "missing": a limit or a number with
+        its unit is none here.
     """
-    if pd.api.types.is_bool_dtype(column.dtype) or pd.api.types.is_numeric_dtype(column.dtype):
-        plain: NDArray[np.float64] = column.to_numpy(dtype=np.float64, na_value=np.nan)
-        return plain, np.zeros(len(column), dtype=bool)
-    if column.dtype == object and column.map(type).isin((bool, type(None))).all():
-        return number(column.astype("boolean"))
-    text = column.fillna("").astype(str).str.strip()
-    values: NDArray[np.float64] = pd.to_numeric(text, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
-    wrong: NDArray[np.bool_] = np.isnan(values) & ~text.isin(MISSING).to_numpy(dtype=bool)
-    return values, wrong
+    found = values_of(column, written, name)
+    odd = (found.limit != 0) | (found.unit != 0) | (found.why != 0)
+    return np.where(odd, np.nan, found.number), odd
 
 
 def labels(column: pd.Series) -> tuple[NDArray[np.int64], list[str]]:
@@ -261,8 +176,32 @@ def labels(column: pd.Series) -> tuple[NDArray[np.int64], list[str]]:
 
 def _text(value: object) -> str:
     if isinstance(value, float):
-        return str(int(value)) if value.is_integer() else repr(value)
+        return str(int(value)) if value.is_integer() else repr(float(value))  # NumPy would name its type
     return str(value).strip()
+
+
+def check_ids(path: Path, column: str, frame: pd.DataFrame) -> None:
+    """Refuse ids that a spreadsheet or a column of decimal numbers has cut: what is left of them may be another's.
+
+    Raises
+    ------
+    DataError
+        An id is written as ``1.23E+11``, or is a decimal number of more digits than those hold.
+    """
+    cells = frame[column]
+    if pd.api.types.is_float_dtype(cells.dtype):
+        cut = cells.abs().to_numpy(dtype=np.float64, na_value=0.0) >= 2**53
+    elif pd.api.types.is_numeric_dtype(cells.dtype):
+        return
+    else:
+        codes, texts = labels(cells)
+        cut = np.array([bool(_CUT.fullmatch(text)) for text in texts] or [False], dtype=bool)[codes]
+    if cut.any():
+        raise DataError(
+            f"{path}: column '{column}': {count(int(cut.sum()), 'id')} whose last digits were cut off "
+            f"({first_row(frame, cut)}).",
+            "A program took the ids for decimal numbers: export them as text.",
+        )
 
 
 def count(number: int, noun: str) -> str:

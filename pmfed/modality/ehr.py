@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from pmfed.modality.table import Name, Numeric
+from pmfed.modality.table import Censored, Name, Numeric
 from pmfed.validate import Frozen
 
 Code = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9 _-]*:\S(.*\S)?$")]
@@ -44,7 +44,9 @@ class EventFeature(Concept):
     the straight line fitted to them, at most ``maximum - minimum`` either way; ``count`` says how many events there
     were, at most ``maximum``; ``ever`` is 1 where there was one. ``minimum`` and ``maximum`` are the possible values
     of one measurement, in ``unit`` (UCUM). What is written in another unit is converted; ``units`` says what one of a
-    unit is in ``unit`` where UCUM cannot know, and ``molar_mass`` (g/mol) leads from mg/dL to mmol/L.
+    unit is in ``unit`` where UCUM cannot know, and ``molar_mass`` (g/mol) leads from mg/dL to mmol/L. ``censored`` says
+    what a limit (``<10``) counts as, where that is not what the modality says. What lies ``outside`` the possible values
+    counts as missing, or as the bound (``"clamp"``).
     """
 
     value: Literal["last", "mean", "minimum", "maximum", "trend", "count", "ever"]
@@ -53,6 +55,8 @@ class EventFeature(Concept):
     units: dict[str, PositiveFloat] = Field(default_factory=dict)
     molar_mass: PositiveFloat | None = None
     bad_units: Literal["error", "skip"] = "error"
+    censored: Censored | None = None
+    outside: Literal["missing", "clamp"] = "missing"
     minimum: float | None = None
     maximum: float | None = None
     mean: float | None = None
@@ -67,6 +71,8 @@ class EventFeature(Concept):
                 raise ValueError(f"value '{self.value}' needs 'unit', 'minimum' and 'maximum'")
         elif self.unit is not None or self.units or self.molar_mass is not None or self.indicator:
             raise ValueError(f"value '{self.value}' has no 'unit', 'units', 'molar_mass' or 'indicator'")
+        elif self.censored is not None or self.outside != "missing":
+            raise ValueError(f"value '{self.value}' has no 'censored' or 'outside': no value is measured")
         if self.value == "count" and (self.maximum is None or self.minimum is not None):
             raise ValueError("value 'count' needs 'maximum', the most that are counted, and has no 'minimum'")
         if self.value == "ever" and (self.minimum is not None or self.maximum is not None):
@@ -127,10 +133,15 @@ SEXES = ("sex=female", "sex=male")
 
 
 class Events(Frozen):
-    """A modality of numbers computed from events strictly before each record's index date."""
+    """A modality of numbers computed from events strictly before each record's index date.
+
+    ``censored`` says what a value that is only a limit of the laboratory (``<10``) counts as: the limit itself, which is
+    counted and told; nothing; or a reason to stop.
+    """
 
     kind: Literal["events"] = "events"
     source: str
+    censored: Censored = "bound"
     age: Age | None = None
     sex: bool = False
     features: dict[Name, EventFeature] = Field(default_factory=dict)
@@ -167,12 +178,13 @@ class Events(Frozen):
 class EventSequence(Frozen):
     """A modality of the last ``length`` steps before the index date, for recurrent models.
 
-    With ``hours`` a step is that long and the last one ends at the index date. With ``days`` the steps are the last
+    ``censored`` as for `Events`. With ``hours`` a step is that long and the last one ends at the index date. With ``days`` the steps are the last
     moments at which anything was recorded in that window, the latest last, after empty steps where there were fewer.
     """
 
     kind: Literal["sequence"] = "sequence"
     source: str
+    censored: Censored = "bound"
     length: PositiveInt
     hours: PositiveFloat | None = None
     days: PositiveFloat | None = None

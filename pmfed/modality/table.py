@@ -11,8 +11,13 @@ from pmfed.validate import Frozen
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,47}$")]
 
 
+Censored = Literal["bound", "missing", "refuse"]
+"""What a limit of the laboratory (``<10``) counts as: the limit itself, nothing, or a reason to stop."""
+
+
 class Numeric(Frozen):
-    """A number. ``minimum`` and ``maximum`` are the possible values; what lies outside is an error.
+    """A number. ``minimum`` and ``maximum`` are the possible values; what lies ``outside`` is an error, or is brought to
+    the bound (``"clamp"``), or counts as missing; it is counted either way.
 
     With ``mean`` and ``scale`` (public constants) the input is ``(value - mean) / scale``. Without them the
     study must ask for federated statistics. A missing value becomes the mean; ``indicator`` adds an input
@@ -23,6 +28,7 @@ class Numeric(Frozen):
     column: str | None = None
     minimum: float
     maximum: float
+    outside: Literal["error", "clamp", "missing"] = "error"
     mean: float | None = None
     scale: PositiveFloat | None = None
     transform: Literal["none", "log1p"] = "none"
@@ -73,10 +79,11 @@ Feature = Annotated[Numeric | Categorical, Field(discriminator="type")]
 
 
 class Table(Frozen):
-    """A modality of table columns."""
+    """A modality of table columns. ``censored`` says what a cell that holds only a limit (``<10``) counts as."""
 
     kind: Literal["table"] = "table"
     table: str
+    censored: Censored = "bound"
     features: Annotated[dict[Name, Feature], Field(min_length=1)]
 
     @property

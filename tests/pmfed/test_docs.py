@@ -11,7 +11,7 @@ from typing import Any, get_args
 import pytest
 import typer
 from pmfed_client.policy import Policy
-from pmfed_client.site import Coordinator, Resident, _About, _File
+from pmfed_client.site import Accepted, Coordinator, Resident, _About, _Described, _File
 from pmfed_simulations.protocols import COMPARISONS, PROTOCOLS
 from pmfed_simulations.public import find
 from pmfed_simulations.simulate import BUILT_IN
@@ -86,7 +86,9 @@ SOURCES = {
         '`kind = "nifti"`': scans.Nifti,
     },
 }
-SITE = {"`[site]`": _About, "`[coordinator]`": Coordinator, "`[agent]`": Resident, "`[policy]`": Policy}
+SITE = {"`[site]`": _About, "`[coordinator]`": Coordinator, "`[agent]`": Resident, "`[policy]`": Policy,
+    "How a table is written": _Described, "`[[accept]]`": Accepted,
+}  # fmt: skip
 
 
 def sections(page: Path) -> dict[str, str]:
@@ -158,7 +160,9 @@ def test_sections_of_the_files_are_documented() -> None:
     for page, whole in (("study.md", Study), ("site.md", _File)):
         headings = " ".join(sections(DOCS / page))
         for name in whole.model_fields:
-            assert f"`[{name}]`" in headings or f"`[{name}.NAME]`" in headings, f"{page}: [{name}]"
+            assert f"`[{name}]`" in headings or f"`[[{name}]]`" in headings or f"`[{name}.NAME]`" in headings, (
+                f"{page}: [{name}]"
+            )
 
 
 def examples(page: str, first: str) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,27 +13,46 @@ Coding = tuple[str, str]
 """System and code, as a source has them."""
 
 URIS = {
-    "http://loinc.org": "LOINC",
-    "http://snomed.info/sct": "SNOMED",
-    "http://www.nlm.nih.gov/research/umls/rxnorm": "RxNorm",
-    "http://hl7.org/fhir/sid/icd-10": "ICD10",
-    "http://hl7.org/fhir/sid/icd-10-cm": "ICD10CM",
-    "http://hl7.org/fhir/sid/icd-9-cm": "ICD9CM",
-    "http://hl7.org/fhir/sid/icd-9-cm/diagnosis": "ICD9CM",
-    "http://www.cms.gov/Medicare/Coding/ICD10": "ICD10PCS",
-    "http://fhir.de/CodeSystem/bfarm/icd-10-gm": "ICD10GM",
-    "http://www.whocc.no/atc": "ATC",
-    "http://www.ama-assn.org/go/cpt": "CPT4",
-    "http://hl7.org/fhir/sid/ndc": "NDC",
-    "http://hl7.org/fhir/sid/cvx": "CVX",
+    "loinc.org": "LOINC",
+    "snomed.info/sct": "SNOMED",
+    "snomed.info/id": "SNOMED",
+    "www.nlm.nih.gov/research/umls/rxnorm": "RxNorm",
+    "hl7.org/fhir/sid/icd-10": "ICD10",
+    "hl7.org/fhir/sid/icd-10-cm": "ICD10CM",
+    "hl7.org/fhir/sid/icd-10-us": "ICD10CM",
+    "hl7.org/fhir/sid/icd-10-de": "ICD10GM",
+    "hl7.org/fhir/sid/icd-9-cm": "ICD9CM",
+    "hl7.org/fhir/sid/icd-9-cm/diagnosis": "ICD9CM",
+    "hl7.org/fhir/sid/icd-9-cm/procedure": "ICD9Proc",
+    "www.cms.gov/Medicare/Coding/ICD10": "ICD10PCS",
+    "www.icd10data.com/icd10pcs": "ICD10PCS",
+    "fhir.de/CodeSystem/bfarm/icd-10-gm": "ICD10GM",
+    "fhir.de/CodeSystem/dimdi/icd-10-gm": "ICD10GM",
+    "fhir.de/CodeSystem/bfarm/ops": "OPS",
+    "fhir.de/CodeSystem/dimdi/ops": "OPS",
+    "fhir.de/CodeSystem/bfarm/atc": "ATC",
+    "fhir.de/CodeSystem/dimdi/atc": "ATC",
+    "fhir.de/CodeSystem/ifa/pzn": "PZN",
+    "www.whocc.no/atc": "ATC",
+    "www.ama-assn.org/go/cpt": "CPT4",
+    "hl7.org/fhir/sid/ndc": "NDC",
+    "hl7.org/fhir/sid/cvx": "CVX",
     "urn:oid:2.16.840.1.113883.6.1": "LOINC",
     "urn:oid:2.16.840.1.113883.6.96": "SNOMED",
     "urn:oid:2.16.840.1.113883.6.88": "RxNorm",
     "urn:oid:2.16.840.1.113883.6.3": "ICD10",
     "urn:oid:2.16.840.1.113883.6.90": "ICD10CM",
+    "urn:oid:2.16.840.1.113883.6.4": "ICD10PCS",
     "urn:oid:2.16.840.1.113883.6.103": "ICD9CM",
+    "urn:oid:2.16.840.1.113883.6.104": "ICD9Proc",
+    "urn:oid:2.16.840.1.113883.6.12": "CPT4",
+    "urn:oid:2.16.840.1.113883.6.69": "NDC",
+    "urn:oid:2.16.840.1.113883.6.73": "ATC",
+    "urn:oid:2.16.840.1.113883.6.59": "CVX",
+    "urn:oid:2.16.840.1.113883.12.292": "CVX",
 }
-"""Code systems by the URI that FHIR names them by, https://hl7.org/fhir/R4/terminologies-systems.html."""
+"""Code systems by the URI that FHIR names them by, https://hl7.org/fhir/R4/terminologies-systems.html, and older ones
+that exports still write; without what is written in more than one way: ``http://``, a slash at the end, a version."""
 
 _ALIASES = {"snomedct": "snomed", "sct": "snomed"}
 _NOT_IN_NAMES = re.compile(r"[^a-z0-9]")
@@ -57,6 +76,32 @@ def system_of(name: str) -> str:
 def code_of(system: str, code: str) -> str:
     """Return the one spelling of a code of a system: ICD codes are written with and without their point."""
     return code.strip().upper().replace(".", "") if system.startswith("icd") else code.strip()
+
+
+_SHORT = {uri.casefold().removeprefix("www."): name for uri, name in URIS.items()}
+_NAMES = frozenset(system_of(name) for name in URIS.values()) | {"omop", "visit", "death"}
+
+
+def named_system(text: str, own: Mapping[str, str]) -> str:
+    """Return the name of a code system that a source names by its URI; "" for none that is known.
+
+    Parameters
+    ----------
+    text
+        A URI, however it is spelled: with ``http`` or ``https``, a slash at its end, or ``|`` and a version.
+    own
+        The hospital's own names and URIs -> the names the study uses.
+    """
+    if text in own:
+        return own[text]
+    plain = re.sub(r"^https?://(www\.)?", "", text.strip().partition("|")[0].casefold()).rstrip("/")
+    plain = re.sub(r"^(snomed\.info/sct)/.*", r"\1", plain)  # an edition or a version of it
+    return _SHORT.get(plain) or _SHORT.get(f"urn:oid:{plain}", "")
+
+
+def known_system(name: str) -> bool:
+    """Return whether a code system's name is one of those that FHIR and OMOP share."""
+    return system_of(name) in _NAMES
 
 
 def split(text: str) -> Coding | None:

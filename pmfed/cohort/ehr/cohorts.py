@@ -69,6 +69,8 @@ def derive_cohort(
             ids = kept
         index, outcome = _dates(spec, opened, ids)
         counts |= dict(opened.counts)
+        for error in opened.refused:
+            problems.note(error)
     except DataError as error:
         problems.note(error)
         return empty, counts

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pmfed.cohort.ehr.codes import Code, Matcher, read, split
+from pmfed.cohort.ehr.codes import Code, Matcher, read, split, system_of
 from pmfed.cohort.ehr.database import Database, among
 from pmfed.errors import DataError
 
@@ -25,6 +25,11 @@ class Concepts:
     ----------
     concepts
         Concept id -> places of the study's concepts that mean it.
+    mapped
+        Standard concept id -> what maps to it: (system of the code, place). An event whose source wrote another code of
+        that system is something else, though it maps to the same.
+    pairs
+        Standard concept id -> concept id of the value -> the same, of codes that map to a concept with a value.
     answers
         Concept id -> (system, code), of the answers the study asks for.
     units
@@ -34,9 +39,16 @@ class Concepts:
     """
 
     concepts: dict[int, tuple[int, ...]]
+    mapped: dict[int, tuple[tuple[str, int], ...]]
+    pairs: dict[int, dict[int, tuple[tuple[str, int], ...]]]
     answers: dict[int, tuple[str, str]]
     units: dict[int, str]
     bare: bool
+
+    @property
+    def ids(self) -> list[int]:
+        """Concept ids by which an event may be found."""
+        return sorted({*self.concepts, *self.mapped, *self.pairs})
 
 
 def resolve(database: Database, matcher: Matcher, limits: list[str]) -> Concepts:
@@ -44,7 +56,9 @@ def resolve(database: Database, matcher: Matcher, limits: list[str]) -> Concepts
 
     A code that is not standard is followed to the standard ones it maps to (``Maps to``): a study that asks for
     ICD10CM codes finds conditions that the hospital's ETL wrote as SNOMED. An event is found by its standard concept
-    or by its source concept.
+    or by its source concept. A code that maps to a concept with a value ("history of", asthma) is found only with that
+    value (``Maps to value``); one that maps to several concepts at once is none of them alone, and is found only by its
+    source concept.
 
     Parameters
     ----------
@@ -72,19 +86,48 @@ def resolve(database: Database, matcher: Matcher, limits: list[str]) -> Concepts
                 f"{database.name}: has no table 'concept', so codes are compared with what the source wrote, whatever "
                 "its code system."
             )
-        return Concepts(_frozen(found), {}, {}, True)
+        return Concepts(_frozen(found), {}, {}, {}, {}, True)
     wanted = {code for codes in matcher.codes for code in codes} | set(_answers(matcher))
     answers: dict[int, tuple[str, str]] = {}
     direct: dict[int, set[int]] = {}
     for one, system, written in _named(database, sorted(code for code in wanted if code.system not in OWN)):
         answers[one] = (system, written)
         direct[one] = set(matcher.of_coding(system, written))
-    for one, target in _mapped(database, [one for one, places in direct.items() if places]):
-        found.setdefault(target, set()).update(direct[one])
+    systems = {one: system_of(system) for one, (system, _) in answers.items()}
+    mapped: dict[int, set[tuple[str, int]]] = {}
+    pairs: dict[int, dict[int, set[tuple[str, int]]]] = {}
+    several = 0
+    links = _mapped(database, [one for one, places in direct.items() if places])
+    for one, (targets, values) in sorted(links.items()):
+        marks = {(systems[one], place) for place in direct[one]}
+        if len(targets) > 1:
+            several += 1
+        for target in targets if len(targets) == 1 else ():
+            if values:
+                for value in values:
+                    pairs.setdefault(target, {}).setdefault(value, set()).update(marks)
+            elif target != one:
+                mapped.setdefault(target, set()).update(marks)
+    if several:
+        limits.append(
+            f"{database.name}: {several:,} of the study's codes map to several concepts at once: they are found only where the "
+            "source concept is filled in."
+        )
     for one, places in direct.items():
         found.setdefault(one, set()).update(places)
-    _descend(database, matcher, found, limits)
-    return Concepts(_frozen(found), answers, _units(database), False)
+    _descend(database, matcher, found, mapped, limits)
+    return Concepts(
+        _frozen(found),
+        {one: tuple(sorted(marks)) for one, marks in mapped.items() if one > 0},
+        {
+            one: {value: tuple(sorted(marks)) for value, marks in inner.items()}
+            for one, inner in pairs.items()
+            if one > 0
+        },
+        answers,
+        _units(database),
+        False,
+    )
 
 
 def _id(code: Code) -> int:
@@ -119,26 +162,40 @@ def _named(database: Database, codes: list[Code]) -> list[tuple[int, str, str]]:
     return [(int(one), str(system), str(code)) for rows in database.rows(query) for one, system, code in rows]
 
 
-def _mapped(database: Database, ids: list[int]) -> list[tuple[int, int]]:
-    """Return concepts with the standard ones they map to."""
+def _mapped(database: Database, ids: list[int]) -> dict[int, tuple[set[int], set[int]]]:
+    """Return per concept the standard ones it maps to, and the concepts of the value it maps to."""
     import sqlalchemy as sa
 
+    found: dict[int, tuple[set[int], set[int]]] = {}
     if not ids or "concept_relationship" not in database.tables:
-        return []
+        return found
     table = database.tables["concept_relationship"]
     one, target, invalid = table["concept_id_1"], table["concept_id_2"], table["invalid_reason"]
-    query = sa.select(one, target).where(
-        one.in_(among(ids)), table["relationship_id"] == "Maps to", sa.or_(invalid.is_(None), invalid == "")
+    kind = table["relationship_id"]
+    query = sa.select(one, target, kind).where(
+        one.in_(among(ids)), kind.in_(["Maps to", "Maps to value"]), sa.or_(invalid.is_(None), invalid == "")
     )
-    return [(int(first), int(second)) for rows in database.rows(query) for first, second in rows]
+    for rows in database.rows(query):
+        for first, second, name in rows:
+            found.setdefault(int(first), (set(), set()))[name == "Maps to value"].add(int(second))
+    return found
 
 
-def _descend(database: Database, matcher: Matcher, found: dict[int, set[int]], limits: list[str]) -> None:
+def _descend(
+    database: Database,
+    matcher: Matcher,
+    found: dict[int, set[int]],
+    mapped: dict[int, set[tuple[str, int]]],
+    limits: list[str],
+) -> None:
     """Add what lies below the concepts that ask for it."""
     import sqlalchemy as sa
 
     wanting = {place for place, concept in enumerate(matcher.concepts) if concept.descendants}
-    roots = {one: places & wanting for one, places in found.items() if places & wanting}
+    every = {one: set(places) for one, places in found.items()}
+    for one, marks in mapped.items():
+        every.setdefault(one, set()).update(place for _, place in marks)
+    roots = {one: places & wanting for one, places in every.items() if places & wanting}
     if not wanting:
         return
     if not database.holds("concept_ancestor"):

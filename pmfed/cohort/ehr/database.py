@@ -13,6 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pmfed.cohort.contract.written import PLAIN, Written
+from pmfed.cohort.detected import is_utf8
+from pmfed.cohort.table_rows import read_head
 from pmfed.errors import DataError
 
 if TYPE_CHECKING:
@@ -27,10 +30,23 @@ _NUMBERS = frozenset({"year_of_birth", "month_of_birth", "day_of_birth", "concep
 
 
 class Table:
-    """A table of the database with the columns it has; one it lacks is NULL in every row."""
+    """A table of the database with the columns it has, and their types; one it lacks is NULL in every row."""
 
-    def __init__(self, clause: sa.TableClause, columns: dict[str, str]) -> None:
-        self.clause, self._columns = clause, columns
+    def __init__(self, clause: sa.TableClause, columns: dict[str, str], kinds: dict[str, str]) -> None:
+        self.clause, self._columns, self._kinds = clause, columns, kinds
+
+    @property
+    def names(self) -> list[str]:
+        """The columns, in small letters."""
+        return list(self._columns)
+
+    def written(self, name: str) -> bool:
+        """Return whether a column holds text."""
+        return self._kinds.get(name, "").startswith(("char", "varchar", "text", "string"))
+
+    def zoned(self, name: str) -> bool:
+        """Return whether a column holds instants with a time zone: the same wherever they are shown."""
+        return "with time zone" in self._kinds.get(name, "") or "timestamptz" in self._kinds.get(name, "")
 
     def __contains__(self, name: str) -> bool:
         return name in self._columns
@@ -69,20 +85,22 @@ class Database:
 
         known = sa.table(
             "columns",
-            *(sa.column(name) for name in ("table_catalog", "table_schema", "table_name", "column_name")),
+            *(sa.column(name) for name in ("table_catalog", "table_schema", "table_name", "column_name", "data_type")),
             schema="information_schema",
         )
         for schema in schemas or (None,):
             own = known.c.table_schema == (schema if schema else sa.func.current_schema())
-            query = sa.select(known.c.table_name, known.c.column_name).where(
+            query = sa.select(known.c.table_name, known.c.column_name, known.c.data_type).where(
                 own, known.c.table_catalog == sa.func.current_database()
             )
-            found: dict[str, dict[str, str]] = {}
-            for table, column in (row for rows in self.rows(query) for row in rows):
-                found.setdefault(table, {})[column.lower()] = column
-            for table, columns in sorted(found.items()):
+            found: dict[str, dict[str, tuple[str, str]]] = {}
+            for table, column, kind in (row for rows in self.rows(query) for row in rows):
+                found.setdefault(table, {})[column.lower()] = (column, str(kind).lower())
+            for table, told in sorted(found.items()):
+                columns = {low: name for low, (name, _) in told.items()}
                 clause = sa.table(table, *(sa.column(name) for name in columns.values()), schema=schema)
-                self.tables.setdefault(table.lower(), Table(clause, columns))
+                kinds = {low: kind for low, (_, kind) in told.items()}
+                self.tables.setdefault(table.lower(), Table(clause, columns, kinds))
 
     def rows(self, query: sa.Select[Any]) -> Iterator[Sequence[Any]]:
         """Yield the rows of a query, `BATCH` at a time; never all at once.
@@ -122,8 +140,8 @@ def among(values: Sequence[int] | Sequence[str]) -> sa.ScalarSelect[Any]:
     return sa.select(sa.func.unnest(sa.bindparam(None, list(values), type_=ARRAY(kind)))).scalar_subquery()
 
 
-def open_database(where: Path | str, schemas: Sequence[str] = ()) -> Database:
-    """Open a DuckDB file, a folder of tables or an SQLAlchemy URL to be read.
+def open_database(where: Path | str, schemas: Sequence[str] = (), written: Written = PLAIN) -> Database:
+    """Open a DuckDB file, a folder of tables or an SQLAlchemy URL to be read; ``written`` is of a folder's text files.
 
     Raises
     ------
@@ -140,7 +158,7 @@ def open_database(where: Path | str, schemas: Sequence[str] = ()) -> Database:
     if isinstance(where, str):
         return _server(where, schemas)
     if where.is_dir():
-        return _folder(where)
+        return _folder(where, written)
     if not where.is_file():
         raise DataError(f"{where}: there is no such file or folder.", "Check the path in [data] of site.toml.")
     return Database(_duckdb(str(where.resolve()), read_only=True), str(where), schemas)
@@ -164,8 +182,11 @@ def _duckdb(path: str, read_only: bool) -> sa.Engine:
     return engine
 
 
-def _folder(folder: Path) -> Database:
-    """Show the files of a folder as tables, their columns typed by OMOP's rules for names."""
+def _folder(folder: Path, written: Written) -> Database:
+    """Show the files of a folder as tables, their ids typed by OMOP's rules for names.
+
+    Dates and numbers stay as they are written: what reads them is the same for every source.
+    """
     import sqlalchemy as sa
 
     root = os.path.realpath(folder)
@@ -179,15 +200,35 @@ def _folder(folder: Path) -> Database:
                 raise DataError(f"{folder}: a table is a link out of the folder.", "Put the file itself there.")
             table = path.name.lower().split(".")[0]
             quoted = "'" + real.replace("'", "''") + "'"
-            scan = f"read_parquet({quoted})" if path.suffix.lower() in (".parquet", ".pq") else _scan(quoted)
+            parquet = path.suffix.lower() in (".parquet", ".pq")
+            scan = f"read_parquet({quoted})" if parquet else _scan(quoted, path, written)
             columns = [row[0] for row in connection.execute(sa.text(f"DESCRIBE SELECT * FROM {_plain(scan)}"))]
-            typed = ", ".join(f"TRY_CAST({_name(one)} AS {_type(one)}) AS {_name(one.lower())}" for one in columns)
+            _check_ids(connection, path, scan, columns)
+            typed = ", ".join(f"{_cast(one, parquet)} AS {_name(one.lower())}" for one in columns)
             connection.execute(sa.text(f"CREATE VIEW {_name(table)} AS SELECT {typed} FROM {_plain(scan)}"))
     return Database(engine, str(folder))
 
 
-def _scan(quoted: str) -> str:
-    return f"read_csv({quoted}, all_varchar=true, header=true)"
+def _scan(quoted: str, path: Path, written: Written) -> str:
+    mark = read_head(path, written).separator
+    encoding = "" if is_utf8(written.encoding) else f", encoding='{written.encoding}'"
+    return f"read_csv({quoted}, all_varchar=true, header=true, delim='{mark}'{encoding})"
+
+
+def _check_ids(connection: sa.Connection, path: Path, scan: str, columns: Sequence[str]) -> None:
+    """Refuse ids of persons that are no whole numbers, or were cut by a spreadsheet."""
+    import sqlalchemy as sa
+
+    for column in columns:
+        if column.lower() != "person_id":
+            continue
+        text = f"CAST({_name(column)} AS VARCHAR)"
+        query = f"SELECT count(*) FROM {_plain(scan)} WHERE NOT regexp_full_match(coalesce({text}, ''), '(-?[0-9]+([.]0+)?)?')"
+        if odd := int(connection.execute(sa.text(query)).scalar() or 0):
+            raise DataError(
+                f"{path}: column 'person_id': {odd:,} {'cell' if odd == 1 else 'cells'} with no whole number.",
+                "OMOP's ids of persons are whole numbers; a spreadsheet cuts long ones (1.23E+18): export them as text.",
+            )
 
 
 def _plain(scan: str) -> str:
@@ -198,17 +239,14 @@ def _name(word: str) -> str:
     return '"' + word.replace('"', '""').replace(":", "\\:") + '"'
 
 
-def _type(column: str) -> str:
+def _cast(column: str, parquet: bool) -> str:
+    """Return a column as it is shown: ids as whole numbers, dates and numbers as the file has them."""
     name = column.lower()
-    if name.endswith("_datetime"):
-        return "TIMESTAMP"
-    if name.endswith("_date"):
-        return "DATE"
-    if name == "value_as_number":
-        return "DOUBLE"
     if name in _NUMBERS or (name.endswith("_id") and name not in _WORDS):
-        return "BIGINT"
-    return "VARCHAR"
+        return f"TRY_CAST({_name(column)} AS BIGINT)"
+    if parquet and (name.endswith(("_datetime", "_date")) or name == "value_as_number"):
+        return _name(column)
+    return f"CAST({_name(column)} AS VARCHAR)"
 
 
 def _server(text: str, schemas: Sequence[str]) -> Database:

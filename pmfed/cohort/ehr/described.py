@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from typing import Literal
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from zoneinfo import ZoneInfo
 
 from pydantic import Field, field_validator, model_validator
 
+from pmfed.cohort.contract.written import Written, known_zone
 from pmfed.modality.ehr import Code, Domain
 from pmfed.validate import Frozen
 
@@ -88,12 +89,14 @@ class SourceFile(Frozen):
     """A TOML file that says where a hospital keeps its records, for everything a path alone cannot tell.
 
     ``timezone`` is the hospital's (``Europe/Berlin``): instants with an offset are shown as its clocks showed them.
-    ``units`` and ``systems`` say what the hospital's own spellings of units and code systems mean.
+    ``units`` and ``systems`` say what the hospital's own spellings of units and code systems mean, ``written`` how its
+    tables, or the texts of its records, write numbers and dates.
     """
 
     timezone: str | None = None
     units: dict[str, str] = Field(default_factory=dict)
     systems: dict[str, str] = Field(default_factory=dict)
+    written: Written = Written()
     omop: OmopPlace | None = None
     fhir: FhirPlace | None = None
     tables: tuple[EventTable, ...] = ()
@@ -103,11 +106,7 @@ class SourceFile(Frozen):
     @field_validator("timezone")
     @classmethod
     def _known(cls, timezone: str | None) -> str | None:
-        try:
-            ZoneInfo(timezone or "UTC")
-        except (ZoneInfoNotFoundError, ValueError, OSError):
-            raise ValueError("is no time zone; write it as in Europe/Berlin") from None
-        return timezone
+        return known_zone(timezone)
 
     @model_validator(mode="after")
     def _one(self) -> SourceFile:
@@ -119,4 +118,4 @@ class SourceFile(Frozen):
     @property
     def zone(self) -> ZoneInfo | None:
         """The hospital's time zone."""
-        return ZoneInfo(self.timezone) if self.timezone else None
+        return ZoneInfo(self.timezone) if self.timezone else self.written.zone

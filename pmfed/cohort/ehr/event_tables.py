@@ -8,14 +8,21 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from pmfed.cohort.ehr.batches import batches, inside
-from pmfed.cohort.ehr.codes import Coding, Matcher, split
+from pmfed.cohort.contract.identity import Seen, row_digests
+from pmfed.cohort.contract.numbers import TWO_UNITS, Values
+from pmfed.cohort.contract.refused import Refused
+from pmfed.cohort.contract.times import Dated, dated
+from pmfed.cohort.contract.uses import NO_DATE, REPEATED, SYSTEM, Passed
+from pmfed.cohort.detected import proposal
+from pmfed.cohort.ehr.batches import inside
+from pmfed.cohort.ehr.codes import Coding, Matcher, known_system, named_system, split
 from pmfed.cohort.ehr.described import EventTable, NoteTable, PersonTable, SourceFile
 from pmfed.cohort.ehr.events import FEMALE, MALE, Asked, Chunk, Ints, Persons, Texts, expand
-from pmfed.cohort.ehr.moments import Moments, from_offsets, last_seconds, middle
-from pmfed.cohort.tables import MISSING, count, labels, number, read_table
+from pmfed.cohort.ehr.moments import Moments, from_offsets, middle
+from pmfed.cohort.ehr.units import plain
+from pmfed.cohort.table_rows import batches
+from pmfed.cohort.tables import MISSING, check_ids, count, labels, number, read_table, values_of
 from pmfed.errors import DataError
 
 SEXES = {"f": FEMALE, "female": FEMALE, "w": FEMALE, "8532": FEMALE, "m": MALE, "male": MALE, "8507": MALE}
@@ -39,7 +46,16 @@ class EventTables:
         self.counts: Counter[str] = Counter()
         self.limits: list[str] = []
         self.spellings = file.units
+        self.passed, self.refused, self.commas = Passed(), list[DataError](), list[DataError]()
         self._present: set[str] | None = None
+        self._repeated = 0
+
+    def _inside(self, file: str) -> Path:
+        return inside(self.folder, file, self.file.written)
+
+    def _told(self, odd: Refused, file: str) -> list[DataError]:
+        path = self._inside(file)
+        return odd.errors(path, proposal(path))
 
     def patients(self) -> list[str]:
         """Return the ids of all patients, ascending."""
@@ -57,42 +73,67 @@ class EventTables:
         place = {one: rank for rank, one in enumerate(asked.ids)}
         present: set[str] = set()
         for table in self.file.tables:
+            seen, odd = Seen(), Refused()
             for frame in self._batches(table, matcher.asks_answers):
+                check_ids(self._inside(table.file), table.patient, frame)
                 codes, texts = labels(frame[table.patient])
                 present.update(texts)
                 patient = np.array([place.get(text, -1) for text in texts] or [-1], dtype=np.int64)[codes]
                 mine = patient >= 0
-                yield from self._chunks(table, frame[mine], patient[mine], matcher)
+                yield from self._chunks(table, frame[mine], patient[mine], matcher, seen, odd)
+            self.refused += self._told(odd, table.file)
+            self.commas += odd.commas(self._inside(table.file), proposal(self._inside(table.file)))
         self._present = present - {""}
+        if self._repeated:
+            self.limits.append(
+                f"{self.name}: {count(self._repeated, 'row')} repeating another row in full counted once."
+            )
 
     def _batches(self, table: EventTable, answers: bool) -> Iterator[pd.DataFrame]:
-        path = inside(self.folder, table.file)
+        path = self._inside(table.file)
         recorded = [table.recorded] if table.recorded else []
         if table.columns:
-            yield from batches(path, [table.patient, table.when, *recorded, *table.columns])
+            yield from batches(path, [table.patient, table.when, *recorded, *table.columns], whole=True)
             return
         also = [table.value, table.unit, "domain"] + ["system"] * (table.system is None) + [table.text] * answers
-        yield from batches(path, [table.patient, table.when, *recorded, table.code], also)
+        yield from batches(path, [table.patient, table.when, *recorded, table.code], also, whole=True)
 
-    def _chunks(self, table: EventTable, frame: pd.DataFrame, patient: Ints, matcher: Matcher) -> Iterator[Chunk]:
+    def _chunks(
+        self, table: EventTable, frame: pd.DataFrame, patient: Ints, matcher: Matcher, seen: Seen, odd: Refused
+    ) -> Iterator[Chunk]:
         if not table.columns:
             kinds, found = self._kinds(table, frame, matcher)
             row, concept = expand(kinds, found)
+            row, concept = self._once(frame, row, concept, seen)
             units, names = _column(frame, table.unit)
-            values = number(frame[table.value])[0] if table.value in frame else np.full(len(frame), np.nan)
-            yield self._chunk(table, frame, patient, row, concept, values, units, names)
+            values = _nothing(len(frame))
+            if table.value in frame:
+                values = values_of(frame[table.value], self.file.written, table.value, united=table.unit in frame)
+            yield self._chunk(table, frame, patient, row, concept, values, units, names, odd, table.value, matcher)
             return
+        first = self._once(frame, np.arange(len(frame)), np.full(len(frame), -1), seen)[0]  # of no one concept
+        fresh = np.zeros(len(frame), dtype=bool)
+        fresh[first] = True
         for column, spec in table.columns.items():
             coding = split(spec.code)
             assert coding is not None
             domain = spec.domain or table.domain
             concepts = matcher.choose(matcher.of_coding(*coding), frozenset({domain} if domain else ()))
-            values, wrong = number(frame[column])
-            filled = np.flatnonzero(~np.isnan(values) | wrong)
+            values = values_of(frame[column], self.file.written, column, united=bool(spec.unit))
+            filled = np.flatnonzero((~np.isnan(values.number) | (values.why != 0)) & fresh)
             row = np.repeat(filled, len(concepts))
             concept = np.tile(np.array(concepts, dtype=np.int64), len(filled))
             units = np.zeros(len(frame), dtype=np.int64)
-            yield self._chunk(table, frame, patient, row, concept, values, units, [spec.unit])
+            yield self._chunk(table, frame, patient, row, concept, values, units, [spec.unit], odd, column, matcher)
+
+    def _once(self, frame: pd.DataFrame, row: Ints, concept: Ints, seen: Seen) -> tuple[Ints, Ints]:
+        """Return the events of rows that were not there before: the same row again is the same event."""
+        used, place = np.unique(row, return_inverse=True)
+        fresh = seen.new(row_digests(frame.take(used)))
+        self._repeated += int((~fresh).sum())
+        again = ~fresh[place]
+        self.passed.count(concept[again], REPEATED)
+        return row[~again], concept[~again]
 
     def _kinds(self, table: EventTable, frame: pd.DataFrame, matcher: Matcher) -> tuple[Ints, list[tuple[int, ...]]]:
         """Return of which kind each row is, and per kind which concepts that is."""
@@ -108,6 +149,9 @@ class EventTables:
             said = {name: texts[codes[row]] for name, (codes, texts) in zip(names, parts, strict=True)}
             coding = self._coding(table, said)
             unmapped.append(coding is None)
+            if coding is None or not known_system(coding[0]):
+                bare = said[table.code] if coding is None else coding[1]
+                self.passed.add(matcher.of_bare(bare), SYSTEM, int((joint == len(found)).sum()))
             if coding is None:
                 found.append(())
                 continue
@@ -128,7 +172,7 @@ class EventTables:
         if code in MISSING:
             return None
         if system := table.system or said.get("system", ""):
-            return self.file.systems.get(system, system), code
+            return named_system(system, self.file.systems) or system, code
         return split(code)
 
     def _chunk(
@@ -138,46 +182,104 @@ class EventTables:
         patient: Ints,
         row: Ints,
         concept: Ints,
-        values: NDArray[np.float64],
+        values: Values,
         units: Ints,
         names: list[str],
+        odd: Refused,
+        column: str,
+        matcher: Matcher,
     ) -> Chunk:
         used, place = np.unique(row, return_inverse=True)
         part = frame.take(used)
-        when = self._moments(part[table.when], table.clock)
-        known = np.maximum(when, self._moments(part[table.recorded], table.clock)) if table.recorded else when
-        known = np.where(np.isnat(known), when, known)
-        when, known = when[place], known[place]
-        dated = ~np.isnat(when)
+        when = self._dated(part[table.when], table.when, table.clock)
+        odd.dates(table.when, part, when)
+        known = when.last
+        if table.recorded:
+            entered = self._dated(part[table.recorded], table.recorded, table.clock)
+            odd.dates(table.recorded, part, entered)
+            known = np.where(np.isnat(entered.last), when.last, np.maximum(when.last, entered.last))
+        measured = np.isin(
+            concept, [one for one, spec in enumerate(matcher.concepts) if getattr(spec, "measured", False)]
+        )
+        odd.numbers(column, frame, row[measured], values)
+        moment = when.take(place)
+        dated = ~np.isnat(moment.last)
         self.counts["events without a date"] += int((~dated).sum())
-        row = row[dated]
-        return Chunk(patient[row], when[dated], known[dated], concept[dated], values[row], units[row], tuple(names))
+        self.passed.count(concept[~dated], NO_DATE)
+        row, place, concept = row[dated], place[dated], concept[dated]
+        unit, spelled, why, reasons = self._units(values.take(row), units[row], names)
+        return Chunk(
+            patient[row],
+            moment.last[dated],
+            known[place],
+            concept,
+            np.where(why == 0, values.number[row], np.nan),
+            unit,
+            spelled,
+            values.limit[row],
+            why,
+            reasons,
+            moment.adrift[dated],
+        )
 
-    def _moments(self, column: pd.Series, clock: str) -> Moments:
+    def _units(
+        self, values: Values, units: Ints, names: list[str]
+    ) -> tuple[Ints, tuple[str, ...], Ints, tuple[str, ...]]:
+        """Return the unit of each value, of its column or written beside the number, and why it has none after all."""
+        pairs, which = np.unique(units * len(values.units) + values.unit, return_inverse=True)
+        spelled, clash = [], []
+        for pair in pairs.tolist():
+            apart, beside = names[pair // len(values.units)], values.units[pair % len(values.units)]
+            spelled.append(apart or beside)
+            clash.append(bool(apart and beside) and self._spelled(apart) != self._spelled(beside))
+        why = np.where(np.array(clash or [False])[which] & (values.why == 0), len(values.reasons), values.why)
+        return which.astype(np.int64), tuple(spelled) or ("",), why.astype(np.int64), (*values.reasons, TWO_UNITS)
+
+    def _spelled(self, unit: str) -> str:
+        return plain(self.spellings.get(unit.strip(), unit.strip()))
+
+    def _dated(self, column: pd.Series, name: str, clock: str) -> Dated:
         if clock != "date":
-            return from_offsets(number(column)[0], clock)
+            found, wrong = number(column, self.file.written, name)
+            when = from_offsets(found, clock)
+            return Dated(when, when, wrong, np.zeros(len(when), dtype=bool))
         codes, texts = labels(column)
-        return last_seconds(texts or [""], self.file.zone)[codes]
+        nothing = self.file.written.nothing(name)
+        told = ["" if text in nothing else text for text in texts]
+        return dated(told or [""], self.file.written.dates, self.file.zone).take(codes)
 
     def notes(self, asked: Asked) -> Iterator[Texts]:
         """Yield the notes of the patients asked for; NaT where they have no date."""
         place = {one: rank for rank, one in enumerate(asked.ids)}
         present: set[str] = set()
         for table in self.file.notes:
-            path = inside(self.folder, table.file)
+            path, seen = self._inside(table.file), Seen()
             recorded = [table.recorded] if table.recorded else []
-            for frame in batches(path, [table.patient, table.text, *recorded], [table.when]):
+            for frame in batches(path, [table.patient, table.text, *recorded], [table.when], whole=True):
                 codes, texts = labels(frame[table.patient])
                 present.update(texts)
                 patient = np.array([place.get(text, -1) for text in texts] or [-1], dtype=np.int64)[codes]
-                mine = patient >= 0
-                yield self._texts(table, frame[mine], patient[mine])
+                mine = np.flatnonzero(patient >= 0)
+                fresh = seen.new(row_digests(frame.take(mine)))
+                self._repeated += int((~fresh).sum())
+                yield self._texts(table, frame.take(mine[fresh]), patient[mine[fresh]])
         self._present = present - {""}
+        if self._repeated:
+            self.limits.append(
+                f"{self.name}: {count(self._repeated, 'row')} repeating another row in full counted once."
+            )
 
     def _texts(self, table: NoteTable, frame: pd.DataFrame, patient: Ints) -> Texts:
-        never = np.full(len(frame), np.datetime64("NaT", "s"))
-        when = self._moments(frame[table.when], table.clock) if table.when in frame else never
-        known = np.maximum(when, self._moments(frame[table.recorded], table.clock)) if table.recorded else when
+        odd = Refused()
+        when: Moments = np.full(len(frame), np.datetime64("NaT", "s"))
+        if table.when in frame:
+            written = self._dated(frame[table.when], table.when, table.clock)
+            odd.dates(table.when, frame, written)
+            when = written.last
+        known = when
+        if table.recorded:
+            known = np.maximum(when, self._dated(frame[table.recorded], table.recorded, table.clock).last)
+        self.refused += self._told(odd, table.file)
         return Texts(patient, when, np.where(np.isnat(known), when, known), frame[table.text].fillna("").tolist())
 
     def persons(self, asked: Asked) -> Persons:
@@ -196,17 +298,29 @@ class EventTables:
         taken = frame.take(rows[rows >= 0])
         if spec.birth in frame:
             births, said = labels(taken[spec.birth])
-            out.birth[rows >= 0] = np.array([middle(text) for text in said] or [middle("")])[births]
+            style = self.file.written.dates
+            out.birth[rows >= 0] = np.array([middle(text, style) for text in said] or [middle("")])[births]
+            self._count_births(taken, spec.birth, out.birth[rows >= 0])
         if spec.age in frame:
-            out.age[rows >= 0] = number(taken[spec.age])[0]
+            out.age[rows >= 0] = number(taken[spec.age], self.file.written, spec.age)[0]
         if spec.sex in frame:
             sexes, said = labels(taken[spec.sex])
             out.sex[rows >= 0] = np.array([SEXES.get(text.casefold(), -1) for text in said] or [-1])[sexes]
         return out
 
+    def _count_births(self, frame: pd.DataFrame, column: str, births: Moments) -> None:
+        """Refuse dates of birth of another style than the declared one."""
+        assert self.file.persons is not None
+        nothing = np.array([str(cell).strip() in MISSING for cell in frame[column].fillna("")], dtype=bool)
+        none = np.zeros(len(frame), dtype=bool)
+        odd = Refused()
+        odd.dates(column, frame, Dated(births, births, np.isnat(births) & ~nothing, none))
+        self.refused += self._told(odd, self.file.persons.file)
+
     def _persons(self, spec: PersonTable) -> pd.DataFrame:
-        path = inside(self.folder, spec.file)
+        path = self._inside(spec.file)
         frame = read_table(path, [spec.patient], [spec.birth, spec.age, spec.sex]).drop_duplicates()
+        check_ids(path, spec.patient, frame)
         codes, _ = labels(frame[spec.patient])
         if several := int((np.bincount(codes, minlength=1) > 1).sum()):
             raise DataError(
@@ -222,7 +336,7 @@ class EventTables:
             places = [(one.file, one.patient) for one in self.file.tables]
             places += [(one.file, one.patient) for one in self.file.notes]
             for file, column in dict.fromkeys(places):
-                for frame in batches(inside(self.folder, file), [column]):
+                for frame in batches(self._inside(file), [column]):
                     present.update(labels(frame[column])[1])
             self._present = present - {""}
         return self._present
@@ -238,3 +352,7 @@ def _column(frame: pd.DataFrame, name: str) -> tuple[Ints, list[str]]:
 def _answer(text: str) -> tuple[list[Coding], list[str]]:
     coding = split(text)
     return ([coding] if coding else []), [text]
+
+
+def _nothing(rows: int) -> Values:
+    return Values.of(np.full(rows, np.nan))

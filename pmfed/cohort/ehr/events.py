@@ -10,14 +10,25 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from pmfed.cohort.contract.numbers import Value
+from pmfed.cohort.contract.uses import Passed
 from pmfed.cohort.ehr.codes import Matcher
 from pmfed.cohort.ehr.moments import NEVER, Moments
+from pmfed.errors import DataError
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 CHUNK = 50_000
 FEMALE, MALE = 0, 1
+
+
+def _no_ints() -> Ints:
+    return np.zeros(0, dtype=np.int64)
+
+
+def _no_bools() -> NDArray[np.bool_]:
+    return np.zeros(0, dtype=np.bool_)
 
 
 @dataclass(frozen=True, repr=False)
@@ -57,6 +68,12 @@ class Chunk:
         Place in ``units``.
     units
         Units as the source writes them, "" for none.
+    limit : (N,) int64
+        -1 or 1 where the value is only a limit (``<``, ``>``).
+    why : (N,) int64
+        Place in ``reasons``: why something that is written is no number; 0 where there is one or nothing is written.
+    adrift : (N,) bool
+        Whether ``when`` may be `moments.EAST` + `moments.WEST` seconds too late: nobody said where the hospital is.
     """
 
     patient: Ints
@@ -66,14 +83,34 @@ class Chunk:
     value: Floats
     unit: Ints
     units: tuple[str, ...] = ("",)
+    limit: Ints = field(default_factory=_no_ints)
+    why: Ints = field(default_factory=_no_ints)
+    reasons: tuple[str, ...] = ("",)
+    adrift: NDArray[np.bool_] = field(default_factory=_no_bools)
+
+    def __post_init__(self) -> None:
+        for name in ("limit", "why", "adrift"):
+            if len(getattr(self, name)) != len(self.patient):
+                object.__setattr__(self, name, np.zeros(len(self.patient), dtype=getattr(self, name).dtype))
 
     def __len__(self) -> int:
         return len(self.patient)
 
     def take(self, rows: Ints | NDArray[np.bool_]) -> Chunk:
         """Return some of the events."""
-        when, known, concept = self.when[rows], self.known[rows], self.concept[rows]
-        return Chunk(self.patient[rows], when, known, concept, self.value[rows], self.unit[rows], self.units)
+        return Chunk(
+            self.patient[rows],
+            self.when[rows],
+            self.known[rows],
+            self.concept[rows],
+            self.value[rows],
+            self.unit[rows],
+            self.units,
+            self.limit[rows],
+            self.why[rows],
+            self.reasons,
+            self.adrift[rows],
+        )
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -136,12 +173,20 @@ class Source(Protocol):
         What it cannot tell of what was asked, as sentences.
     spellings
         What the hospital's own spellings of units mean.
+    passed
+        Rows of the concepts asked for that were passed over, with the reason.
+    refused, commas
+        What cannot be read without a word of the site, known once ``events`` has ended: dates, and numbers that could be
+        read two ways, which matter only where they are among the values that would count.
     """
 
     name: str
     counts: Counter[str]
     limits: list[str]
     spellings: dict[str, str]
+    passed: Passed
+    refused: list[DataError]
+    commas: list[DataError]
 
     def patients(self) -> list[str]:
         """Return the ids of all patients."""
@@ -158,7 +203,10 @@ class Source(Protocol):
 
 @dataclass
 class Rows:
-    """Events gathered one by one, for sources that read record after record."""
+    """Events gathered one by one, for sources that read record after record.
+
+    ``origin`` is a number of the source's own that says which record an event comes from.
+    """
 
     patient: list[int] = field(default_factory=list)
     when: list[int] = field(default_factory=list)
@@ -166,37 +214,61 @@ class Rows:
     concept: list[int] = field(default_factory=list)
     value: list[float] = field(default_factory=list)
     unit: list[int] = field(default_factory=list)
+    limit: list[int] = field(default_factory=list)
+    why: list[int] = field(default_factory=list)
+    adrift: list[bool] = field(default_factory=list)
+    origin: list[int] = field(default_factory=list)
     units: dict[str, int] = field(default_factory=lambda: {"": 0})
+    reasons: dict[str, int] = field(default_factory=lambda: {"": 0})
 
-    def add(self, patient: int, when: int, known: int, concepts: Sequence[int], value: float, unit: str) -> None:
+    def add(
+        self,
+        patient: int,
+        when: int,
+        known: int,
+        concepts: Sequence[int],
+        value: Value,
+        adrift: bool = False,
+        origin: int = 0,
+    ) -> None:
         """Add an event, once for each concept it is."""
-        place = self.units.setdefault(unit, len(self.units))
+        unit = self.units.setdefault(value.unit, len(self.units))
+        why = self.reasons.setdefault(value.why, len(self.reasons))
         for concept in concepts:
             self.patient.append(patient)
             self.when.append(when)
             self.known.append(known)
             self.concept.append(concept)
-            self.value.append(value)
-            self.unit.append(place)
+            self.value.append(value.number)
+            self.unit.append(unit)
+            self.limit.append(value.limit)
+            self.why.append(why)
+            self.adrift.append(adrift)
+            self.origin.append(origin)
 
     def __len__(self) -> int:
         return len(self.patient)
 
-    def chunk(self) -> Chunk:
-        """Return what was gathered and start anew."""
-        ints = [np.array(part, dtype=np.int64) for part in (self.patient, self.when, self.known, self.concept)]
+    def chunk(self) -> tuple[Chunk, Ints]:
+        """Return what was gathered, with the origin of each event, and start anew."""
+        lists = (self.patient, self.when, self.known, self.concept, self.unit, self.limit, self.why, self.origin)
+        patient, when, known, concept, unit, limit, why, origin = (np.array(part, dtype=np.int64) for part in lists)
         out = Chunk(
-            ints[0],
-            ints[1].view("datetime64[s]"),
-            ints[2].view("datetime64[s]"),
-            ints[3],
+            patient,
+            when.view("datetime64[s]"),
+            known.view("datetime64[s]"),
+            concept,
             np.array(self.value, dtype=np.float64),
-            np.array(self.unit, dtype=np.int64),
+            unit,
             tuple(self.units),
+            limit,
+            why,
+            tuple(self.reasons),
+            np.array(self.adrift, dtype=np.bool_),
         )
-        for part in (self.patient, self.when, self.known, self.concept, self.value, self.unit):
+        for part in (*lists, self.value, self.adrift):
             part.clear()
-        return out
+        return out, origin
 
 
 def expand(kinds: Ints, found: Sequence[tuple[int, ...]]) -> tuple[Ints, Ints]:

@@ -13,13 +13,20 @@ import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, NamedTuple, cast
 
 from pmfed.errors import DataError
 
 Resource = dict[str, Any]
-Entry = tuple[str, Resource]
-"""Full URL ("" for none) and resource."""
+
+
+class Entry(NamedTuple):
+    """Full URL ("" for none), resource, and where it stands: the number of its file and of the line or the entry."""
+
+    url: str
+    resource: Resource
+    place: int = 0
+
 
 LONGEST_LINE = 64 << 20
 LARGEST_BUNDLE = 256 << 20
@@ -27,7 +34,10 @@ LARGEST_BUNDLE = 256 << 20
 LINES = (".ndjson", ".jsonl")
 KINDS = (".json", *LINES)
 
-_TYPE = re.compile(r"(?:\d+[.-])?([A-Z][A-Za-z]+)(?:[.-]\d+)?")
+_PACKED = (".gz", ".gzip")
+_TYPE = re.compile(r"(?:\d+[._-])?([A-Z][A-Za-z]+)(?:[._-]\d+)?")
+_TYPES = re.compile(rb'"resourceType"\s*:\s*"([A-Za-z0-9]+)"')
+_FILE = 1 << 40  # of a place: below it the number within the file
 
 
 class Export:
@@ -48,20 +58,21 @@ class Export:
         self.where = where
         if where.is_dir():
             root = os.path.realpath(where)
-            files = sorted(path for path in where.rglob("*") if _kind(path) and path.is_file())
+            there = sorted(path for path in where.rglob("*") if path.is_file() and not path.name.startswith("."))
+            files = [path for path in there if _kind(path) or _is_json(path)]
+            self.passed_over = len(there) - len(files)
             outside = sum(os.path.commonpath([root, os.path.realpath(path)]) != root for path in files)
             if outside:
                 raise DataError(
                     f"{where}: {outside:,} of its files are links out of the folder.", "Put the files themselves there."
                 )
         elif where.is_file():
-            files = [where]
+            files, self.passed_over = [where], 0
         else:
             raise DataError(f"{where}: there is no such file or folder.", "Check the path in [data] of site.toml.")
         if not files:
             raise DataError(f"{where}: holds no .ndjson or .json file.", "Check the path in [data] of site.toml.")
-        # Who the patients are and what the drugs are comes before what refers to them.
-        self.files = sorted(files, key=lambda path: (named_type(path) not in ("Patient", "Medication"), path))
+        self.files = files
 
     def documents(self, types: frozenset[str]) -> Iterator[list[Entry]]:
         """Yield what belongs together: the entries of a Bundle, or one resource.
@@ -69,7 +80,7 @@ class Export:
         Parameters
         ----------
         types
-            Of the resources asked for. A file of NDJSON whose name and first line tell another type is not read.
+            Of the resources asked for; lines that hold none of them are passed over unread.
 
         Raises
         ------
@@ -77,7 +88,13 @@ class Export:
             A file is damaged or is no JSON; the message names the line.
         """
         for number, path in enumerate(self.files, 1):
-            yield from _documents(path, self._place(path, number), types)
+            for entries in _documents(path, self._place(path, number), types):
+                yield [entry._replace(place=number * _FILE + entry.place) for entry in entries]
+
+    def place_of(self, place: int) -> str:
+        """Return in words where an entry stands."""
+        number, within = divmod(place, _FILE)
+        return f"{self._place(self.files[number - 1], number)}: {'line' if _kind(self.files[number - 1]) in LINES else 'entry'} {within:,}"
 
     def _place(self, path: Path, number: int) -> str:
         """Return how messages call a file. Its name may be a patient's, so only names of types are told."""
@@ -88,33 +105,83 @@ class Export:
 
 def named_type(path: Path) -> str:
     """Return the type of resource that a file is named after (``Patient.ndjson``), or ""."""
-    match = _TYPE.fullmatch(path.name.removesuffix(".gz").rsplit(".", 1)[0])
+    match = _TYPE.fullmatch(_unpacked(path).rsplit(".", 1)[0])
     return match.group(1) if match and _kind(path) in LINES else ""
 
 
+def _unpacked(path: Path) -> str:
+    for ending in _PACKED:
+        if path.name.lower().endswith(ending):
+            return path.name[: -len(ending)]
+    return path.name
+
+
 def _kind(path: Path) -> str:
-    name = path.name.lower().removesuffix(".gz")
+    name = _unpacked(path).lower()
     return next((kind for kind in KINDS if name.endswith(kind)), "")
+
+
+def _opened(path: Path) -> IO[bytes]:
+    """Open a file, unpacked whatever its name says."""
+    file = path.open("rb")
+    packed = file.read(2) == b"\x1f\x8b"
+    file.seek(0)
+    plain: IO[bytes] = file
+    return cast(IO[bytes], gzip.GzipFile(fileobj=file)) if packed or path.name.lower().endswith(_PACKED) else plain
+
+
+def _is_json(path: Path) -> bool:
+    """Return whether a file whose name does not tell begins as resources do."""
+    try:
+        with _opened(path) as file:
+            start = file.read(1 << 16).removeprefix(b"\xef\xbb\xbf").lstrip()
+    except (OSError, EOFError, zlib.error):
+        return False
+    return start[:1] in (b"{", b"[") and b'"resourceType"' in start
+
+
+def holds_resources(path: Path) -> bool:
+    """Return whether a file, or a file of a folder, is named or begins as one of resources."""
+    files = [path] if path.is_file() else (one for one in path.rglob("*") if one.is_file())
+    return any(_kind(one) or _is_json(one) for one in files if not one.name.startswith("."))
 
 
 def _documents(path: Path, place: str, types: frozenset[str]) -> Iterator[list[Entry]]:
     try:
-        with (gzip.open if path.name.lower().endswith(".gz") else open)(path, "rb") as file:
+        with _opened(path) as file:
             if _kind(path) in LINES:
-                yield from _lines(file, place, types, named_type(path))  # type: ignore[arg-type]
+                yield from _lines(file, place, types, named_type(path))
                 return
             text = file.read(LARGEST_BUNDLE + 1)
+            if b"\n" in text and _alone(text.partition(b"\n")[0]):  # lines, whatever the name says
+                file.seek(0)
+                yield from _lines(file, place, types, "")
+                return
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{place}: cannot be read ({type(error).__name__}).", "Is the file damaged?") from None
     if len(text) > LARGEST_BUNDLE:
         raise DataError(
             f"{place}: is larger than {LARGEST_BUNDLE >> 20:,} MB.", "Export NDJSON, which is read line by line."
         )
-    yield _entries(_parsed(text, place))
+    if text.strip():
+        yield _numbered(_entries(_parsed(text, place)))
 
 
-def _lines(file: BinaryIO, place: str, types: frozenset[str], named: str) -> Iterator[list[Entry]]:
-    number = 0
+def _alone(line: bytes) -> bool:
+    """Return whether a line is a whole resource."""
+    try:
+        found = json.loads(line.removeprefix(b"\xef\xbb\xbf"))
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(found, dict)
+
+
+def _numbered(entries: list[Entry]) -> list[Entry]:
+    return [entry._replace(place=number) for number, entry in enumerate(entries, 1)]
+
+
+def _lines(file: IO[bytes], place: str, types: frozenset[str], named: str) -> Iterator[list[Entry]]:
+    number, wanted, other = 0, {name.encode() for name in types} | {b"Bundle"}, False
     while line := file.readline(LONGEST_LINE + 1):
         number += 1
         if len(line) > LONGEST_LINE:
@@ -123,10 +190,12 @@ def _lines(file: BinaryIO, place: str, types: frozenset[str], named: str) -> Ite
             )
         if not line.strip():
             continue
-        entries = _entries(_parsed(line, f"{place}: line {number:,}"))
-        if number == 1 and named and named not in types and all(one.get("resourceType") == named for _, one in entries):
-            return
-        yield entries
+        told = _TYPES.findall(line)
+        if number == 1:
+            other = bool(named) and named not in types and set(told) == {named.encode()}
+        if (told and not wanted & set(told)) or (other and not told):
+            continue
+        yield [entry._replace(place=number) for entry in _entries(_parsed(line, f"{place}: line {number:,}"))]
 
 
 def _parsed(text: bytes, place: str) -> Any:
@@ -142,16 +211,39 @@ def _no_number(word: str) -> float:
     raise ValueError  # NaN and Infinity are no JSON
 
 
-def _entries(document: Any) -> list[Entry]:
-    """Return the resources of a Bundle, or a resource alone; nothing for JSON of another kind."""
+def _entries(document: Any, depth: int = 0) -> list[Entry]:
+    """Return the resources of a Bundle or a list, or a resource alone; nothing for JSON of another kind.
+
+    What a Bundle says was deleted is a resource of that type and id with the status ``deleted``.
+    """
+    if isinstance(document, list) and not depth:
+        return [entry for one in document for entry in _entries(one, 1)]
     if not isinstance(document, dict):
         return []
-    if document.get("resourceType") != "Bundle":
-        return [("", document)]
+    if document.get("resourceType") != "Bundle" or depth > 3:
+        return [Entry("", document)]
     found: list[Entry] = []
     entries = document.get("entry")
     for entry in entries if isinstance(entries, list) else []:
-        if isinstance(entry, dict) and isinstance(entry.get("resource"), dict):
-            url = entry.get("fullUrl")
-            found.append((url if isinstance(url, str) else "", entry["resource"]))
+        if not isinstance(entry, dict):
+            continue
+        url = entry.get("fullUrl")
+        if isinstance(entry.get("resource"), dict):
+            inner = _entries(entry["resource"], depth + 1)
+            alone = len(inner) == 1 and inner[0].resource is entry["resource"]
+            found += [Entry(url if isinstance(url, str) else "", entry["resource"])] if alone else inner
+        elif deleted := _deleted(entry):
+            found.append(Entry("", deleted))
     return found
+
+
+def _deleted(entry: Resource) -> Resource | None:
+    request = entry.get("request")
+    if not isinstance(request, dict) or request.get("method") != "DELETE":
+        return None
+    parts = str(request.get("url")).split("/")
+    if len(parts) < 2:
+        return None
+    response = entry.get("response")
+    when = response.get("lastModified") if isinstance(response, dict) else None
+    return {"resourceType": parts[-2], "id": parts[-1], "status": "deleted", "meta": {"lastUpdated": when}}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pmfed.cohort.block import Block
+from pmfed.cohort.contract.uses import constant, told
 from pmfed.cohort.ehr.events import FEMALE, MALE, Floats, Persons
 from pmfed.cohort.ehr.moments import DAY, Moments
 from pmfed.cohort.ehr.reading import Reading
@@ -65,7 +67,7 @@ def read_events(
         keys = sorted(spec.features)
         reach = np.array([seconds(spec.features[key].days) for key in keys], dtype=np.int64)
         window = Window(patients, when, reach)
-        reading = Reading(opened, spec.features, window)
+        reading = Reading(opened, spec.features, window, spec.censored)
         wanted = [
             reduction(spec.features[key].value, len(patients), float(one)) for key, one in zip(keys, reach, strict=True)
         ]
@@ -95,7 +97,12 @@ def read_events(
         inputs[:, at], inputs[:, at + 1] = sex == FEMALE, sex == MALE
         missing["sex"] = int(((sex < 0) & present).sum())
     inputs[~present] = 0.0
-    return Block(inputs, present, missing, counts, tuple(warnings))
+    uses = {
+        key: replace(use, constant=constant(numbers[key][present]) and spec.features[key].measured)
+        for key, use in reading.uses().items()
+    }
+    warnings += [line for key, use in uses.items() for line in told(opened.name, key, use)]
+    return Block(inputs, present, missing, counts, tuple(warnings), uses)
 
 
 def bounded(number: Numeric, values: Floats) -> Floats:

@@ -1,47 +1,66 @@
-"""FHIR R4 as a source, https://hl7.org/fhir/R4: bulk exports and Bundles."""
+"""FHIR as a source, https://hl7.org/fhir: bulk exports and Bundles, of STU3, R4, R4B and R5."""
 
 from __future__ import annotations
 
 import base64
 import binascii
+import json
+import re
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from pmfed.cohort.contract.identity import Settled, Versions, digest
+from pmfed.cohort.contract.numbers import NOTHING, UNDECLARED
+from pmfed.cohort.contract.times import dated, span
+from pmfed.cohort.contract.uses import (
+    MODIFIED,
+    NO_DATE,
+    NOT_DONE,
+    NOT_THEIRS,
+    REPEATED,
+    REPLACED,
+    SYSTEM,
+    VOIDED,
+    Passed,
+)
 from pmfed.cohort.ehr.codes import Coding, Matcher
 from pmfed.cohort.ehr.described import SourceFile
 from pmfed.cohort.ehr.event_tables import SEXES
-from pmfed.cohort.ehr.events import CHUNK, Asked, Chunk, Persons, Rows, Texts
+from pmfed.cohort.ehr.events import CHUNK, Asked, Chunk, Ints, Persons, Rows, Texts
 from pmfed.cohort.ehr.exports import Entry, Export, Resource
-from pmfed.cohort.ehr.moments import last_second, last_seconds, middle
+from pmfed.cohort.ehr.fhir_people import Registry, server_of, urls_of
+from pmfed.cohort.ehr.moments import middle
 from pmfed.cohort.ehr.resources import (
     KINDS,
     VISITS,
+    Kind,
+    about_another,
     answers,
+    at,
     codings,
     date,
     each,
     happened,
+    modified,
     reference,
+    release,
     target,
+    unknown,
     value,
+    version,
     word,
 )
 from pmfed.cohort.tables import count
 from pmfed.errors import DataError
 
 NOTE = "DocumentReference"
+OLDEST = frozenset({"MedicationOrder"})
+"""Types that only DSTU2 has."""
 
-
-@dataclass(frozen=True, repr=False)
-class _Person:
-    patient: str
-    birth: str
-    sex: str
-    death: str
+_URI = re.compile(r"(?:https?://|urn:(?:oid|uuid):|urn:)[\w./:#-]{1,80}", re.ASCII)
 
 
 class Fhir:
@@ -59,213 +78,291 @@ class Fhir:
         assert file.fhir is not None
         self.export = Export(where)
         self.identifier, self.zone, self.systems = file.fhir.identifier, file.zone, file.systems
+        self.written = file.written
         self.name = str(where)
         self.counts: Counter[str] = Counter()
         self.limits: list[str] = []
         self.spellings = file.units
-        self._persons: dict[str, _Person] = {}  # by the id of the resource
-        self._twice: set[str] = set()
-        self._complete = False
+        self.passed, self.refused, self.commas = Passed(), list[DataError](), list[DataError]()
+        self._known: Registry | None = None
         self._referred: Counter[str] = Counter()
-        self._drugs: dict[str, list[Coding]] = {}
+        self._unknown: Counter[str] = Counter()
+        self._releases: Counter[str] = Counter()
+        self._commas: list[int] = []
+        if self.export.passed_over:
+            self.counts["files that hold no FHIR"] = self.export.passed_over
+
+    @property
+    def _registry(self) -> Registry:
+        """The patients and drugs: what refers to them may stand before them."""
+        if self._known is None:
+            self._known = Registry(self.export, self.identifier, self.systems, self.name)
+            if self._known.without_id:
+                self.counts["patients without an identifier of the site's system"] = self._known.without_id
+        return self._known
 
     def patients(self) -> list[str]:
         """Return the ids of all patients, ascending."""
-        self._read_persons()
-        return sorted({person.patient for person in self._persons.values() if person.patient})
+        return self._registry.people.listed()
 
     def events(self, matcher: Matcher, asked: Asked) -> Iterator[Chunk]:
-        """Yield the events that are one of the matcher's concepts."""
+        """Yield the events that are one of the matcher's concepts, once all versions of all records are known."""
         if any(concept.descendants for concept in matcher.concepts):
             self.limits.append(
                 f"{self.name}: a FHIR export does not tell the descendants of a code; only codes as listed count."
             )
-        if self.identifier:
-            self._read_persons()  # what refers to a patient may stand before the patient
-        place = {one: rank for rank, one in enumerate(asked.ids)}
+        place = self._registry.people.places(asked.ids)
         domains = {concept.domain for concept in matcher.concepts}
-        wanted = {name for name, kind in KINDS.items() if None in domains or domains & kind.domains}
-        rows = Rows()
-        for document in self.export.documents(frozenset({*wanted, "Patient", "Medication"})):
-            urls = self._introduce(document)
-            for _, resource in document:
-                if resource.get("resourceType") in wanted:
-                    self._translate(resource, urls, matcher, place, rows)
+        wanted = frozenset(name for name, kind in KINDS.items() if None in domains or domains & kind.domains)
+        rows, versions, held = Rows(), Versions(), list[tuple[Chunk, Ints]]()
+        for document in self.export.documents(wanted | {"Patient", "Medication"} | OLDEST):
+            urls = urls_of(document)
+            for entry in document:
+                kind = word(entry.resource, "resourceType")
+                if kind in OLDEST:
+                    self._releases["DSTU2"] += 1
+                elif kind in wanted:
+                    self._translate(entry, _added(versions, entry), urls, matcher, place, rows)
             if len(rows) >= CHUNK:
-                yield rows.chunk()
+                held.append(rows.chunk())
+        held.append(rows.chunk())
+        yield from self._settled(held, versions)
         self._finish()
         self._deaths(matcher, place, rows)
-        yield rows.chunk()
+        yield rows.chunk()[0]
 
-    def _introduce(self, document: list[Entry]) -> dict[str, str]:
-        """Learn the patients and drugs of a document; return the full URLs that may be referred to."""
-        urls = {}
-        for url, resource in document:
-            kind, name = word(resource, "resourceType"), word(resource, "id")
-            if kind == "Patient":
-                self._introduce_patient(resource, name or url)
-            elif kind == "Medication":
-                self._drugs[name or url] = codings(resource.get("code"), self.systems)
-            else:
-                continue
-            if url:
-                urls[url] = f"{kind}/{name or url}"
-        return urls
+    def _settled(self, held: list[tuple[Chunk, Ints]], versions: Versions) -> Iterator[Chunk]:
+        """Yield the events of the records that count; count the others."""
+        settled = self._settle(versions)
+        why = {REPEATED: settled.repeated, REPLACED: settled.replaced, VOIDED: settled.voided}
+        for chunk, origin in held:
+            for reason, marked in why.items():
+                self.passed.count(chunk.concept[marked[origin]], reason)
+            yield chunk.take(settled.counts[origin])
 
-    def _introduce_patient(self, resource: Resource, name: str) -> None:
-        known = name
-        if self.identifier:
-            own = (one for one in each(resource, "identifier") if word(one, "system") == self.identifier)
-            known = next((text for one in own if (text := word(one, "value"))), "")
-        death = word(resource, "deceasedDateTime") or ("?" if resource.get("deceasedBoolean") is True else "")
-        person = _Person(known, word(resource, "birthDate"), word(resource, "gender"), death)
-        if self._persons.setdefault(name, person) != person:
-            self._twice.add(name)
+    def _settle(self, versions: Versions) -> Settled:
+        try:
+            settled = versions.settle(self.export.place_of)
+        except DataError as error:
+            raise DataError(f"{self.name}: {error.what}", error.remedy) from None
+        told = {
+            "records that the export holds again": settled.repeated,
+            "older versions of records": settled.replaced,
+            "versions of records that were withdrawn": settled.voided,
+        }
+        for what, marked in told.items():
+            if marked.any():
+                self.counts[what] += int(marked.sum())
+                self.limits.append(
+                    f"{self.name}: {int(marked.sum()):,} {what} passed over: the newest version counts, once."
+                )
+        return settled
 
     def _finish(self) -> None:
-        """Judge what was learned, once every file was read."""
-        self._complete = True
-        if self.identifier:
-            births: dict[str, set[tuple[str, str]]] = {}
-            for person in self._persons.values():
-                births.setdefault(person.patient, set()).add((person.birth, person.sex))
-            without = sum(not person.patient for person in self._persons.values())
-            self.counts["patients without an identifier of the site's system"] = without
-            self._twice |= {name for name, found in births.items() if name and len(found) > 1}
-        if self._twice:
-            raise DataError(
-                f"{self.name}: {count(len(self._twice), 'patient')} with more than one Patient resource that differ.",
-                "Two people with one id cannot be told apart: give each an id of their own.",
-            )
-        dangling = sum(number for name, number in self._referred.items() if name not in self._persons)
+        """Tell what was seen, once every file was read."""
+        dangling = sum(number for name, number in self._referred.items() if name not in self._registry.patients)
         if dangling := dangling + self.counts.pop("unresolved", 0):
             self.counts["references to patients the export does not hold"] = dangling
             self.limits.append(
                 f"{self.name}: {count(dangling, 'record')} referring to a patient whom the export does not hold."
             )
+        if self._unknown:
+            named = ", ".join(f"{uri}: {number:,}" for uri, number in self._unknown.most_common(4))
+            self.limits.append(
+                f"{self.name}: {count(self._unknown.total(), 'code')} of a code system that is not known ({named}). "
+                "Name it under [systems] where the source is described."
+            )
+        other = {name: number for name, number in self._releases.items() if name != "R4"}
+        for name, number in sorted(other.items()):
+            self.counts[f"records in the shape of FHIR {name}"] = number
+            how = "passed over: its orders of drugs are not read" if name == "DSTU2" else "read as such"
+            self.limits.append(f"{self.name}: {count(number, 'record')} in the shape of FHIR {name}, {how}.")
+        if self._commas:
+            self.commas.append(
+                DataError(
+                    f"{self.name}: {count(len(self._commas), 'value')} written as text with a comma or a blank that may part "
+                    f"thousands or decimals (first in {self.export.place_of(self._commas[0])}).",
+                    'Say how numbers are written: decimal = "," under [written] where the source is described.',
+                )
+            )
 
     def _place(self, resource: Resource, urls: dict[str, str], place: dict[str, int]) -> int | None:
         """Return whose record it is; None for nobody of the cohort."""
         written = reference(resource, "subject") or reference(resource, "patient")
-        name = target(written, "Patient", urls)
+        name = target(written, "Patient", urls) or self._logical(resource, written)
         if not name:
             self.counts["unresolved"] += not written.startswith("Group/")
             return None
         self._referred[name] += 1
+        return place.get(name)
+
+    def _logical(self, resource: Resource, written: str) -> str:
+        """Return the patient whom a reference names by an identifier of the hospital's system; "" for none."""
         if not self.identifier:
-            return place.get(name)
-        person = self._persons.get(name)
-        return place.get(person.patient) if person and person.patient else None
+            return ""
+        asked = re.fullmatch(r"Patient\?identifier=(.*)\|(.*)", written)
+        named = at(resource, "subject.identifier") or at(resource, "patient.identifier")
+        system, one = asked.groups() if asked else (word(named, "system"), word(named, "value"))
+        return self._registry.people.of_id(one) if system == self.identifier else ""
 
     def _translate(
-        self, resource: Resource, urls: dict[str, str], matcher: Matcher, place: dict[str, int], rows: Rows
+        self, entry: Entry, number: int, urls: dict[str, str], matcher: Matcher, place: dict[str, int], rows: Rows
     ) -> None:
         """Add what a resource says happened."""
+        resource = entry.resource
         kind = KINDS[resource["resourceType"]]
+        if word(resource, "status") == "deleted" and "code" not in resource:
+            return
         patient = self._place(resource, urls, place)
         if patient is None:
             return
-        if not happened(resource, kind):
+        self._releases[release(resource)] += 1
+        never = self._never(resource, kind)
+        if never == NOT_DONE:
             self.counts["records of what did not happen"] += 1
-            return
-        for part, concept in self._parts(resource, urls):
+        for part, concept, strange in self._parts(resource, urls):
             concepts = matcher.choose(
-                (place for coding in concept for place in matcher.of_coding(*coding)),
+                (one for coding in concept for one in matcher.of_coding(*coding)),
                 kind.domains,
                 *(answers(part, self.systems) if matcher.asks_answers else ((), ())),
             )
-            if not concept:
-                self.counts["events without a code of a known system"] += 1
+            if not never:
+                self._count_unknown(concept, strange, concepts, matcher)
             if not concepts:
                 continue
-            when = last_second(date(resource, kind), self.zone)
+            if why := never or (MODIFIED if modified(part) else ""):
+                self.passed.add(concepts, why)
+                continue
+            when = span(date(resource, kind.when), "iso", self.zone)
             if when is None:
                 self.counts["events without a date"] += 1
+                self.passed.add(concepts, NO_DATE)
                 continue
-            entered = last_second(word(resource, kind.known), self.zone) if kind.known else None
-            number, unit = value(part)
-            rows.add(patient, when, when if entered is None else max(when, entered), concepts, number, unit)
+            entered = span(date(resource, kind.known), "iso", self.zone)
+            said = value(part, self.written)
+            if said.why == UNDECLARED and any(getattr(matcher.concepts[one], "measured", False) for one in concepts):
+                self._commas.append(entry.place)
+            known = when.last if entered is None else max(when.last, entered.last)
+            rows.add(patient, when.last, known, concepts, said, when.adrift, number)
 
-    def _parts(self, resource: Resource, urls: dict[str, str]) -> Iterator[tuple[Resource, list[Coding]]]:
-        """Yield what a resource tells, with its codes: itself, and the components of an Observation."""
+    def _never(self, resource: Resource, kind: Kind) -> str:
+        """Return why a resource tells of nothing that happened to its patient; "" where it does."""
+        if not happened(resource, kind):
+            return NOT_DONE
+        if about_another(resource):
+            self.counts["records about another than the patient"] += 1
+            return NOT_THEIRS
+        if modified(resource):
+            self.counts["records with an extension that changes their meaning"] += 1
+            return MODIFIED
+        return ""
+
+    def _count_unknown(
+        self, concept: list[Coding], strange: list[Coding], concepts: Sequence[int], matcher: Matcher
+    ) -> None:
+        """Count codes of systems that are not known, above all those that look like one the study asks for."""
+        if not concept:
+            self.counts["events without a code of a known system"] += 1
+        for uri, code in strange:
+            meant = set(matcher.of_bare(code)) - set(concepts)
+            if meant:
+                shown = uri if _URI.fullmatch(uri) else "no URI"
+                self.passed.add(meant, f"{SYSTEM} ({shown})")
+                self._unknown[shown] += 1
+
+    def _parts(self, resource: Resource, urls: dict[str, str]) -> Iterator[tuple[Resource, list[Coding], list[Coding]]]:
+        """Yield what a resource tells, with its codes and those of unknown systems: itself, and an Observation's components."""
         name = resource["resourceType"]
         if name == "Encounter":
             found = [coding for one in each(resource, "type") for coding in codings(one, self.systems)]
-            kinds = [VISITS.get(word(one, "code"), "other") for one in each(resource, "class")]
-            yield resource, [*found, *(("VISIT", kind) for kind in kinds or ["other"])]
-        elif KINDS[name].code == "medication":
-            yield resource, self._drug(resource, urls)
+            classes = [word(resource, "class"), *(word(one, "code") for one in each(resource, "class"))]
+            classes += [word(coding, "code") for one in each(resource, "class") for coding in each(one, "coding")]
+            kinds = dict.fromkeys(VISITS.get(one, "other") for one in classes if one)
+            yield resource, [*found, *(("VISIT", kind) for kind in kinds or ["other"])], []
+        elif KINDS[name].code == ("medication",):
+            yield resource, *self._drug(resource, urls)
         else:
-            yield resource, codings(resource.get(KINDS[name].code), self.systems)
+            concept = resource.get(KINDS[name].code[0])
+            yield resource, codings(concept, self.systems), unknown(concept, self.systems)
         for component in each(resource, "component") if name == "Observation" else ():
-            yield component, codings(component.get("code"), self.systems)
+            concept = component.get("code")
+            yield component, codings(concept, self.systems), unknown(concept, self.systems)
 
-    def _drug(self, resource: Resource, urls: dict[str, str]) -> list[Coding]:
-        found = codings(resource.get("medicationCodeableConcept"), self.systems)
-        written = reference(resource, "medicationReference")
+    def _drug(self, resource: Resource, urls: dict[str, str]) -> tuple[list[Coding], list[Coding]]:
+        concept = resource.get("medicationCodeableConcept") or at(resource, "medication.concept")
+        found, strange = codings(concept, self.systems), unknown(concept, self.systems)
+        written = reference(resource, "medicationReference") or reference(resource, "medication.reference")
+        written = written or reference(resource, "medication")
         if found or not written:
-            return found
+            return found, strange
         for one in each(resource, "contained"):
             if written == f"#{word(one, 'id')}":
-                return codings(one.get("code"), self.systems)
+                return codings(one.get("code"), self.systems), unknown(one.get("code"), self.systems)
         name = target(written, "Medication", urls)
-        if name not in self._drugs:
+        if name not in self._registry.drugs:
             self.counts["references to drugs the export does not hold"] += 1
-        return self._drugs.get(name, [])
+        return list(self._registry.drugs.get(name, ())), strange
 
     def _deaths(self, matcher: Matcher, place: dict[str, int], rows: Rows) -> None:
         concepts = matcher.choose(matcher.of_coding("DEATH", "death"), frozenset({"death"}))
-        for person in self._persons.values() if concepts else ():
-            patient = place.get(person.patient)
-            if patient is None or not person.death:
+        dead: set[int] = set()
+        for key, told in self._registry.patients.items() if concepts else ():
+            patient = place.get(key)
+            if patient is None or not told.death or patient in dead:
                 continue
-            when = last_second(person.death, self.zone)
+            dead.add(patient)
+            when = span(told.death, "iso", self.zone)
             if when is None:
                 self.counts["deaths without a date"] += 1
+                self.passed.add(concepts, NO_DATE)
             else:
-                rows.add(patient, when, when, concepts, np.nan, "")
+                rows.add(patient, when.last, when.last, concepts, NOTHING, when.adrift)
 
     def persons(self, asked: Asked) -> Persons:
         """Return who the patients are."""
-        self._read_persons()
-        out, place = Persons.nobody(len(asked.ids)), {one: rank for rank, one in enumerate(asked.ids)}
-        for person in self._persons.values():
-            if (rank := place.get(person.patient)) is not None:
-                out.there[rank] = True
-                out.birth[rank] = middle(person.birth)
-                out.sex[rank] = SEXES.get(person.sex, -1)
+        place, out = self._registry.people.places(asked.ids), Persons.nobody(len(asked.ids))
+        for key, told in self._registry.patients.items():
+            if (rank := place.get(key)) is None:
+                continue
+            out.there[rank] = True
+            replaced = bool(told.person.replaced_by)  # the record that took its place has the last word
+            if np.isnat(out.birth[rank]) or not replaced:
+                out.birth[rank] = middle(told.person.birth) if told.person.birth else out.birth[rank]
+            if out.sex[rank] < 0 or not replaced:
+                out.sex[rank] = SEXES.get(told.person.sex, out.sex[rank])
         return out
-
-    def _read_persons(self) -> None:
-        if not self._complete:
-            for document in self.export.documents(frozenset({"Patient", "Medication"})):
-                self._introduce(document)
-            self._finish()
 
     def notes(self, asked: Asked) -> Iterator[Texts]:
         """Yield the notes of the patients asked for: the text within DocumentReference resources."""
-        if self.identifier:
-            self._read_persons()
-        place = {one: rank for rank, one in enumerate(asked.ids)}
-        for document in self.export.documents(frozenset({NOTE, "Patient"})):
-            urls = self._introduce(document)
+        place, versions = self._registry.people.places(asked.ids), Versions()
+        for entry in self._notes_of():
+            _added(versions, entry)
+        counts = self._settle(versions).counts
+        number = -1
+        for document in self.export.documents(frozenset({NOTE})):
+            urls = urls_of(document)
             patients, dates, texts = [], [], []
-            for _, resource in document:
-                if resource.get("resourceType") != NOTE:
+            for entry in document:
+                if word(entry.resource, "resourceType") != NOTE:
                     continue
-                patient = self._place(resource, urls, place)
-                text = self._note(resource) if patient is not None else ""
+                number += 1
+                patient = self._place(entry.resource, urls, place) if counts[number] else None
+                text = self._note(entry.resource) if patient is not None else ""
                 if patient is not None and text:
                     patients.append(patient)
-                    dates.append(word(resource, "date") or word(resource, "context.period.end"))
+                    dates.append(date(entry.resource, ("date", "created", "indexed", "context.period.end")))
                     texts.append(text)
             if texts:
-                when = last_seconds(dates, self.zone)
+                when = dated(dates, "iso", self.zone).last
                 yield Texts(np.array(patients, dtype=np.int64), when, when, texts)
         self._finish()
 
+    def _notes_of(self) -> Iterator[Entry]:
+        for document in self.export.documents(frozenset({NOTE})):
+            yield from (entry for entry in document if word(entry.resource, "resourceType") == NOTE)
+
     def _note(self, resource: Resource) -> str:
-        if {word(resource, "status"), word(resource, "docStatus")} & {"entered-in-error", "superseded"}:
+        if {word(resource, "status"), word(resource, "docStatus")} & {"entered-in-error", "superseded", "deleted"}:
             self.counts["records of what did not happen"] += 1
             return ""
         found = []
@@ -279,3 +376,12 @@ class Fhir:
             except (binascii.Error, ValueError):
                 self.counts["notes that cannot be decoded"] += 1
         return "\n".join(found)
+
+
+def _added(versions: Versions, entry: Entry) -> int:
+    """Add a record to those whose versions are told apart; one without an id is all that it says."""
+    resource = entry.resource
+    kind, one = word(resource, "resourceType"), word(resource, "id")
+    content = digest(json.dumps(resource, sort_keys=True, separators=(",", ":")))
+    key = digest(f"{server_of(entry.url, kind, one)}\x1f{kind}/{one}") if one else content
+    return versions.add(key, content, version(resource), entry.place)

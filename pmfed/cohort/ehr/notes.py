@@ -83,6 +83,8 @@ def read_notes(
     except DataError as error:
         problems.note(error)
         return nothing
+    for refused in opened.refused:
+        problems.note(refused)
     warnings = list(opened.limits)
     counts |= dict(opened.counts)
     there = attendance(persons, window, opened.name, counts, warnings, problems)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,14 +11,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from pmfed.cohort.ehr.codes import Coding, Matcher
+from pmfed.cohort.contract.identity import Seen, digest
+from pmfed.cohort.contract.numbers import LIMITS, NOTHING, UNDECLARED, Value, read_value
+from pmfed.cohort.contract.uses import NO_DATE, Passed
+from pmfed.cohort.ehr.clocks import Clock
+from pmfed.cohort.ehr.codes import Coding, Matcher, system_of
 from pmfed.cohort.ehr.concepts import OWN, Concepts, resolve
 from pmfed.cohort.ehr.database import Database, Table, among, open_database
 from pmfed.cohort.ehr.described import OmopPlace, SourceFile
 from pmfed.cohort.ehr.event_tables import SEXES
-from pmfed.cohort.ehr.events import Asked, Chunk, Floats, Ints, Persons, Texts, expand
-from pmfed.cohort.ehr.moments import DAY, Moments, middle
+from pmfed.cohort.ehr.events import Asked, Chunk, Persons, Texts, expand
+from pmfed.cohort.ehr.moments import middle
+from pmfed.cohort.ehr.resources import COMPARATOR
 from pmfed.cohort.tables import count
 from pmfed.errors import DataError
 
@@ -33,6 +41,11 @@ class Kind:
     concept: str
     date: str
     numbers: bool = False
+
+    @property
+    def key(self) -> str:
+        """The table's primary key."""
+        return f"{self.table}_id"
 
 
 KINDS = (
@@ -52,6 +65,12 @@ VISITS = {
 }  # fmt: skip
 """Kinds of visits by their standard concept."""
 
+OPERATORS = {4171754: "<=", 4171755: ">=", 4171756: "<", 4172703: "=", 4172704: ">"}
+"""What stands before a number, by its standard concept."""
+
+MASK = (1 << 64) - 1
+_ID = re.compile(r"-?[1-9][0-9]{0,18}|0")
+
 
 class Omop:
     """An OMOP database as a source.
@@ -69,11 +88,13 @@ class Omop:
         assert place is not None
         self.place: OmopPlace = place
         schemas = [schema for schema in (place.tables, place.vocabulary) if schema]
-        self.database: Database = open_database(where, schemas)
+        self.database: Database = open_database(where, schemas, file.written)
         self.name = self.database.name
         self.counts: Counter[str] = Counter()
         self.limits: list[str] = []
         self.spellings = file.units
+        self.passed, self.refused, self.commas = Passed(), list[DataError](), list[DataError]()
+        self.written, self.zone = file.written, file.zone
         self._people: dict[tuple[str, ...], dict[int, int]] = {}
 
     def _table(self, name: str) -> Table:
@@ -103,6 +124,7 @@ class Omop:
             reader = _Reader(self, kind, matcher, concepts, people)
             for rows in self.database.rows(reader.query(asked)):
                 yield reader.chunk(rows)
+            reader.finish()
             self._count_unmapped(kind, people)
 
     def _count_unmapped(self, kind: Kind, people: dict[int, int]) -> None:
@@ -128,7 +150,7 @@ class Omop:
         column = person[self.place.patient]
         place = {one: rank for rank, one in enumerate(asked.ids)}
         if self.place.patient == "person_id":
-            numbers = [int(one) for one in asked.ids if one.isdecimal() and str(int(one)) == one and len(one) < 19]
+            numbers = [int(one) for one in asked.ids if _ID.fullmatch(one) and -(2**63) <= int(one) < 2**63]
             query = sa.select(person["person_id"], column).where(column.in_(among(numbers)))
         else:
             query = sa.select(person["person_id"], column).where(column.in_(among(list(asked.ids))))
@@ -172,12 +194,39 @@ class Omop:
 
         people, table = self._place_of(asked), self._table("note")
         person = table["person_id"]
-        query = sa.select(person, *_dates(table, "note"), table["note_text"]).where(person.in_(among(list(people))))
+        clock, keys, seen = Clock(table, "note", self.written, self.zone), _Keys(table, "note_id"), Seen()
+        query = sa.select(person, *clock.columns, table["note_text"], *keys.columns).where(
+            person.in_(among(list(people)))
+        )
         for rows in self.database.rows(query):
-            persons, date, moment, text = zip(*rows, strict=True)
-            when = _moments(date, moment)
+            fresh = np.flatnonzero(seen.new(keys.digests(rows, 4)))
+            self.counts["rows repeating another row"] += len(rows) - len(fresh)
+            persons, date, moment, text = (
+                zip(*(rows[one][:4] for one in fresh.tolist()), strict=True) if len(fresh) else ((),) * 4
+            )
+            when = clock.dated(date, moment).last
             patient = np.array([people[int(one)] for one in persons], dtype=np.int64)
             yield Texts(patient, when, when, [one or "" for one in text])
+        self.refused += clock.errors(f"{self.name}: table 'note'")
+
+
+class _Keys:
+    """What makes a row one record: its primary key, or all of its columns where the table has none."""
+
+    def __init__(self, table: Table, key: str) -> None:
+        import sqlalchemy as sa
+
+        self.columns: list[sa.ColumnElement[Any]] = [table[key]]
+        if (
+            key not in table
+        ):  # instants by their seconds: drivers show them where the process thinks it is, or not at all
+            self.columns = [
+                sa.extract("epoch", table[name]) if table.zoned(name) else table[name] for name in table.names
+            ]
+
+    def digests(self, rows: Sequence[Any], start: int) -> NDArray[np.uint64]:
+        """Return 64 bits of each row's key, which begins at a column of the query."""
+        return np.array([digest(repr(tuple(row[start:]))) & MASK for row in rows], dtype=np.uint64)
 
 
 class _Reader:
@@ -186,7 +235,22 @@ class _Reader:
     def __init__(self, source: Omop, kind: Kind, matcher: Matcher, concepts: Concepts, people: dict[int, int]) -> None:
         self.source, self.kind, self.matcher, self.concepts, self.people = source, kind, matcher, concepts, people
         self.table = source.database.tables[kind.table]
+        self.clock = Clock(self.table, kind.date, source.written, source.zone)
         self._visits = {place for place, codes in enumerate(matcher.codes) for code in codes if code.system == "visit"}
+        self._measured = [getattr(concept, "measured", False) for concept in matcher.concepts]
+        self._keys, self._seen, self._repeated, self._commas = _Keys(self.table, kind.key), Seen(), 0, 0
+        self._twice = self._shared_keys()
+        self._rows: dict[int, int] = {}
+
+    def _shared_keys(self) -> set[Any]:
+        """Return the primary keys that more than one row has: none, in a sound database."""
+        import sqlalchemy as sa
+
+        if self.kind.key not in self.table:
+            return set()
+        key = self.table[self.kind.key]
+        query = sa.select(key).where(self.table["person_id"].in_(among(list(self.people)))).group_by(key)
+        return {one for rows in self.source.database.rows(query.having(sa.func.count() > 1)) for (one,) in rows}
 
     def query(self, asked: Asked) -> sa.Select[Any]:
         """Return the query for what may be asked for: exactly that, but for answers, which are compared later."""
@@ -197,32 +261,52 @@ class _Reader:
         written = table[f"{kind.concept}_source_value"]
         person = table["person_id"]
         nothing: sa.ColumnElement[Any] = sa.null()
+        number = (
+            table["value_as_number"]
+            if table.written("value_as_number")
+            else sa.cast(table["value_as_number"], sa.Double)
+        )
+        named, vocabulary = self._vocabulary(source)
         query = sa.select(
             person,
-            *_dates(table, kind.date),
+            *self.clock.columns,
             sa.func.coalesce(concept, 0),
             sa.func.coalesce(source, 0) if f"{kind.concept}_source_concept_id" in table else sa.literal(0),
             written if self.concepts.bare else nothing,
-            sa.cast(table["value_as_number"], sa.Double) if kind.numbers else nothing,
-            table["value_as_concept_id"] if kind.numbers and self.matcher.asks_answers else nothing,
-            self._text() if self.matcher.asks_answers else nothing,
+            vocabulary,
+            table["value_as_concept_id"] if kind.numbers else nothing,
+            self._text() if kind.numbers else nothing,
+            number if kind.numbers else nothing,
+            table["operator_concept_id"] if kind.numbers else nothing,
             table["unit_concept_id"] if kind.numbers else nothing,
             table["unit_source_value"] if kind.numbers else nothing,
-        ).where(person.in_(among(list(self.people))))
-        if not np.isnat(asked.latest):
+            *self._keys.columns,
+        ).select_from(named)
+        query = query.where(person.in_(among(list(self.people))))
+        if not np.isnat(asked.latest) and not table.written(f"{kind.date}_date"):
             date = table[f"{kind.date}_date"]
             query = query.where(sa.or_(date.is_(None), date <= sa.literal(_date(asked.latest))))
             if not np.isnat(asked.earliest) and asked.earliest > np.datetime64("0002-01-01"):
                 query = query.where(sa.or_(date.is_(None), date >= sa.literal(_date(asked.earliest))))
         if kind.domain == "death" or (kind.domain == "visit" and self._visits):
             return query
-        ids = among(sorted(self.concepts.concepts))
+        ids = among(self.concepts.ids)
         fits: list[sa.ColumnElement[bool]] = [concept.in_(ids)]
         if f"{kind.concept}_source_concept_id" in table:
             fits.append(source.in_(ids))
         if self.concepts.bare:
             fits += self._written(written)
         return query.where(sa.or_(*fits))
+
+    def _vocabulary(self, source: sa.ColumnElement[Any]) -> tuple[Any, sa.ColumnElement[Any]]:
+        """Return where to select from, and the code system of what the source wrote."""
+        import sqlalchemy as sa
+
+        own = self.table.clause
+        if not self.concepts.mapped or f"{self.kind.concept}_source_concept_id" not in self.table:
+            return own, sa.null()
+        named = self.source.database.tables["concept"]
+        return own.outerjoin(named.clause, named["concept_id"] == source), named["vocabulary_id"]
 
     def _text(self) -> sa.ColumnElement[Any]:
         """Return what an event says in words."""
@@ -245,27 +329,106 @@ class _Reader:
 
     def chunk(self, rows: Sequence[Any]) -> Chunk:
         """Return rows of the query as events."""
-        person, date, moment, concept, source, written, value, coded, text, unit, unit_text = zip(*rows, strict=True)
+        rows = self._once(rows)
+        columns = list(zip(*(row[:13] for row in rows), strict=True)) if rows else [()] * 13
+        person, date, moment, concept, source, written, vocabulary, coded, text = columns[:9]
+        value, operator, unit, unit_text = columns[9:]
         keys: dict[tuple[Any, ...], int] = {}
+        shown = text if self.matcher.asks_answers else (None,) * len(rows)
         kinds = np.array(
-            [keys.setdefault(key, len(keys)) for key in zip(concept, source, written, coded, text, strict=True)],
+            [
+                keys.setdefault(key, len(keys))
+                for key in zip(concept, source, written, vocabulary, coded, shown, strict=True)
+            ],
             dtype=np.int64,
         )
         row, place = expand(kinds, [self._concepts(*key) for key in keys])
-        units: dict[str, int] = {}
-        spelled = [units.setdefault(self._unit(*pair), len(units)) for pair in zip(unit, unit_text, strict=True)]
         patient = np.array([self.people[int(one)] for one in person], dtype=np.int64)
-        when = _moments(date, moment)
-        dated = ~np.isnat(when[row])
+        when = self.clock.dated(date, moment)
+        dated = ~np.isnat(when.last[row])
         self.source.counts["events without a date"] += int((~dated).sum())
+        self.source.passed.count(place[~dated], NO_DATE)
         row, place = row[dated], place[dated]
-        values = np.array(value, dtype=np.float64)
-        spelling = np.array(spelled, dtype=np.int64)
-        return Chunk(patient[row], when[row], when[row], place, values[row], spelling[row], tuple(units))
+        said = [self._value(*one) for one in zip(value, text, operator, unit, unit_text, strict=True)]
+        measured = np.array(self._measured, dtype=bool)[place]
+        self._commas += sum(said[one].why == UNDECLARED for one in np.unique(row[measured]).tolist())
+        units = {unit: at for at, unit in enumerate(dict.fromkeys(one.unit for one in said))}
+        reasons = {why: at for at, why in enumerate(dict.fromkeys(["", *(one.why for one in said)]))}
+        return Chunk(
+            patient[row],
+            when.last[row],
+            when.last[row],
+            place,
+            np.array([one.number for one in said], dtype=np.float64)[row],
+            np.array([units[one.unit] for one in said], dtype=np.int64)[row],
+            tuple(units) or ("",),
+            np.array([one.limit for one in said], dtype=np.int64)[row],
+            np.array([reasons[one.why] for one in said], dtype=np.int64)[row],
+            tuple(reasons),
+            when.adrift[row],
+        )
 
-    def _concepts(self, concept: Any, source: Any, written: Any, coded: Any, text: Any) -> tuple[int, ...]:
+    def _once(self, rows: Sequence[Any]) -> list[Any]:
+        """Return the rows that are new: a primary key is one record, and so is a whole row of a table without one."""
+        if self.kind.key in self.table:
+            kept = []
+            for row in rows:
+                if row[13] in self._twice:
+                    content = digest(repr(tuple(row[:13])))
+                    if row[13] in self._rows:
+                        self._repeated += 1
+                        if self._rows[row[13]] != content:
+                            raise DataError(
+                                f"{self.source.name}: table '{self.kind.table}': two different rows have one "
+                                f"{self.kind.key} (of {len(self._twice):,} that more than one row has).",
+                                "A primary key is one record: was the table filled twice? Keep the newest rows.",
+                            )
+                        continue
+                    self._rows[row[13]] = content
+                kept.append(row)
+            return kept
+        fresh = self._seen.new(self._keys.digests(rows, 13))
+        self._repeated += int((~fresh).sum())
+        return [row for row, new in zip(rows, fresh.tolist(), strict=True) if new]
+
+    def finish(self) -> None:
+        """Tell what was seen, once every row was read."""
+        where = f"{self.source.name}: table '{self.kind.table}'"
+        self.source.refused += self.clock.errors(where)
+        if self._repeated:
+            self.source.counts[f"rows that {self.kind.table} holds again"] += self._repeated
+            self.source.limits.append(f"{where}: {count(self._repeated, 'row')} repeating another row counted once.")
+        if self._commas:
+            self.source.commas.append(
+                DataError(
+                    f"{where}: {count(self._commas, 'value')} with a comma or a blank that may part thousands or decimals.",
+                    'Say how numbers are written: decimal = "," under [written] where the source is described.',
+                )
+            )
+
+    def _value(self, number: Any, text: Any, operator: Any, unit: Any, unit_text: Any) -> Value:
+        """Return the value of a row: its number, or what its text says where there is none."""
+        written = self.source.written
+        if isinstance(number, str) or number is None:
+            said = number if str(number or "").strip() else text
+            found = NOTHING if said is None else read_value(str(said), written.decimal, written.thousands)
+        else:
+            found = Value(float(number)) if math.isfinite(number) else NOTHING
+        sign = OPERATORS.get(int(operator)) if operator else "="
+        if sign is None and not found.why and not math.isnan(found.number):
+            return Value(math.nan, why=COMPARATOR)
+        limit = LIMITS[sign or "="] or found.limit
+        return found._replace(limit=limit, unit=self._unit(unit, unit_text) or found.unit)
+
+    def _concepts(
+        self, concept: Any, source: Any, written: Any, vocabulary: Any, coded: Any, text: Any
+    ) -> tuple[int, ...]:
         """Return which of the study's concepts a kind of row is."""
-        places = [*self.concepts.concepts.get(int(concept), ()), *self.concepts.concepts.get(int(source), ())]
+        known = self.concepts
+        places = [*known.concepts.get(int(concept), ()), *known.concepts.get(int(source), ())]
+        own = system_of(str(vocabulary)) if vocabulary else ""
+        marks = [*known.mapped.get(int(concept), ()), *known.pairs.get(int(concept), {}).get(int(coded or 0), ())]
+        places += [place for system, place in marks if system != own]
         if self.kind.domain == "visit":
             kinds = VISITS.get(int(concept), ("other",))
             places += [place for kind in kinds for place in self.matcher.of_coding("VISIT", kind)]
@@ -296,30 +459,6 @@ def _may_be(matcher: Matcher, place: int, kind: Kind) -> bool:
     if kind.domain in ("visit", "death"):
         return domain == kind.domain or kind.domain in systems
     return bool(systems - {"visit", "death"})
-
-
-def _dates(table: Table, start: str) -> tuple[sa.ColumnElement[Any], sa.ColumnElement[Any]]:
-    """Return a row's date and its moment, in seconds since 1970."""
-    import sqlalchemy as sa
-
-    def seconds(name: str) -> sa.ColumnElement[Any]:
-        if name not in table:
-            return sa.null()
-        return sa.cast(sa.extract("epoch", sa.cast(table[name], sa.TIMESTAMP)), sa.Double)
-
-    return seconds(f"{start}_date"), seconds(f"{start}_datetime")
-
-
-def _moments(date: Sequence[Any], moment: Sequence[Any]) -> Moments:
-    """Return when rows happened, at the latest: OMOP writes midnight where the time of day is not known."""
-    days: Floats = np.array(date, dtype=np.float64)
-    exact: Floats = np.array(moment, dtype=np.float64)
-    timed = ~np.isnan(exact) & (exact % DAY != 0)
-    seconds = np.where(timed, exact, np.where(np.isnan(days), exact, days) + DAY - 1)
-    known = np.isfinite(seconds)
-    out: Ints = np.full(len(seconds), np.iinfo(np.int64).min)
-    out[known] = np.floor(seconds[known]).astype(np.int64)
-    return out.view("datetime64[s]")
 
 
 def _date(moment: np.datetime64) -> Any:

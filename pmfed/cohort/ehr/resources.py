@@ -1,4 +1,4 @@
-"""What FHIR R4 resources say: codes, values, dates and status, whatever else they hold.
+"""What FHIR resources say: codes, values, dates and status, in the shapes of STU3, R4, R4B and R5.
 
 Nothing here trusts a resource to fit FHIR's schema: a part of another shape is a part that is missing.
 """
@@ -6,14 +6,23 @@ Nothing here trusts a resource to fit FHIR's schema: a part of another shape is 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+from zoneinfo import ZoneInfo
 
-from pmfed.cohort.ehr.codes import URIS, Coding
+from pmfed.cohort.contract.identity import NONE, STAGES, Version
+from pmfed.cohort.contract.numbers import LIMITS, NO_NUMBER, NOTHING, RANGE, Value, read_value
+from pmfed.cohort.contract.times import span
+from pmfed.cohort.contract.written import PLAIN, Written
+from pmfed.cohort.ehr.codes import Coding, named_system
 from pmfed.cohort.ehr.exports import Resource
 
-UCUM = "http://unitsofmeasure.org"
+UCUM = ("http://unitsofmeasure.org", "https://unitsofmeasure.org", "http://unitsofmeasure.org/")
+_UTC = ZoneInfo("UTC")
+_PART = re.compile(r"\d:\d\d\.(\d+)", re.ASCII)
+COMPARATOR = "a comparator that says neither more nor less"
 
 
 @dataclass(frozen=True)
@@ -25,60 +34,98 @@ class Kind:
     domains
         What kind of event it may be.
     code
-        Where its codes are.
+        Where its codes are: the first of these that is filled in.
     when
         Where its date is: the first that is filled in.
     known
-        Where it says when it was entered.
+        Where it says when it was entered: the first that is filled in.
     never
-        Values of its status that mean it did not happen.
+        Values of its status, or of what else says so, that mean it did not happen.
     """
 
     domains: frozenset[str]
-    code: str
+    code: tuple[str, ...]
     when: tuple[str, ...]
-    known: str = ""
+    known: tuple[str, ...] = ()
     never: frozenset[str] = frozenset()
 
 
-_ERROR = frozenset({"entered-in-error"})
+_ERROR = frozenset({"entered-in-error", "deleted"})
+_DRUG = ("medication",)
 
 KINDS = {
     "Condition": Kind(
-        frozenset({"condition"}), "code", ("onsetDateTime", "onsetPeriod.start", "recordedDate"), "recordedDate",
-        _ERROR | {"refuted"},
+        frozenset({"condition"}), ("code",), ("onsetDateTime", "onsetPeriod.start", "recordedDate", "assertedDate"),
+        ("recordedDate", "assertedDate"), _ERROR | {"refuted", "differential"},
     ),
     # A value that stands for a period is known at its end.
     "Observation": Kind(
-        frozenset({"measurement", "observation"}), "code",
-        ("effectiveDateTime", "effectiveInstant", "effectivePeriod.end", "issued", "effectivePeriod.start"), "issued",
-        _ERROR | {"cancelled"},
+        frozenset({"measurement", "observation"}), ("code",),
+        ("effectiveDateTime", "effectiveInstant", "effectivePeriod.end", "effectiveTiming.event", "issued",
+         "effectivePeriod.start"),
+        ("issued",), _ERROR | {"cancelled"},
     ),
     "MedicationRequest": Kind(
-        frozenset({"drug"}), "medication", ("authoredOn",), "", _ERROR | {"cancelled", "draft"}
+        frozenset({"drug"}), _DRUG, ("authoredOn",), (), _ERROR | {"cancelled", "draft", "proposal", "plan", "option"}
     ),
     "MedicationStatement": Kind(
-        frozenset({"drug"}), "medication", ("effectiveDateTime", "effectivePeriod.start", "dateAsserted"),
-        "dateAsserted", _ERROR | {"not-taken", "intended"},
+        frozenset({"drug"}), _DRUG, ("effectiveDateTime", "effectivePeriod.start", "effectiveTiming.event", "dateAsserted"),
+        ("dateAsserted",), _ERROR | {"not-taken", "intended", "draft", "n", "na", "not-taking", "never-taken"},
     ),
     "MedicationAdministration": Kind(
-        frozenset({"drug"}), "medication", ("effectiveDateTime", "effectivePeriod.start"), "", _ERROR | {"not-done"}
+        frozenset({"drug"}), _DRUG,
+        ("effectiveDateTime", "effectivePeriod.start", "occurenceDateTime", "occurencePeriod.start", "occurrenceDateTime",
+         "occurrencePeriod.start", "occurenceTiming.event"),
+        ("recorded",), _ERROR | {"not-done"},
+    ),
+    "MedicationDispense": Kind(
+        frozenset({"drug"}), _DRUG, ("whenHandedOver", "whenPrepared"), (),
+        _ERROR | {"cancelled", "declined", "preparation"},
     ),
     "Immunization": Kind(
-        frozenset({"drug"}), "vaccineCode", ("occurrenceDateTime", "recorded"), "recorded", _ERROR | {"not-done"}
+        frozenset({"drug"}), ("vaccineCode",), ("occurrenceDateTime", "date", "recorded"), ("recorded",),
+        _ERROR | {"not-done"},
     ),
     "Procedure": Kind(
-        frozenset({"procedure"}), "code", ("performedDateTime", "performedPeriod.start"), "",
-        _ERROR | {"not-done", "preparation"},
+        frozenset({"procedure"}), ("code",),
+        ("performedDateTime", "performedPeriod.start", "occurrenceDateTime", "occurrencePeriod.start",
+         "occurrenceTiming.event"),
+        ("recorded",), _ERROR | {"not-done", "preparation"},
     ),
-    "Encounter": Kind(frozenset({"visit"}), "type", ("period.start",), "", _ERROR | {"cancelled", "planned"}),
+    "Encounter": Kind(
+        frozenset({"visit"}), ("type",), ("period.start", "actualPeriod.start"), (), _ERROR | {"cancelled", "planned"}
+    ),
 }  # fmt: skip
 
 VISITS = {
     "IMP": "inpatient", "ACUTE": "inpatient", "NONAC": "inpatient", "SS": "inpatient", "EMER": "emergency",
-    "AMB": "outpatient", "VR": "outpatient", "HH": "outpatient", "FLD": "outpatient",
+    "AMB": "outpatient", "VR": "outpatient", "HH": "outpatient", "FLD": "outpatient", "inpatient": "inpatient",
+    "outpatient": "outpatient", "ambulatory": "outpatient", "emergency": "emergency",
 }  # fmt: skip
-"""Kinds of visits by Encounter.class, https://terminology.hl7.org/ValueSet-encounter-class.html."""
+"""Kinds of visits by Encounter.class, https://terminology.hl7.org/ValueSet-encounter-class.html, and by DSTU2's words."""
+
+_STU3 = {
+    "Condition": ("assertedDate", "context"), "Observation": ("comment", "related", "context"),
+    "MedicationRequest": ("context", "definition"), "MedicationStatement": ("taken", "reasonNotTaken"),
+    "MedicationAdministration": ("notGiven", "prescription", "reasonNotGiven"), "Immunization": ("notGiven", "date"),
+    "Procedure": ("notDone", "context", "notDoneReason"),
+}  # fmt: skip
+_R5 = {
+    "Condition": ("participant",), "Observation": ("triggeredBy", "instantiatesCanonical", "instantiatesReference"),
+    "MedicationRequest": ("medication", "renderedDosageInstruction"), "MedicationStatement": ("medication", "adherence"),
+    "MedicationAdministration": ("medication", "occurenceDateTime", "occurencePeriod"), "Encounter": ("actualPeriod",),
+    "Procedure": ("occurrenceDateTime", "occurrencePeriod"), "MedicationDispense": ("medication",),
+}  # fmt: skip
+
+
+def release(resource: Resource) -> str:
+    """Return whose shape a resource has: ``"STU3"``, ``"R5"``, or ``"R4"`` (and R4B) where nothing says otherwise."""
+    kind = word(resource, "resourceType")
+    plain = any(isinstance(resource.get(name), str) for name in ("verificationStatus", "clinicalStatus"))
+    if plain or any(name in resource for name in _STU3.get(kind, ())):
+        return "STU3"
+    listed = kind == "Encounter" and isinstance(resource.get("class"), list)
+    return "R5" if listed or any(name in resource for name in _R5.get(kind, ())) else "R4"
 
 
 def at(resource: Any, path: str) -> Any:
@@ -105,45 +152,98 @@ def each(resource: Any, path: str) -> Iterator[Resource]:
 
 
 def happened(resource: Resource, kind: Kind) -> bool:
-    """Return whether a resource says that something happened."""
-    if resource.get("doNotPerform") is True:
+    """Return whether a resource says that something happened, by its status and by whatever else its release has."""
+    if any(
+        resource.get(name) is True for name in ("doNotPerform", "notDone", "notGiven", "wasNotGiven", "wasNotTaken")
+    ):
         return False
-    said = {word(resource, "status")}
+    said = {word(resource, name) for name in ("status", "intent", "taken", "verificationStatus")}
     said |= {word(coding, "code") for coding in each(resource, "verificationStatus.coding")}
+    said |= {word(coding, "code") for coding in each(resource, "adherence.code.coding")}
     return not said & kind.never
 
 
-def date(resource: Resource, kind: Kind) -> str:
-    """Return the date of a resource as it is written, or ""."""
-    return next((text for path in kind.when if (text := word(resource, path))), "")
+def about_another(resource: Resource) -> bool:
+    """Return whether a resource is about somebody or something else than its subject: a donor, a child not yet born."""
+    own = {reference(resource, "subject"), reference(resource, "patient")}
+    return any(word(one, "reference") not in own for one in each(resource, "focus")) and "focus" in resource
+
+
+def modified(resource: Resource) -> bool:
+    """Return whether something says that a resource does not mean what it seems to: FHIR forbids to overlook it."""
+    return bool(resource.get("modifierExtension")) or bool(resource.get("implicitRules"))
+
+
+def version(resource: Resource) -> Version:
+    """Return what tells the age of a version."""
+    told, number = word(resource, "meta.lastUpdated"), word(resource, "meta.versionId")
+    updated, part = span(told, "iso", _UTC), _PART.search(told)
+    micro = int(part[1][:6].ljust(6, "0")) if part else 0
+    return Version(
+        NONE if updated is None else updated.first * 1_000_000 + micro,
+        int(number) if number.isascii() and number.isdecimal() and len(number) < 18 else NONE,
+        STAGES.get(word(resource, "status"), NONE),
+    )
+
+
+def date(resource: Resource, paths: tuple[str, ...]) -> str:
+    """Return the first date that is filled in, as it is written, or ""; of a list of moments the last."""
+    for path in paths:
+        found = at(resource, path)
+        listed = [one for one in found if isinstance(one, str)] if isinstance(found, list) else []
+        if text := (max(listed, default="") if listed else word(resource, path)):
+            return text
+    return ""
 
 
 def codings(concept: Any, systems: dict[str, str]) -> list[Coding]:
     """Return the codes of a CodeableConcept whose system is known; ``systems`` are the hospital's own URIs."""
     found = []
     for coding in each(concept, "coding"):
-        uri, code = word(coding, "system"), word(coding, "code")
-        name = systems.get(uri) or URIS.get(uri)
+        name, code = named_system(word(coding, "system"), systems), word(coding, "code")
         if name and code.strip():
             found.append((name, code))
     return found
 
 
-def value(observation: Any) -> tuple[float, str]:
-    """Return number and unit of an Observation or of a component; NaN without a number."""
+def unknown(concept: Any, systems: dict[str, str]) -> list[Coding]:
+    """Return URI and code of the codes whose system is not known."""
+    listed = [(word(coding, "system"), word(coding, "code")) for coding in each(concept, "coding")]
+    return [(uri, code) for uri, code in listed if code.strip() and not named_system(uri, systems)]
+
+
+def value(observation: Any, written: Written = PLAIN) -> Value:
+    """Return the value of an Observation or of a component; ``written`` says how numbers in its texts are written."""
     quantity = at(observation, "valueQuantity")
     number, unit = at(quantity, "value"), word(quantity, "unit")
-    if word(quantity, "system") == UCUM or not unit:
+    if word(quantity, "system") in UCUM or not unit:
         unit = word(quantity, "code") or unit
-    if number is None:
+    if number is None and at(observation, "valueInteger") is not None:
         number, unit = at(observation, "valueInteger"), "1"
+    if number is None:
+        return _other(observation, written)
+    if isinstance(number, str):
+        found = read_value(number, written.decimal, written.thousands)
+        return found._replace(unit=unit or found.unit)
+    sign = word(quantity, "comparator")
     if isinstance(number, bool) or not isinstance(number, int | float):
-        return math.nan, ""
+        return Value(math.nan, why=NO_NUMBER)
     try:
         plain = float(number)
     except OverflowError:
-        return math.nan, ""
-    return (plain, unit) if math.isfinite(plain) else (math.nan, "")
+        plain = math.inf
+    if not math.isfinite(plain):
+        return Value(math.nan, why=NO_NUMBER)
+    return Value(plain, LIMITS[sign], unit) if sign in LIMITS else Value(math.nan, why=COMPARATOR)
+
+
+def _other(observation: Any, written: Written) -> Value:
+    """Return a value that is written as something else than a quantity."""
+    if isinstance(at(observation, "valueRange"), dict) or isinstance(at(observation, "valueRatio"), dict):
+        return Value(math.nan, why=RANGE)
+    if text := word(observation, "valueString"):
+        return read_value(text, written.decimal, written.thousands)
+    return NOTHING
 
 
 def answers(observation: Any, systems: dict[str, str]) -> tuple[list[Coding], list[str]]:

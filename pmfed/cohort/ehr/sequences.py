@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pmfed.cohort.block import Block
+from pmfed.cohort.contract.uses import told
 from pmfed.cohort.ehr.events import Floats, Ints
 from pmfed.cohort.ehr.features import attendance, bounded, scaled
 from pmfed.cohort.ehr.moments import Moments
@@ -61,7 +62,7 @@ def read_sequence(
         opened = open_source(source, patient)
         reach = np.full(len(keys), round(spec.span_hours * 3600), dtype=np.int64)
         window = Window(patients, when, reach)
-        reading = Reading(opened, spec.channels, window)
+        reading = Reading(opened, spec.channels, window, spec.censored)
         grid = _Grid(spec, len(patients)) if spec.hours else _Moments(spec, len(patients))
         for counted in reading:
             grid.add(counted)
@@ -80,7 +81,9 @@ def read_sequence(
     present = there & observed.any(axis=1)
     missing = {key: int((present & ~observed[:, place]).sum()) for place, key in enumerate(keys)}
     inputs[~present] = 0.0
-    return Block(inputs, present, missing, counts, tuple(warnings))
+    uses = reading.uses()
+    warnings += [line for key, use in uses.items() for line in told(opened.name, key, use)]
+    return Block(inputs, present, missing, counts, tuple(warnings), uses)
 
 
 def _fill(out: NDArray[np.float32], spec: EventFeature, values: Floats, ages: Floats, span: float) -> None:

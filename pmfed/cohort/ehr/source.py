@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pmfed.cohort.contract.written import PLAIN, Written, written_of
 from pmfed.cohort.ehr.batches import inside
 from pmfed.cohort.ehr.described import EventTable, FhirPlace, NoteTable, OmopPlace, PersonTable, SourceFile
 from pmfed.cohort.ehr.events import Source
+from pmfed.cohort.ehr.exports import holds_resources
+from pmfed.cohort.table_rows import ENDINGS as TABLES
 from pmfed.errors import DataError, StudyError
 from pmfed.validate import read_toml
 
-TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet", ".pq")
-JSON = (".json", ".ndjson", ".jsonl", ".json.gz", ".ndjson.gz", ".jsonl.gz")
 DATABASES = (".duckdb", ".ddb", ".db")
 
 
@@ -36,14 +37,14 @@ def open_source(source: Path | str, patient: str = "patient_id") -> Source:
     """
     if isinstance(source, str) and "://" in source:
         return _omop(source, SourceFile(omop=OmopPlace(database=source)))
-    path = Path(source)
+    path, written = Path(source), written_of(source) if isinstance(source, Path) else PLAIN
     if path.suffix.lower() == ".toml":
         try:
             described = read_toml(path, SourceFile)
         except StudyError as error:
             raise DataError(error.what, error.remedy) from None
         return _described(path, described)
-    return _found(path, patient)
+    return _found(path, patient, written)
 
 
 def _described(path: Path, file: SourceFile) -> Source:
@@ -56,17 +57,17 @@ def _described(path: Path, file: SourceFile) -> Source:
     return _tables(folder, file, str(path))
 
 
-def _found(path: Path, patient: str) -> Source:
+def _found(path: Path, patient: str, written: Written) -> Source:
     """Open what a path alone tells."""
     name = path.name.lower()
     if path.is_dir():
         files = {_stem(one): one.name for one in sorted(path.iterdir()) if one.name.lower().endswith(TABLES)}
         if "person" in files:
-            return _omop(path, SourceFile(omop=OmopPlace(database=path.name)))
+            return _omop(path, SourceFile(omop=OmopPlace(database=path.name), written=written))
         if {"events", "notes"} & set(files):
-            return _tables(path, _folder(files, patient), str(path))
-        if any(one.name.lower().endswith(JSON) for one in path.rglob("*")):
-            return _fhir(path, SourceFile(fhir=FhirPlace(files=path.name)))
+            return _tables(path, _folder(files, patient, written), str(path))
+        if holds_resources(path):
+            return _fhir(path, SourceFile(fhir=FhirPlace(files=path.name), written=written))
         raise DataError(
             f"{path}: holds neither OMOP tables (person.csv, ...), nor a FHIR export (*.ndjson, *.json), nor events.csv.",
             "Check the path in [data] of site.toml.",
@@ -75,13 +76,15 @@ def _found(path: Path, patient: str) -> Source:
         raise DataError(f"{path}: there is no such file or folder.", "Check the path in [data] of site.toml.")
     if name.endswith(TABLES):
         both = SourceFile(
-            tables=(EventTable(file=path.name, patient=patient),), notes=(NoteTable(file=path.name, patient=patient),)
+            tables=(EventTable(file=path.name, patient=patient),),
+            notes=(NoteTable(file=path.name, patient=patient),),
+            written=written,
         )
         return _tables(path.parent, both, str(path))
-    if name.endswith(JSON):
-        return _fhir(path, SourceFile(fhir=FhirPlace(files=path.name)))
+    if holds_resources(path):
+        return _fhir(path, SourceFile(fhir=FhirPlace(files=path.name), written=written))
     if name.endswith(DATABASES):
-        return _omop(path, SourceFile(omop=OmopPlace(database=path.name)))
+        return _omop(path, SourceFile(omop=OmopPlace(database=path.name), written=written))
     raise DataError(
         f"{path}: is no source of health records that can be read.",
         "It can be a .duckdb file, a folder of OMOP tables, a FHIR export, a table of events, or a .toml that says so.",
@@ -92,8 +95,9 @@ def _stem(path: Path) -> str:
     return path.name.lower().split(".")[0]
 
 
-def _folder(files: dict[str, str], patient: str) -> SourceFile:
+def _folder(files: dict[str, str], patient: str, written: Written) -> SourceFile:
     return SourceFile(
+        written=written,
         tables=(EventTable(file=files["events"], patient=patient),) if "events" in files else (),
         persons=PersonTable(file=files["persons"], patient=patient) if "persons" in files else None,
         notes=(NoteTable(file=files["notes"], patient=patient),) if "notes" in files else (),

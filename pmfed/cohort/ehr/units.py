@@ -11,24 +11,16 @@ from collections import Counter
 from functools import lru_cache
 from typing import Any
 
+from pmfed.cohort.ehr.spellings import SPELLINGS, harmless, plain, qualified
 from pmfed.errors import DataError
 from pmfed.modality.ehr import EventFeature
+
+__all__ = ["SPELLINGS", "conversion", "convert", "plain", "shown"]
 
 LONGEST = 60
 
 _ANNOTATION = re.compile(r"\{[^{}]*\}")
 _HUGE = re.compile(r"\d{4}")  # no clinical unit has such an exponent, and pint would compute 10^99999999
-
-SPELLINGS = {
-    "mmHg": "mm[Hg]", "mm Hg": "mm[Hg]", "cmH2O": "cm[H2O]", "bpm": "/min", "beats/min": "/min", "breaths/min": "/min",
-    "mEq/L": "meq/L", "mEq/l": "meq/L", "IU/L": "[IU]/L", "IU/mL": "[IU]/mL", "mIU/L": "m[IU]/L", "uIU/mL": "u[IU]/mL",
-    "K/uL": "10*3/uL", "k/uL": "10*3/uL", "M/uL": "10*6/uL", "10^3/uL": "10*3/uL", "10^6/uL": "10*6/uL",
-    "10^9/L": "10*9/L", "10^12/L": "10*12/L", "x10E3/uL": "10*3/uL", "cells/uL": "/uL", "mcg": "ug", "mcg/mL": "ug/mL",
-    "mcg/dL": "ug/dL", "degC": "Cel", "deg C": "Cel", "°C": "Cel", "degF": "[degF]", "deg F": "[degF]", "°F": "[degF]",
-    "lb": "[lb_av]", "lbs": "[lb_av]", "inch": "[in_i]", "inches": "[in_i]", "sec": "s", "secs": "s", "hours": "h",
-    "years": "a", "mL/min/1.73m2": "mL/min/{1.73_m2}", "mL/min/1.73 m2": "mL/min/{1.73_m2}", "percent": "%",
-}  # fmt: skip
-"""What hospitals write instead of UCUM, where it can mean only one thing."""
 
 Line = tuple[float, float]
 """Slope and intercept of a conversion: Fahrenheit to Celsius is not a mere factor."""
@@ -55,15 +47,19 @@ def conversion(unit: str, spec: EventFeature) -> Line | None:
         return spec.units[unit], 0.0
     if unit == spec.unit:
         return 1.0, 0.0
-    return convert(SPELLINGS.get(unit, unit), spec.unit, spec.molar_mass)
+    factors = {plain(one): factor for one, factor in spec.units.items()}
+    if unit and plain(unit) in factors:
+        return factors[plain(unit)], 0.0
+    return convert(plain(unit), plain(spec.unit), spec.molar_mass)
 
 
 @lru_cache(maxsize=4096)
 def convert(unit: str, target: str, molar_mass: float | None = None) -> Line | None:
     """Return slope and intercept from one UCUM unit to another; None when there is no such line.
 
-    What UCUM equates and clinics do not is refused: milliequivalents are millimoles only of ions of charge one, and
-    mmol/mol is a tenth of a percent in arithmetic but not as the two scales of HbA1c.
+    What UCUM equates and clinics do not is refused: milliequivalents are millimoles only of ions of charge one,
+    mmol/mol is a tenth of a percent in arithmetic but not as the two scales of HbA1c, and what stands in braces may be
+    another quantity: a microgram of FEU is about half a microgram of DDU, and mL/min is not mL/min per 1.73 m2.
 
     Parameters
     ----------
@@ -74,6 +70,8 @@ def convert(unit: str, target: str, molar_mass: float | None = None) -> Line | N
     """
     if unit == target:
         return 1.0, 0.0
+    if qualified(unit) != qualified(target):
+        return None
     given, wanted = _quantity(unit), _quantity(target)
     if given is None or wanted is None or _differ("equivalent", given, wanted):
         return None
@@ -141,7 +139,7 @@ def shown(units: Counter[str]) -> str:
     named: list[str] = []
     odd = 0
     for unit, number in units.most_common():
-        known = unit in SPELLINGS or (0 < len(unit) <= 20 and "{" not in unit and _quantity(unit) is not None)
+        known = plain(unit) != unit or (0 < len(unit) <= 20 and harmless(unit) and _quantity(unit) is not None)
         if known and len(named) < 4:
             named.append(f"'{unit}': {number:,}")
         elif not unit:

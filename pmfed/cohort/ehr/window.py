@@ -40,6 +40,8 @@ class Window:
         self._order = np.argsort(self.owner, kind="stable")
         self._sizes = np.bincount(self.owner, minlength=len(distinct))
         self._starts = np.cumsum(self._sizes) - self._sizes
+        self._latest = np.full(len(distinct), np.iinfo(np.int64).min)
+        np.maximum.at(self._latest, self.owner, when.astype("datetime64[s]").astype(np.int64))
         known = when[~np.isnat(when)]
         longest = int(reach.max(initial=0))
         never = np.datetime64("NaT", "s")
@@ -60,6 +62,11 @@ class Window:
         before = (chunk.when[row] < index) & (chunk.known[row] < index)  # False with NaT
         counts: NDArray[np.bool_] = before & (ago <= self.reach[chunk.concept[row]])
         return record[counts], row[counts], ago[counts]
+
+    def before(self, patient: Ints, when: Moments) -> NDArray[np.bool_]:
+        """Return which moments come before any index date of their patient."""
+        out: NDArray[np.bool_] = when.astype(np.int64) < self._latest[patient]
+        return out
 
 
 def seconds(days: float | None) -> int:

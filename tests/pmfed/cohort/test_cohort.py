@@ -196,7 +196,8 @@ def test_tables_that_tell_records_apart_are_joined_by_record(site: Site) -> None
 
 def test_a_record_may_be_there_once(site: Site) -> None:
     site.patients["visit"] = "1"
-    site.patients = pd.concat([site.patients, site.patients.iloc[:2], site.patients.iloc[:3].assign(visit="2")])
+    again = site.patients.iloc[:2].assign(age="61")
+    site.patients = pd.concat([site.patients, again, site.patients.iloc[:3].assign(visit="2")])
     of = study(cohort={"record": "visit"})
     assert "'patient_id' and 'visit': 2 rows repeating a record" in site.error(of)
     site.patients.iloc[4, -1] = None
@@ -228,8 +229,8 @@ def test_multiclass_and_regression_targets(site: Site) -> None:
     assert site.read(study(outcome=dose)).targets[-3:].tolist() == [52.5, 55, 57.5]
     site.patients.loc[[1, 2, 3], "outcome"] = ["101", "high", "inf"]
     message = site.error(study(outcome=dose))
-    assert "outcome 'outcome': 1 row with text" in message
-    assert "outcome 'outcome': 2 rows outside 0 to 100" in message
+    assert "outcome 'outcome': 2 rows with text" in message
+    assert "outcome 'outcome': 1 row outside 0 to 100" in message
 
 
 def spoil_outcome(site: Site) -> None:
@@ -241,7 +242,7 @@ def spoil_age(site: Site) -> None:
 
 
 def spoil_duplicate(site: Site) -> None:
-    site.patients = pd.concat([site.patients, site.patients.iloc[:3], site.patients.iloc[:1]])
+    site.patients = pd.concat([site.patients, *(site.patients.iloc[:3].assign(age=age) for age in ("61", "62"))])
 
 
 def spoil_id(site: Site) -> None:
@@ -253,7 +254,7 @@ def spoil_genes_id(site: Site) -> None:
 
 
 def spoil_genes_rows(site: Site) -> None:
-    site.genes = pd.concat([site.genes, site.genes.iloc[:2]])
+    site.genes = pd.concat([site.genes, site.genes.iloc[:2].assign(**{site.genes.columns[-1]: None})])
 
 
 def spoil_genes_strangers(site: Site) -> None:
@@ -301,7 +302,7 @@ def spoil_leak_number(site: Site) -> None:
             "outcome 'outcome': 2 rows with a value that is none of the study's 2 classes (first at row 2)",
         ),
         (spoil_age, "column 'age': 1 row with text where a number is expected (first at row 6)"),
-        (spoil_duplicate, "'patient_id': 3 patients with more than one row (28 rows, 24 patients)"),
+        (spoil_duplicate, "'patient_id': 3 patients with more than one row (30 rows, 24 patients)"),
         (spoil_id, "column 'patient_id': 1 row empty (first at row 6)"),
         (spoil_genes_id, "genes.parquet: column 'patient_id': 1 row empty"),
         (spoil_genes_rows, "2 patients with more than one row of genotypes"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import calendar
-from datetime import datetime, timedelta
+from datetime import datetime, time, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -33,9 +33,15 @@ def second(text: str) -> int:
         ("2014-07-01T13:05", "2014-07-01T13:05:59"),
         ("2014-07-01T13:05:07", "2014-07-01T13:05:07"),
         ("2014-07-01 13:05:07.999", "2014-07-01T13:05:07"),
-        ("2014-07-01T23:59:60Z", "2014-07-01T23:59:59"),
-        ("2014-07-01T13:05:07+02:00", "2014-07-01T13:05:07"),
-        (" 2014-07-01T00:00:00Z ", "2014-07-01T00:00:00"),
+        ("2014-07-01T23:59:60", "2014-07-01T23:59:59"),
+        ("2014-07-01T24:00:00", "2014-07-01T23:59:59"),
+        ("2014-07-01T13:05:07+02:00", "2014-07-02T01:05:07"),  # 14 hours ahead of UTC there are clocks
+        (" 2014-07-01T00:00:00 ", "2014-07-01T23:59:59"),  # how programs write a day
+        ("2014-07-01 00:00:00.000", "2014-07-01T23:59:59"),
+        ("2014-07-01T00:00:00.001", "2014-07-01T00:00:00"),
+        ("2014-07-01T00:00:00Z", "2014-07-01T23:59:59"),
+        ("2014/07/01", "2014-07-01T23:59:59"),
+        ("2014-7-1", "2014-07-01T23:59:59"),
         ("0001-01-01", "0001-01-01T23:59:59"),
     ],
 )
@@ -58,7 +64,7 @@ def test_an_index_date_is_the_first_second_it_may_mean() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "NA", "2014-13", "2014-02-30", "2014-7-1", "01.07.2014", "20140701", "2014-07-01T25:00:00", "2014-07-01T1:2",
+    ["", "NA", "2014-13", "2014-02-30", "2014-7/1", "14-07-01", "01.07.2014", "20140701", "2014-07-01T25:00:00", "2014-07-01T1:2",
      "0000-01-01", "2014-07-01T10:00:61", "２０１４", "2014-07-01x", "12014-01-01"],
 )  # fmt: skip
 def test_what_is_no_date(text: str) -> None:
@@ -94,8 +100,13 @@ def test_instants_are_shown_on_the_hospitals_clock(when: datetime, quarters: int
     when = when.replace(microsecond=0)
     sign, size = "-" if quarters < 0 else "+", abs(quarters)
     text = f"{when.isoformat()}{sign}{size // 4:02}:{size % 4 * 15:02}"
-    assert last_second(text, ZoneInfo("UTC")) == second((when - timedelta(minutes=15 * quarters)).isoformat())
-    assert last_second(text) == second(when.isoformat())
+    if when.time() == time():
+        when += timedelta(seconds=1)  # midnight may be a day
+        text = text.replace("T00:00:00", "T00:00:01")
+    utc = when - timedelta(minutes=15 * quarters)
+    assert last_second(text, ZoneInfo("UTC")) == second(utc.isoformat())
+    assert last_second(text) == second((utc + timedelta(hours=14)).isoformat())
+    assert first_second(text) == second((utc - timedelta(hours=12)).isoformat())
     assert last_second(when.isoformat(), ZoneInfo("Europe/Berlin")) == second(when.isoformat())
 
 
@@ -218,4 +229,5 @@ def test_the_study_says_what_a_unit_means() -> None:
 def test_the_usual_spellings_are_units() -> None:
     for spelling, unit in SPELLINGS.items():
         assert convert(unit, unit) == (1.0, 0.0)
-        assert convert(unit, f"{unit}{{x}}") is not None, spelling
+        assert convert(unit, f"{unit}{{calc}}") is not None or "{" in unit, spelling
+        assert convert(unit, f"{unit}{{FEU}}") is None

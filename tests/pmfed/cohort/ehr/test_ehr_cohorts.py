@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from worlds import SMALL, Event, World, write_bundles, write_ndjson, write_omop, write_tables
+from worlds import SMALL, Event, World, in_utc, write_bundles, write_ndjson, write_omop, write_tables
 
 from pmfed.cohort.ehr import derive_cohort, read_consent
 from pmfed.cohort.tables import Problems
@@ -18,8 +18,8 @@ from pmfed.modality.ehr import EventCohort
 WRITERS = {
     "tables": write_tables,
     "omop": lambda world, path: write_omop(world, path.with_suffix(".duckdb")),
-    "ndjson": write_ndjson,
-    "bundles": write_bundles,
+    "ndjson": lambda world, path: in_utc(write_ndjson(world, path)),
+    "bundles": lambda world, path: in_utc(write_bundles(world, path)),
 }
 
 

@@ -16,6 +16,7 @@ from worlds import PEOPLE_DATES, SMALL, dates, fhir_resources, write_ndjson
 
 import pmfed.cohort.ehr.exports as exports
 from pmfed.cohort.block import Block
+from pmfed.cohort.contract.uses import NO_ZONE
 from pmfed.cohort.ehr import open_source, read_events
 from pmfed.cohort.ehr.resources import KINDS, target, value
 from pmfed.cohort.tables import Problems
@@ -333,7 +334,8 @@ def test_with_identifiers_too(tmp_path: Path) -> None:
         ({"valueQuantity": {"value": 3.5, "unit": "mg", "code": "X9", "system": "http://else"}}, 3.5, "mg"),
         ({"valueQuantity": {"value": 3.5, "code": "mg"}}, 3.5, "mg"),
         ({"valueQuantity": {"value": True, "unit": "mg"}}, None, ""),
-        ({"valueQuantity": {"value": "3", "unit": "mg"}}, None, ""),
+        ({"valueQuantity": {"value": "3", "unit": "mg"}}, 3.0, "mg"),
+        ({"valueQuantity": {"value": "three", "unit": "mg"}}, None, "mg"),
         ({"valueQuantity": {"value": [3], "unit": "mg"}}, None, ""),
         ({"valueQuantity": {"value": 10**400, "unit": "mg"}}, None, ""),
         ({"valueQuantity": {"value": 1e400, "unit": "mg"}}, None, ""),
@@ -345,7 +347,7 @@ def test_with_identifiers_too(tmp_path: Path) -> None:
 )
 def test_values(resource: Any, number: float | None, unit: str) -> None:
     found = value(resource)
-    assert (None if math.isnan(found[0]) else found[0], found[1]) == (number, unit)
+    assert (None if math.isnan(found.number) else found.number, found.unit) == (number, unit)
 
 
 def test_files_of_other_types_are_not_read_and_files_of_other_names_are(tmp_path: Path) -> None:
@@ -362,8 +364,13 @@ def test_local_systems_and_the_hospitals_clock(tmp_path: Path) -> None:
     local = {"coding": [{"system": "http://local", "code": "GLU"}]}
     write(tmp_path / "x", PATIENT, observation("1", 3.0, code=local, effectiveDateTime="2020-01-31T23:30:00Z"))
     (tmp_path / "ehr.toml").write_text('[fhir]\nfiles = "x"\n[systems]\n"http://local" = "LOCAL"\n')
-    assert read(tmp_path / "ehr.toml", {"x": feature("LOCAL:GLU")}).inputs[0, 0] == 3
+    block = read(tmp_path / "ehr.toml", {"x": feature("LOCAL:GLU", indicator=True)})
+    assert block.inputs[0].tolist() == [0, 1]  # in some zone it was the index date already
+    assert any("only the hospital's time zone tells" in line for line in block.warnings)
+    assert block.uses["x"].lost == {NO_ZONE: 1}
     text = (tmp_path / "ehr.toml").read_text()
+    (tmp_path / "ehr.toml").write_text('timezone = "UTC"\n' + text)
+    assert read(tmp_path / "ehr.toml", {"x": feature("LOCAL:GLU")}).inputs[0, 0] == 3
     (tmp_path / "ehr.toml").write_text('timezone = "Europe/Berlin"\n' + text)  # where it was 0:30 of the index date
     assert read(tmp_path / "ehr.toml", {"x": feature("LOCAL:GLU", indicator=True)}).inputs[0].tolist() == [0, 1]
     (tmp_path / "ehr.toml").write_text('timezone = "Mars/Olympus"\n' + text)

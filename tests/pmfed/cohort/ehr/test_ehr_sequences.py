@@ -21,7 +21,7 @@ from pmfed.errors import DataError
 from pmfed.modality.ehr import EventSequence
 
 PEOPLE = {"1": ("1950-03-02", "female"), "2": ("1961-07-30", "male")}
-INDEX = np.datetime64("2020-02-01T12:00:00")
+INDEX = np.datetime64("2020-02-01T12:00:30")  # no event is at midnight, which may mean a day
 PULSE = {"codes": ["LOINC:8867-4"], "unit": "/min", "minimum": 0, "maximum": 300, "mean": 80, "scale": 10}
 CHANNELS: dict[str, Any] = {
     "pulse": {**PULSE, "value": "last"},

@@ -15,6 +15,7 @@ from worlds import (
     Event,
     World,
     dates,
+    in_utc,
     omop_tables,
     write_bundles,
     write_ndjson,
@@ -34,8 +35,8 @@ WRITERS: dict[str, Callable[[World, Path], Path]] = {
     "parquet": lambda world, path: write_tables(world, path, "parquet"),
     "omop": lambda world, path: write_omop(world, path.with_suffix(".duckdb")),
     "omop-folder": write_omop_folder,
-    "ndjson": write_ndjson,
-    "bundles": write_bundles,
+    "ndjson": lambda world, path: in_utc(write_ndjson(world, path)),
+    "bundles": lambda world, path: in_utc(write_bundles(world, path)),
 }
 PATIENTS = ["1", "2", "3", "1"]
 WHEN = dates("2020-02-01", "2020-02-01", "2020-02-01", "2020-01-21")
@@ -211,18 +212,20 @@ def test_medical_record_numbers_can_be_the_ids(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read(study(), tmp_path / "omop.toml", mine).inputs, expected)
     assert open_source(tmp_path / "omop.toml").patients() == ["MRN-1", "MRN-2", "MRN-3"]
     for folder in (write_ndjson(SMALL, tmp_path / "lines"), write_bundles(SMALL, tmp_path / "bundles")):
-        (tmp_path / "fhir.toml").write_text(f'[fhir]\nfiles = "{folder.name}"\nidentifier = "http://mrn"\n')
+        (tmp_path / "fhir.toml").write_text(
+            f'timezone = "UTC"\n[fhir]\nfiles = "{folder.name}"\nidentifier = "http://mrn"\n'
+        )
         np.testing.assert_allclose(read(study(), tmp_path / "fhir.toml", mine).inputs, expected, rtol=1e-5)
 
 
-def test_midnight_in_omop_is_a_day_of_unknown_hour(tmp_path: Path) -> None:
+def test_midnight_is_a_day_of_unknown_hour_in_every_source(tmp_path: Path) -> None:
     world = World({"1": ("1950-03-02", "female")}, [Event("1", "2020-01-31T00:00:00", "condition", "ICD10CM:E11.9")])
-    path = write_omop(world, tmp_path / "o.duckdb")
     spec = one(["ICD10CM:E11*"])
     noon, next_day = dates("2020-01-31T12:00:00"), dates("2020-02-01")
-    assert read(spec, path, ["1"], noon).inputs[0, 0] == 0
-    assert read(spec, path, ["1"], next_day).inputs[0, 0] == 1
-    assert read(spec, write_ndjson(world, tmp_path / "f"), ["1"], noon).inputs[0, 0] == 1  # FHIR means midnight
+    for kind, write in WRITERS.items():
+        path = write(world, tmp_path / kind)
+        assert read(spec, path, ["1"], noon).inputs[0, 0] == 0, kind
+        assert read(spec, path, ["1"], next_day).inputs[0, 0] == 1, kind
 
 
 def test_dates_in_the_future_are_told(tmp_path: Path) -> None:

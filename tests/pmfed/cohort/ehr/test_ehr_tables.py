@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from worlds import CREATININE, dates
 
-import pmfed.cohort.ehr.batches as batches
+import pmfed.cohort.table_rows as batches
 from pmfed.cohort.block import Block
 from pmfed.cohort.ehr import open_source, read_events
 from pmfed.cohort.tables import Problems
@@ -131,7 +131,10 @@ def test_units_that_do_not_convert_stop_the_study_unless_it_says_otherwise(tmp_p
 
 def test_a_file_of_many_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batches, "BLOCK", 2000)
-    lines = [f"{place % 7},2020-01-{1 + place % 28:02},LOINC:2160-0,{place % 5}.0,mg/dL" for place in range(2000)]
+    lines = [
+        f"{place % 7},2020-01-{1 + place % 28:02}T{place % 24:02}:{place % 59:02},LOINC:2160-0,{place % 5}.0,mg/dL"
+        for place in range(2000)
+    ]
     patients = tuple(str(one) for one in range(7))
     mean = {
         "x": {**LAST, "value": "mean"},

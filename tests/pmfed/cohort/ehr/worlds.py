@@ -287,6 +287,13 @@ def write_bundles(world: World, folder: Path) -> Path:
     return folder
 
 
+def in_utc(folder: Path) -> Path:
+    """Describe an export of a hospital whose clocks show UTC."""
+    path = folder.with_name(f"{folder.name}.toml")
+    path.write_text(f'timezone = "UTC"\n[fhir]\nfiles = "{folder.name}"\n')
+    return path
+
+
 def dates(*texts: str) -> NDArray[np.datetime64]:
     """Return index dates."""
     return np.array(texts, dtype="datetime64[s]")
