@@ -27,7 +27,7 @@ from pmfed.privacy.bookkeeping import BookKeeper, Unsupported
 from pmfed.privacy.noise import Source
 from pmfed.privacy.plan import PrivacyPlan
 from pmfed.privacy.precision import Precision
-from pmfed.privacy.shortcut import LinearModel, by_outer_product, is_linear, one_each, same
+from pmfed.privacy.shortcut import LinearModel, by_outer_product, check, is_linear, one_each
 
 Strategy = Literal["auto", "bookkeeping", "vmap"]
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -354,7 +354,7 @@ class PrivateStep:
             # The shortcut trusts that records do not mix in loss and design. Look at steps 1, 2, 4, 8, ...
             self._passes += 1
             if self._passes & (self._passes - 1) == 0:
-                same(found, self._by_vmap(batch))
+                check(self._linear, found, self._by_vmap(batch), self.loss, batch)
         return found
 
     def _by_vmap(self, batch: Batch) -> list[Tensor]:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 
 from pmfed.sections.outcome import Outcome
+from pmfed.tasks.losses import binary_entropy
 from pmfed.tasks.task import Floats, Metric, area_under_roc, one_hot, ratio, redraw
 
 BINS = 500
@@ -39,7 +40,7 @@ class Binary:
         return torch.from_numpy(np.asarray(values, dtype=np.float32))
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.binary_cross_entropy_with_logits(outputs[:, 0], targets, reduction="none")
+        return binary_entropy(outputs[:, 0], targets)
 
     def rows(self, outputs: Floats, values: npt.NDArray[Any]) -> Floats:
         scaled = (np.clip(outputs[:, 0], -LOGITS, LOGITS) + LOGITS) / (2 * LOGITS)

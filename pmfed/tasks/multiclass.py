@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 
 from pmfed.sections.outcome import Outcome
+from pmfed.tasks.losses import cross_entropy
 from pmfed.tasks.task import Floats, Metric, area_under_roc, mean_of_known, one_hot, ratio, redraw
 
 BINS = 200  # of the probability of each class, on the logit scale
@@ -44,7 +45,7 @@ class Multiclass:
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         adjusted = outputs + self._log_shares.to(outputs) if self._balanced else outputs
-        return torch.nn.functional.cross_entropy(adjusted, targets, reduction="none")
+        return cross_entropy(adjusted, targets)
 
     def rows(self, outputs: Floats, values: npt.NDArray[Any]) -> Floats:
         count = len(self.classes)

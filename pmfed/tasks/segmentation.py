@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 
 from pmfed.sections.outcome import Outcome
+from pmfed.tasks.losses import log_shares
 from pmfed.tasks.task import Floats, Metric, mean_of_known, one_hot, ratio, redraw
 
 BINS = 100  # of a record's Dice
@@ -44,7 +45,7 @@ class Segmentation:
         """Return cross-entropy plus 1 - soft Dice (Milletari et al. 2016) over each record's own pixels."""
         classes = torch.arange(outputs.shape[1], device=outputs.device).view(1, -1, *[1] * (outputs.ndim - 2))
         truth = (targets[:, None] == classes).to(outputs.dtype).flatten(2)
-        logs = torch.log_softmax(outputs.flatten(2), dim=1)
+        logs = log_shares(outputs.flatten(2))
         entropy = -(truth * logs).sum(1).mean(1)
         shares = logs.exp()
         both, either = (truth * shares).sum(2), truth.sum(2) + shares.sum(2)

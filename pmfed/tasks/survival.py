@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch.nn.functional import logsigmoid
 
 from pmfed.sections.outcome import Outcome
 from pmfed.tasks.task import Floats, Metric, nonnegative, one_hot, ratio, redraw
@@ -68,8 +69,8 @@ class Survival:
         return torch.from_numpy(np.stack([watched, failed], axis=1).astype(np.float32))
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        softplus = torch.nn.functional.softplus
-        return (softplus(outputs) * targets[:, 0] + softplus(-outputs) * targets[:, 1]).sum(dim=1)
+        # In the negative log-likelihood a piece counts if it was lived through, or if the event came in it.
+        return -(logsigmoid(-outputs) * targets[:, 0] + logsigmoid(outputs) * targets[:, 1]).sum(dim=1)
 
     def predict(self, outputs: Floats) -> Floats:
         """Return the chance to be alive at every boundary, (B, intervals)."""
