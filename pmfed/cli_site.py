@@ -57,6 +57,8 @@ def site_check(
     if page is not None:
         write_page(found, page)
         print(f"\npage  {page}")
+    if found.policy is not None:
+        raise found.policy
 
 
 @site_app.command("card")

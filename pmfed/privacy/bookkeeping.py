@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import vmap
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
@@ -28,6 +28,7 @@ from pmfed.privacy import layers, recurrent
 from pmfed.privacy.batches import Batch, Patients, room, rows, spread
 from pmfed.privacy.pages import Page, Shared
 from pmfed.privacy.precision import Precision
+from pmfed.privacy.shell import Shell
 
 MEMORY = 32 << 20
 """Bytes that activations and noted gradients of one chunk may take: more leaves the cache."""
@@ -125,7 +126,7 @@ class BookKeeper:
     """
 
     def __init__(
-        self, model: nn.Module, shell: nn.Module, parameters: Mapping[str, nn.Parameter],
+        self, model: nn.Module, shell: Shell, parameters: Mapping[str, nn.Parameter],
         loss: Callable[..., Tensor], precision: Precision = "float32",
     ) -> None:  # fmt: skip
         self.model, self.shell, self.parameters, self.loss = model, shell, parameters, loss
@@ -211,7 +212,7 @@ class BookKeeper:
         with torch.enable_grad():
             for k in range(len(batch[2])):
                 inputs, present, target = rows(batch, k, k + 1)
-                losses = self.loss(functional_call(self.shell, state, (dict(inputs), dict(present))), target)
+                losses = self.loss(self.shell(state, inputs, present), target)
                 found.append(torch.autograd.grad(losses, list(own.values()), materialize_grads=True))
         return [torch.stack(parts) for parts in zip(*found, strict=True)]
 
@@ -257,7 +258,7 @@ class BookKeeper:
             page.marker = target
             one = ({k: v[None] for k, v in inputs.items()}, {k: v[None] for k, v in present.items()})
             with _Watch(page):
-                outputs = functional_call(self.shell, {**constants, **detached}, one)
+                outputs = self.shell({**constants, **detached}, *one)
             page.marker = None
             return self.loss(outputs, target[None])
 

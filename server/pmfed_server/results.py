@@ -18,6 +18,7 @@ from safetensors.numpy import save_file
 from pmfed import __version__
 from pmfed.models import build, named
 from pmfed.models.parts import stays
+from pmfed.privacy.bounds import rounded_up
 from pmfed.privacy.groups import patient_epsilon
 from pmfed.privacy.plan import AGAINST, Against, PrivacyPlan
 from pmfed.study import Study
@@ -109,7 +110,7 @@ def personal_of(study: Study, plan: PrivacyPlan, evaluated: Evaluated, own: Eval
     found = own if study.tuned else evaluated
     told: dict[str, Any] = {"method": study.personal.method, "epsilon": None, "test": {}, "per_site": {}}
     if plan.personal_noise is not None and plan.private:
-        told["epsilon"] = round(plan.alone().epsilon(), 4)
+        told["epsilon"] = rounded_up(plan.alone().epsilon())
     if found is not None and found.total.any():
         told["test"] = metrics_of(study, found, evaluation_noise(study, plan))
         told["per_site"] = {
@@ -134,7 +135,7 @@ def privacy_of(
 
     def told(against: Against) -> float | None:
         value = plan.epsilon(steps, against)
-        return round(value, 4) if np.isfinite(value) else None
+        return rounded_up(value) if np.isfinite(value) else None
 
     return {
         "unit": plan.unit,
@@ -151,7 +152,7 @@ def privacy_of(
         "insecure": False,
         "whole_patient": _whole_patient(study, replace(plan, steps=steps)),
         "spent": {
-            site: {"epsilon": round(receipt["epsilon"], 4), "delta": receipt["delta"]}
+            site: {"epsilon": rounded_up(receipt["epsilon"]), "delta": receipt["delta"]}
             for site, receipt in sorted(receipts.items())
         },
     }
@@ -162,7 +163,7 @@ def _whole_patient(study: Study, plan: PrivacyPlan) -> dict[str, Any] | None:
     if plan.unit == "patient" or not plan.private or plan.steps == 0:
         return None
     records = study.cohort.max_records
-    return {"records": records, "epsilon": round(patient_epsilon(plan, records), 4)}
+    return {"records": records, "epsilon": rounded_up(patient_epsilon(plan, records))}
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

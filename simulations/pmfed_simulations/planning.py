@@ -8,11 +8,11 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from pmfed.modality import shape_of
 from pmfed.models import build, shared_start
+from pmfed.privacy.bounds import rounded_up
 from pmfed.privacy.gradients import PrivateStep
 from pmfed.privacy.groups import patient_epsilon
 from pmfed.privacy.plan import PrivacyPlan
@@ -20,8 +20,10 @@ from pmfed.secagg.grid import gradient_grid
 from pmfed.secagg.protocol import AHEAD, threshold_of
 from pmfed.study import Study
 from pmfed.tasks import extremes, task_for
+from pmfed.terminal import console
 
 BYTES_PER_SITE = 950  # of packages, parcels, votes and shares, per site and round of dropout recovery; measured
+FAR = 1.5  # by which the expected and the actual number of patients may differ without a word
 TIMED = 3  # steps timed after one to warm up
 
 
@@ -45,6 +47,27 @@ def step_seconds(study: Study, plan: PrivacyPlan, patients: int) -> float:
     return statistics.median(taken[1:])
 
 
+def far_off(study: Study, training: int) -> str:
+    """Say when the study's public number of patients is far from how many there are; "" when it is not.
+
+    The divisor of every step, what the clip and the learning rate mean, and the noise beside the signal hang on it.
+    """
+    expected = study.cohort.expected_patients
+    times = expected / max(training, 1)
+    if 1 / FAR <= times <= FAR:
+        return ""
+    how = f"{times:.1f} times shorter" if times > 1 else f"{1 / times:.1f} times longer"
+    return (
+        f"the study expects {expected:,} training patients and these sites have {training:,}: every step is {how} than "
+        f"meant, for the same epsilon. Set cohort.expected_patients to about {_round(training):,}."
+    )
+
+
+def _round(count: int) -> int:
+    """Return a count to two digits, as a public number should be."""
+    return int(f"{float(f'{count:.1e}'):.0f}")
+
+
 def show_plan(study: Study, sites: int) -> None:
     """Print noise, steps, epsilon per ten rounds, bytes and time.
 
@@ -56,7 +79,7 @@ def show_plan(study: Study, sites: int) -> None:
         How many sites would take part.
     """
     torch.set_num_threads(1)
-    console = Console(markup=False)
+    screen = console()
     plan = PrivacyPlan.solve(study, sites)
     training, parameters = study.training, len(shared_start(study))
     size = max(1, round(plan.sampling_rate * study.cohort.expected_patients / sites))
@@ -76,8 +99,8 @@ def show_plan(study: Study, sites: int) -> None:
         ("noise multiplier", f"{plan.noise_multiplier:.4g} against {plan.colluders} colluding site(s)"),
         ("statistics", _statistics(plan)),
         ("personal", _personal(study, plan)),
-        ("epsilon, model's receivers", f"{plan.epsilon(against='public'):.3f}"),
-        ("epsilon, all other sites", f"{plan.epsilon(against='others'):.3f}"),
+        ("epsilon, model's receivers", f"{rounded_up(plan.epsilon(against='public'), 3)}"),
+        ("epsilon, all other sites", f"{rounded_up(plan.epsilon(against='others'), 3)}"),
         ("signal to noise", _signal(study, plan, parameters)),
         (
             "bytes per site",
@@ -87,21 +110,19 @@ def show_plan(study: Study, sites: int) -> None:
     ):
         if value:
             facts.add_row(name, value)
-    console.print(facts, highlight=False)
-    console.print(_ways(study, plan), highlight=False)
+    screen.print(facts)
+    screen.print(_ways(study, plan))
     rounds = sorted({*range(10, training.rounds + 1, 10), training.rounds})
     told = plan.curve([count * training.local_steps for count in rounds])
     shown = _thin(list(zip(rounds, told, strict=True)), 12)
-    console.print(
-        "\nepsilon after rounds: " + "  ".join(f"{count}: {value:.2f}" for count, value in shown), highlight=False
-    )
+    screen.print("\nepsilon after rounds: " + "  ".join(f"{count}: {rounded_up(value, 2)}" for count, value in shown))
 
 
 def _ways(study: Study, plan: PrivacyPlan) -> Table:
     """Show what both ways to add up under masks cost (docs/secagg.md), and which one the study chose."""
     table = Table(box=None, pad_edge=False, title="\nsums under masks", title_justify="left", title_style="")
     for column in ("", "aggregation.dropouts", "messages a round", "when a site fails", "noise of one site", "more bytes a round"):  # fmt: skip
-        table.add_column(column, justify="left" if column in ("", "when a site fails") else "right")
+        table.add_column(column, justify="left" if column in ("", "when a site fails") else "right", overflow="fold")
     most = min(plan.sites - threshold_of(plan.sites), plan.sites - 1 - study.privacy.colluders)
     chosen = study.aggregation.dropouts
     for dropouts in sorted({0, chosen, min(most, max(1, plan.sites // 10))}):
@@ -122,13 +143,13 @@ def _patients(study: Study, plan: PrivacyPlan) -> str:
     if plan.unit == "patient":
         return ""
     most = study.cohort.max_records
-    return f"weaker: epsilon {patient_epsilon(plan, most):.1f} for a patient with {most} records"
+    return f"weaker: epsilon {rounded_up(patient_epsilon(plan, most), 1)} for a patient with {most} records"
 
 
 def _statistics(plan: PrivacyPlan) -> str:
     if plan.statistics_noise is None:
         return ""
-    return f"means and scales, noise multiplier {plan.statistics_noise:g}: epsilon {plan.epsilon(0):.3f} of the total"
+    return f"means and scales, noise multiplier {plan.statistics_noise:g}: epsilon {rounded_up(plan.epsilon(0), 3)} of the total"
 
 
 def _personal(study: Study, plan: PrivacyPlan) -> str:
@@ -139,7 +160,7 @@ def _personal(study: Study, plan: PrivacyPlan) -> str:
     own = plan.alone()
     return (
         f"{study.tuned.method}, {own.steps} steps at each site, noise multiplier {own.noise_multiplier:.4g}: epsilon "
-        f"{own.epsilon():.3f} of the total"
+        f"{rounded_up(own.epsilon(), 3)} of the total"
     )
 
 

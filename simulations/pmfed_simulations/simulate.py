@@ -25,7 +25,15 @@ from pmfed.validate import explain
 from pmfed_simulations.datasets import write_sites
 from pmfed_simulations.hospitals import write_hospitals, write_real_hospitals
 from pmfed_simulations.jobs import Engine, Job, rounds_done, run_jobs
-from pmfed_simulations.protocols import PROTOCOLS, Protocol, Series, check_comparisons, comparison, federation
+from pmfed_simulations.protocols import (
+    PROTOCOLS,
+    Protocol,
+    Series,
+    check_comparisons,
+    comparison,
+    federation,
+    without_refused,
+)
 from pmfed_simulations.published import warfarin_references
 from pmfed_simulations.ray_engine import check_ray
 from pmfed_simulations.rosters import pin_rosters
@@ -187,9 +195,13 @@ def simulate(simulation: Simulation, tick: Callable[[], None] = lambda: None) ->
         result.json.
     """
     pin_rosters(simulation.sites)
-    run_jobs(simulation.jobs, simulation.cohorts, workers_of(simulation.options), tick)
+    workers = workers_of(simulation.options)
+    # The federation first: who refuses it has no part in what stands beside it.
+    run_jobs([job for row in simulation.main.jobs for job in row], simulation.cohorts, workers, tick)
+    others = [without_refused(line, simulation.main) for line in simulation.others]
+    run_jobs([job for line in others for row in line.jobs for job in row], simulation.cohorts, workers, tick)
     result, curves = summarise_series(
-        simulation.study, simulation.main, simulation.others, simulation.options.protocol, simulation.cohorts
+        simulation.study, simulation.main, others, simulation.options.protocol, simulation.cohorts
     )
     if simulation.best:
         result["best_possible"] = simulation.best

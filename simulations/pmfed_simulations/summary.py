@@ -16,9 +16,11 @@ from pmfed_server.results import Metrics, evaluation_noise, finite, metrics_of
 
 from pmfed.cohort import Cohort
 from pmfed.errors import LedgerError
+from pmfed.privacy.bounds import rounded_up
 from pmfed.study import Study
 from pmfed.tasks import task_for
 from pmfed_simulations.jobs import Job, Sum, plan_of
+from pmfed_simulations.planning import far_off
 from pmfed_simulations.protocols import Protocol, Series
 
 log = logging.getLogger("pmfed.simulation")
@@ -104,6 +106,9 @@ def summarise_series(
     result["protocol"] = protocol
     result["seeds"] = len(main.jobs)
     result["trainings"] = len(first)
+    result["refused"] = {name: reason for one in results for name, reason in one["refused"].items()}
+    off = far_off(study, sum(int(cohort.training.sum()) for cohort in cohorts.values()))
+    result["notes"] = [off] if off else []
     took_part = {site["name"] for one in results for site in one["sites"]}
     result["sites"] = [
         {
@@ -150,7 +155,7 @@ def _all_runs(jobs: Sequence[Job], name: str) -> float | None:
                 except LedgerError as error:  # spoilt while the run went; what was trained is still the result
                     log.warning("%s: %s", name, error)
                     return None
-    return round(max(found, default=0.0), 4)
+    return rounded_up(max(found, default=0.0))
 
 
 def _line(series: Series, metrics: Metrics, sites: dict[str, Metrics], epsilon: float) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import binomtest
 
+from pmfed.privacy.bounds import rounded_up
 from pmfed.privacy.groups import patient_epsilon
 from pmfed.privacy.plan import PrivacyPlan
 
@@ -311,7 +312,7 @@ def test_a_result_says_what_records_are_worth_to_the_patient_who_has_most() -> N
     study = visits_study().replace(privacy={"unit": "record", "epsilon": 1.0})
     plan = PrivacyPlan.solve(study, 3)
     told = privacy_of(study, plan, study.training.rounds, {})["whole_patient"]
-    assert told == {"records": MOST, "epsilon": round(patient_epsilon(plan, MOST), 4)}
+    assert told == {"records": MOST, "epsilon": rounded_up(patient_epsilon(plan, MOST))}
     assert told["epsilon"] > 30 * plan.epsilon()
     half = privacy_of(study, plan, study.training.rounds // 2, {})["whole_patient"]
     assert plan.epsilon() < half["epsilon"] < told["epsilon"]

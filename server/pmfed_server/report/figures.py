@@ -82,12 +82,19 @@ def interval(low: float | None, high: float | None, digits: int) -> str:
 
 def up(value: float, digits: int) -> float:
     """Return ``value`` rounded up to ``digits`` decimals: how bounds are rounded."""
-    return math.ceil(value * 10.0**digits - 1e-6) / 10.0**digits
+    return math.ceil(value * 10.0**digits * (1 - 1e-9) - 1e-9) / 10.0**digits
 
 
 def epsilon_text(value: float | None) -> str:
-    """Return epsilon with at most two decimals, rounded up."""
-    return NONE if value is None else f"{up(value, 2):.2f}".rstrip("0").rstrip(".")
+    """Return epsilon with at most two decimals, or two digits where it is small, rounded up."""
+    if value is None:
+        return NONE
+    return delta_text(value) if 0 < value < 1e-3 else f"{epsilon_shown(value):.9f}".rstrip("0").rstrip(".")
+
+
+def epsilon_shown(value: float) -> float:
+    """Return the number that `epsilon_text` writes, never below ``value`` but for the last digits of a float."""
+    return up(value, 2 if value >= 0.1 or value <= 0 else 1 - math.floor(math.log10(value)))
 
 
 def delta_text(value: float | None) -> str:
