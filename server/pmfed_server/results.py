@@ -41,15 +41,16 @@ def versions() -> dict[str, str]:
     }
 
 
-def metrics_of(study: Study, evaluated: Evaluated, noise: float = 0.0) -> Metrics:
+def metrics_of(study: Study, evaluated: Evaluated, noise: float = 0.0, *, detailed: bool = False) -> Metrics:
     """Return the metrics of an evaluation with ``_low`` and ``_high``, the 95 % bootstrap interval over patients.
 
-    ``noise`` is the standard deviation of the noise in each cell of a private release.
+    ``noise`` is the standard deviation of the noise in each cell of a private release; ``detailed`` adds the task's
+    details to the metrics by which models are compared.
     """
     task = task_for(study)
     totals = evaluated.measured_as(study.evaluation.average)
-    found = {name: float(value) for name, value in measured(task, totals).items()}
-    for name, (low, high) in intervals(task, totals, noise=noise).items():
+    found = {name: float(value) for name, value in measured(task, totals, detailed=detailed).items()}
+    for name, (low, high) in intervals(task, totals, noise=noise, detailed=detailed).items():
         found |= {f"{name}_low": low, f"{name}_high": high}
     return finite(found)
 
@@ -79,9 +80,10 @@ def summarise(study: Study, plan: PrivacyPlan, outcome: Outcome, wall_s: float) 
         "task": study.outcome.task,
         "unit": study.outcome.unit,
         "metric": {"name": metric.name, "label": metric.label, "higher_is_better": metric.higher_is_better},
+        "labels": {metric.name: metric.label for metric in (*task.metrics, *task.details)},
         "average": study.evaluation.average,
         "metrics": {
-            "test": metrics_of(study, outcome.evaluated, evaluation_noise(study, plan)),
+            "test": metrics_of(study, outcome.evaluated, evaluation_noise(study, plan), detailed=True),
             "per_site": {
                 site: metrics_of(study, Evaluated.of_site(site, total))
                 for site, total in sorted(outcome.evaluated.per_site.items())

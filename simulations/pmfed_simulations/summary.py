@@ -37,7 +37,8 @@ def gather(row: Sequence[Job]) -> Evaluated:
 
 def over_seeds(series: Series) -> Metrics:
     """Return the metrics of a line: the mean over seeds, ``_sd`` where there are several, the mean interval."""
-    found = [metrics_of(row[0].scoring, gather(row), _noise(row[0])) for row in series.jobs]
+    detailed = not series.name.startswith("local")  # a hospital alone is compared, and no model that anyone reports
+    found = [metrics_of(row[0].scoring, gather(row), _noise(row[0]), detailed=detailed) for row in series.jobs]
     return _mean(found)
 
 
