@@ -11,7 +11,7 @@ import torch
 from pmfed.sections.outcome import Outcome
 from pmfed.tasks.losses import binary_entropy
 from pmfed.tasks.scores import area_under_roc, average_precision, calibration, decisions, expit, ratio
-from pmfed.tasks.task import Floats, Metric, one_hot, redraw
+from pmfed.tasks.task import Floats, Metric, one_hot, redraw, thin
 
 BINS = 500
 COARSE = 20  # when cells carry noise: it adds up over the cells a metric reads
@@ -128,4 +128,27 @@ class Binary:
                         "count": float(size),
                     }
                 )
-        return {"calibration": points}
+        return {"calibration": points, **self._operating(negative, positive)}
+
+    def _operating(self, negative: Floats, positive: Floats) -> dict[str, Any]:
+        """Return what every threshold would give: ROC, precision and recall, and net benefit up to three times the share."""
+        n, p = float(negative.sum()), float(positive.sum())
+        if n <= 0 or p <= 0:
+            return {}
+        false, true = (np.append(np.cumsum(part[::-1])[::-1], 0.0) for part in (negative, positive))
+        edges = expit(np.linspace(-LOGITS, LOGITS, self.bins + 1))
+        share = p / (n + p)
+        told = (edges >= 0.01) & (edges <= min(0.9, max(3 * share, 0.2)))
+        odds = edges / (1 - edges)
+        precision = ratio(true, true + false)
+        recalled = true > 0
+        return {
+            "roc": thin(np.column_stack([false / n, true / p])),
+            "precision_recall": thin(np.column_stack([true / p, precision])[recalled]),
+            "decision": {
+                "threshold": self.threshold,
+                "share": share,
+                "model": thin(np.column_stack([edges, (true - false * odds) / (n + p)])[told]),
+                "all": thin(np.column_stack([edges, share - (1 - share) * odds])[told]),
+            },
+        }

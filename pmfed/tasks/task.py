@@ -183,3 +183,13 @@ def mean_of_known(values: Floats) -> Floats:
     """Return the mean over the last axis of what is not NaN: classes nobody had say nothing."""
     known = np.isfinite(values)
     return ratio(np.where(known, values, 0.0).sum(axis=-1), known.sum(axis=-1))
+
+
+def thin(points: Floats, most: int = 120) -> list[list[float]]:
+    """Return at most ``most`` of the points (N, 2) of a curve, both ends and no point twice, for a chart."""
+    if not len(points):
+        return []
+    changed = np.append(True, np.any(np.diff(points, axis=0) != 0, axis=1))
+    points = points[changed]
+    place = np.unique(np.linspace(0, len(points) - 1, min(most, len(points))).round().astype(int))
+    return [[round(float(x), 5), round(float(y), 5)] for x, y in points[place]]

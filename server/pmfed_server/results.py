@@ -27,8 +27,10 @@ from pmfed.tasks.task import headline, intervals, measured
 from pmfed_server.checkpoint import replacing, write_atomically
 from pmfed_server.outcome import Evaluated, Outcome
 from pmfed_server.report import write_report
+from pmfed_server.report.design import design_of
 
 Metrics = dict[str, float | None]
+POINTS = 6  # of epsilon over the number of sites that collude
 
 
 def versions() -> dict[str, str]:
@@ -77,6 +79,7 @@ def summarise(study: Study, plan: PrivacyPlan, outcome: Outcome, wall_s: float) 
         "parameters": len(outcome.parameters),
         "public_weights": study.public_weights,
         "stand_in": study.cohort.stand_in,
+        "design": design_of(study),
         "task": study.outcome.task,
         "unit": study.outcome.unit,
         "metric": {"name": metric.name, "label": metric.label, "higher_is_better": metric.higher_is_better},
@@ -146,6 +149,7 @@ def privacy_of(
         "delta": plan.delta,
         "epsilon_collusion": {against: told(against) for against in AGAINST},
         "colluders": plan.colluders,
+        "epsilon_by_colluders": _by_colluders(plan, steps),
         "noise_multiplier": plan.noise_multiplier,
         "sampling_rate": plan.sampling_rate,
         "clip": plan.clip if np.isfinite(plan.clip) else None,
@@ -158,6 +162,23 @@ def privacy_of(
             for site, receipt in sorted(receipts.items())
         },
     }
+
+
+def _by_colluders(plan: PrivacyPlan, steps: int) -> list[tuple[int, float]]:
+    """Return (t, epsilon against t colluding sites) from none to all others; empty where that makes no difference."""
+    if not plan.private or plan.algorithm == "fedavg" or plan.sites < 2 or steps == 0:
+        return []
+    asked = sorted({round(t) for t in np.linspace(0, plan.sites - 1, POINTS)} | {plan.colluders})
+    found = []
+    for t in asked:
+        scale = float(np.sqrt((plan.sites - t) / (plan.sites - plan.colluders)))
+        scale = min(scale, 1.0) if plan.local else scale
+        statistics = None if plan.statistics_noise is None else plan.statistics_noise * scale
+        seen = replace(plan, noise_multiplier=plan.noise_multiplier * scale, statistics_noise=statistics)
+        value = seen.epsilon(steps)
+        if np.isfinite(value):
+            found.append((t, rounded_up(value)))
+    return found
 
 
 def _whole_patient(study: Study, plan: PrivacyPlan) -> dict[str, Any] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import tomllib
 from collections.abc import Callable, Sequence
@@ -72,6 +73,19 @@ class Options:
     reproducible: bool = False
     engine: Engine = "local"
     changes: str | None = None
+
+    def command(self) -> str:
+        """Return the command line that asks the same."""
+        said = ["pmfed", "simulate", self.study]
+        for option, value, usual in (
+            ("--sites", self.sites, None), ("--data", self.data, None), ("--epsilon", self.epsilon, None),
+            ("--delta", self.delta, None), ("--rounds", self.rounds, None), ("--protocol", self.protocol, "holdout"),
+            ("--with", self.changes, None), ("--seeds", self.seeds, 1), ("--compare", ",".join(self.compare) or "none", ""),
+            ("--engine", self.engine, "local"), ("--workers", self.workers, 0), ("--out", self.out, ""),
+        ):  # fmt: skip
+            if value != usual:
+                said += [option, str(value)]
+        return shlex.join([*said, *["--insecure-reproducible"] * self.reproducible])
 
 
 @dataclass(frozen=True)
@@ -203,6 +217,7 @@ def simulate(simulation: Simulation, tick: Callable[[], None] = lambda: None) ->
     result, curves = summarise_series(
         simulation.study, simulation.main, others, simulation.options.protocol, simulation.cohorts
     )
+    result["command"] = simulation.options.command()
     if simulation.best:
         result["best_possible"] = simulation.best
     if simulation.options.study == "warfarin":

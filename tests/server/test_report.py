@@ -414,7 +414,7 @@ def test_browser_reads_it_without_complaint(browser: Callable[..., tuple[str, st
     read = Page(dom)  # as the browser understood it: nothing moved, nothing dropped
     written = Page(path.read_text(encoding="utf-8"))
     assert [tag for tag, _ in read.elements] == [tag for tag, _ in written.elements]
-    assert sum(tag == "svg" for tag, _ in read.elements) == 5
+    assert sum(tag == "svg" for tag, _ in read.elements) == 7
     broken = tmp_path / "broken.html"
     broken.write_text(path.read_text(encoding="utf-8").replace("</main>", "<script>boom()</script></main>"))
     assert browser(broken, "--dump-dom")[1] != ""  # the test sees complaints, and the page's policy stops scripts

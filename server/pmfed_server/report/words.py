@@ -58,7 +58,7 @@ def headline(result: Result) -> list[str]:
         text += f"is {number(own.value, digits)}{unit}"
         text += f", the mean of {count(result['seeds'], 'seed')}" if (result.get("seeds") or 1) > 1 else ""
         text += f" (95 % interval {spread})" if spread else ""
-    sentences += [text + ".", _promise_short(result)]
+    sentences += [text + ".", _promise_short(result), *_miscalibrated(result)]
     alone = best_alone(result)
     others = [f"the best hospital alone reaches {number(alone.value, digits)}"] if alone else []
     for kind, words in (
@@ -71,6 +71,22 @@ def headline(result: Result) -> list[str]:
         line = "; ".join(others)
         sentences.append(line[0].upper() + line[1:] + ".")
     return sentences
+
+
+def _miscalibrated(result: Result) -> list[str]:
+    """Say in what way probabilities are off, where chance alone does not explain it."""
+    test, said = result["metrics"]["test"], []
+
+    def away(name: str) -> float | None:
+        value, low, high = (finite(test.get(name + end)) for end in ("", "_low", "_high"))
+        return value if value is not None and low is not None and high is not None and not low <= 1 <= high else None
+
+    if (share := away("oe")) is not None:
+        said.append(f"of every 100 events it expects {share * 100:,.0f} happen")
+    if (slope := away("calibration_slope")) is not None:
+        how = "too far apart" if slope < 1 else "too close together"
+        said.append(f"its risks lie {how} (calibration slope {number(slope, 2)}, where 1 is right)")
+    return [f"Its probabilities are not to be taken as they are: {', and '.join(said)}."] if said else []
 
 
 # the promise
