@@ -30,6 +30,7 @@ from pmfed_server.report import write_report
 from pmfed_server.report.design import design_of
 
 Metrics = dict[str, float | None]
+COARSE = 1e-3  # of the accountant's losses, where a second for each figure would be too long
 POINTS = 6  # of epsilon over the number of sites that collude
 
 
@@ -168,14 +169,15 @@ def _by_colluders(plan: PrivacyPlan, steps: int) -> list[tuple[int, float]]:
     """Return (t, epsilon against t colluding sites) from none to all others; empty where that makes no difference."""
     if not plan.private or plan.algorithm == "fedavg" or plan.sites < 2 or steps == 0:
         return []
-    asked = sorted({round(t) for t in np.linspace(0, plan.sites - 1, POINTS)} | {plan.colluders})
+    views: dict[int, Against] = {0: "public", plan.sites - 1: "others", plan.colluders: "colluders"}
     found = []
-    for t in asked:
+    for t in sorted({round(t) for t in np.linspace(0, plan.sites - 1, POINTS)} | set(views)):
         scale = float(np.sqrt((plan.sites - t) / (plan.sites - plan.colluders)))
         scale = min(scale, 1.0) if plan.local else scale
         statistics = None if plan.statistics_noise is None else plan.statistics_noise * scale
         seen = replace(plan, noise_multiplier=plan.noise_multiplier * scale, statistics_noise=statistics)
-        value = seen.epsilon(steps)
+        # Between the views that are told anyway, a coarser grid does: it is a bound all the same.
+        value = plan.epsilon(steps, views[t]) if t in views else seen.epsilon(steps, grid=COARSE)
         if np.isfinite(value):
             found.append((t, rounded_up(value)))
     return found
