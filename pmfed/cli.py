@@ -15,7 +15,7 @@ import typer.core
 from pmfed import __version__
 from pmfed.cli_coordinator import coordinator_app
 from pmfed.cli_site import site_app
-from pmfed.errors import PmfedError, UsageError
+from pmfed.errors import PmfedError, StudyError, UsageError
 from pmfed.memory import keep_freed
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ typer.core.HAS_RICH = False  # help is plain text: Typer would spell "\\[default
 PROTOCOL_HELP = "Who is held out: holdout (the study's split), cv (5-fold over patients), leave-one-site-out."
 ENGINE_HELP = "local, or ray: Flower's own runtime, for the federation's holdout training only; needs pmfed[ray]."
 COMPARE_HELP = (
-    "What to train beside it: local, local-private, global, fedavg, no-privacy, pooled, pooled-private, ablation, "
-    "ablation-no-privacy, none."
+    "What to train beside it: local, local-private, global, fedavg, fedadam, fedyogi (each also with -no-privacy), "
+    "no-privacy, pooled, pooled-private, ablation, ablation-no-privacy, none."
 )
 
 app = typer.Typer(
@@ -166,6 +166,10 @@ def _simulate(ready: Simulation, quiet: bool) -> None:
     try:
         with watch(ready, quiet) as tick:
             result = run(ready, tick)
+    except (StudyError, UsageError) as error:
+        # The study of a run is what it was begun with: going on could only be refused again.
+        again = f"Then begin anew: with another --out, or after removing {ready.out}."
+        raise type(error)(error.what, f"{error.remedy}\n  {again}".lstrip()) from None
     except PmfedError as error:
         again = f"Go on with: pmfed simulate --resume {ready.out}"
         if isinstance(error, InterruptedRunError) or not error.remedy:
@@ -194,6 +198,13 @@ def study_check(study: Annotated[str, typer.Argument(help="A built-in study or a
         print(f"public weights: {name} goes through {weights}; frozen, so nothing of it is trained or paid for.")
     if found.cohort.stand_in:
         print(f"no patient ids: one {found.cohort.stand_in} stands for a patient; the promise is not one to a person.")
+    if found.training.averages_models:
+        print("fedavg: the sites' models are averaged; training.optimizer does nothing, whatever it says.")
+    elif found.training.algorithm == "fedavg":
+        rule = found.training.optimizer
+        print(
+            f"fedavg: the coordinator's {rule.name} steps the way the models went, learning rate {rule.learning_rate:g}."
+        )
     print(f"fingerprint {found.fingerprint()}")
     print(f"next: pmfed study plan {study}")
 

@@ -63,6 +63,8 @@ def site_check(
             "at this site accepted it.",
             "Mend or declare the sources as said above, then check again.",
         )
+    if found.policy is not None:
+        raise found.policy
 
 
 @site_app.command("card")

@@ -53,7 +53,7 @@ class Checked:
     warnings
         What is odd, but no error.
     policy
-        Why this site's policy would not admit the study; empty when it would.
+        Why this site's policy would not admit the study; None when it would.
     red
         What a person has to mend or to accept by name before the study can be approved.
     losses
@@ -68,7 +68,7 @@ class Checked:
     missing: tuple[Line, ...]
     seen: tuple[Line, ...]
     warnings: tuple[str, ...]
-    policy: str = ""
+    policy: PolicyError | None = None
     red: tuple[str, ...] = ()
     losses: tuple[Line, ...] = ()
     inputs: dict[str, str] = field(default_factory=dict)
@@ -166,15 +166,15 @@ def _balance(study: Study, cohort: Cohort) -> list[tuple[str, int]]:
     ]
 
 
-def _policy(site: Site, study: Study, cohort: Cohort) -> str:
+def _policy(site: Site, study: Study, cohort: Cohort) -> PolicyError | None:
     """Return why the policy would refuse, as far as one site can know: it does not know how many others there are."""
     try:
         plan = plan_for(study, study.privacy.colluders + study.aggregation.dropouts + 2)
         training = int(cohort.training.sum())
         site.policy.admit(study, plan, training, cohort.patients - training)
     except PolicyError as error:
-        return str(error)
-    return ""
+        return type(error)(f"the policy of '{site.name}' would refuse this study: {error.what}", error.remedy)
+    return None
 
 
 @contextmanager
@@ -213,8 +213,6 @@ def show(checked: Checked) -> None:
         console.print("note", warning, style="yellow", soft_wrap=True)
     for reason in checked.red:
         console.print("NOT READY", reason, style="bold red", soft_wrap=True)
-    if checked.policy:
-        console.print("the policy would refuse this study:", checked.policy, style="yellow", soft_wrap=True)
 
 
 def sections(checked: Checked) -> list[tuple[str, tuple[Line, ...]]]:

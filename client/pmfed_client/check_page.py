@@ -27,7 +27,7 @@ td.b { width: 30% } .bar { background: #e6ebf0; height: .7rem; border-radius: .3
 </style>
 <h1>{{ checked.site }}</h1>
 <p class="about">{{ checked.study }}. Counts below the site's minimum are shown as "&lt;n". This page stays at the site.</p>
-{% if checked.policy %}<p class="note stop">The site's policy would refuse this study: {{ checked.policy }}</p>{% endif %}
+{% if checked.policy %}<p class="note stop">{{ checked.policy.what[0]|upper }}{{ checked.policy.what[1:] }} {{ checked.policy.remedy }}</p>{% endif %}
 {% for reason in checked.red %}<p class="note stop">{{ reason }}</p>{% endfor %}
 {% for warning in checked.warnings %}<p class="note">{{ warning }}</p>{% endfor %}
 {% for title, lines in sections %}

@@ -24,6 +24,9 @@ from pmfed.study import Study
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
+MANY = 10  # patients who share a spelling before a message may show it
+LONG, FEW = 20, 4  # characters of a spelling, and spellings: more is no set of classes
+
 
 @dataclass(frozen=True, repr=False)
 class Sheet:
@@ -148,11 +151,14 @@ def read_records(
         agreed = ~np.isin(codes, codes[~agreed])
     unknown = np.isnan(targets).any(axis=tuple(range(1, targets.ndim)))
     used = np.flatnonzero(~unknown & (agreed if agreed is not None else True))
-    if not len(used):
+    if not len(used) and not problems:  # an outcome that nobody's could be read is a problem already
+        if unknown.all():
+            lacks, remedy = f"the outcome '{study.outcome.column}'", "that the outcome is filled in"
+        else:
+            lacks, remedy = f"both the outcome and a consent in '{cohort.consent}'", "how a consent is written there"
         problems.add(
-            f"{base.path}: no patients are left: of {count(len(targets), 'row')} none has the outcome "
-            f"'{study.outcome.column}'.",
-            "Check that this is the right table and that the outcome is filled in.",
+            f"{base.path}: no patients are left: of {count(len(targets), 'row')} none has {lacks}.",
+            f"Check that this is the right table and {remedy}.",
         )
     if problems:
         return None
@@ -260,7 +266,8 @@ def _targets(study: Study, base: Sheet, problems: Problems) -> NDArray[np.float6
         complaints = {
             "with text where a number is expected": text,
             "with a time below zero": times < 0,
-            f"where '{outcome.event}' is none of the study's two classes": places == -2,
+            f"where '{outcome.event}' is none of the study's two classes"
+            + _spelled(base.frame[outcome.event], base.frame[study.cohort.patient], places == -2): places == -2,
         }
     elif outcome.task == "regression":
         values, text = number(cells, written, outcome.column)
@@ -274,15 +281,34 @@ def _targets(study: Study, base: Sheet, problems: Problems) -> NDArray[np.float6
     else:
         places = categories(cells, outcome.classes, written.nothing(outcome.column))
         values = np.where(places < 0, np.nan, places.astype(np.float64))
-        complaints = {f"with a value that is none of the study's {len(outcome.classes)} classes": places == -2}
+        strange = places == -2
+        what = f"with a value that is none of the study's {len(outcome.classes)} classes"
+        complaints = {what + _spelled(cells, base.frame[study.cohort.patient], strange): strange}
     for what, where in complaints.items():
         if where.any():
             problems.add(
                 f"{base.path}: outcome '{outcome.column}': {count(int(where.sum()), 'row')} {what} "
                 f"({first_row(base.frame, where)}).",
-                "Correct the outcome, leave it empty where it is unknown, or correct [outcome] in the study.",
+                _remedy(study),
             )
     return values
+
+
+def _spelled(cells: pd.Series, patients: pd.Series, where: Bools) -> str:
+    """Name what stands in some cells, as far as it is a word of many patients and so of none of them."""
+    codes, texts = labels(cells)
+    who = pd.factorize(patients)[0]
+    pairs = np.unique(np.column_stack([codes[where], who[where]]), axis=0)[:, 0]
+    held = np.bincount(pairs, minlength=len(texts))
+    common = [f"'{text}'" for text, patients in zip(texts, held, strict=True) if patients >= MANY and len(text) <= LONG]
+    return f", such as {' and '.join(common)}," if 0 < len(common) <= FEW else ""
+
+
+def _remedy(study: Study) -> str:
+    words = ""
+    if study.outcome.classes and study.outcome.task != "segmentation":
+        words = f"The study writes {', '.join(repr(name) for name in study.outcome.classes)}. "
+    return words + "Correct the outcome, leave it empty where it is unknown, or correct [outcome] in the study."
 
 
 def _held(study: Study, base: Sheet, codes: Ints, texts: list[str], problems: Problems) -> Bools | None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from pmfed.methods.evaluated import Evaluated
 from pmfed.privacy.accounting import epsilon
+from pmfed.privacy.bounds import rounded_up
 from pmfed.privacy.plan import PrivacyPlan
 from pmfed.study import Study
 from pmfed.tasks import task_for
@@ -17,15 +18,16 @@ from pmfed.tasks.task import intervals, measured
 Metrics = dict[str, float | None]
 
 
-def metrics_of(study: Study, evaluated: Evaluated, noise: float = 0.0) -> Metrics:
+def metrics_of(study: Study, evaluated: Evaluated, noise: float = 0.0, *, detailed: bool = False) -> Metrics:
     """Return the metrics of an evaluation with ``_low`` and ``_high``, the 95 % bootstrap interval over patients.
 
-    ``noise`` is the standard deviation of the noise in each cell of a private release.
+    ``noise`` is the standard deviation of the noise in each cell of a private release; ``detailed`` adds the task's
+    details to the metrics by which models are compared.
     """
     task = task_for(study)
     totals = evaluated.measured_as(study.evaluation.average)
-    found = {name: float(value) for name, value in measured(task, totals).items()}
-    for name, (low, high) in intervals(task, totals, noise=noise).items():
+    found = {name: float(value) for name, value in measured(task, totals, detailed=detailed).items()}
+    for name, (low, high) in intervals(task, totals, noise=noise, detailed=detailed).items():
         found |= {f"{name}_low": low, f"{name}_high": high}
     return finite(found)
 
@@ -45,7 +47,7 @@ def personal_of(study: Study, plan: PrivacyPlan, evaluated: Evaluated, own: Eval
     found = own if study.tuned else evaluated
     told: dict[str, Any] = {"method": study.personal.method, "epsilon": None, "test": {}, "per_site": {}}
     if "personal" in plan and plan.private:
-        told["epsilon"] = round(epsilon([plan["personal"].release()], plan.delta), 4)
+        told["epsilon"] = rounded_up(epsilon([plan["personal"].release()], plan.delta))
     if found is not None and found.total.any():
         told["test"] = metrics_of(study, found, evaluation_noise(study, plan))
         told["per_site"] = {

@@ -153,16 +153,18 @@ class Gradient(Method):
         from pmfed.tasks.task import headline
 
         study, evaluated = self.study, self._evaluated
-        metric = headline(task_for(study), study.evaluation.metric)
+        task = task_for(study)
+        metric = headline(task, study.evaluation.metric)
         return {
             "parameters": len(self.optimizer.parameters),
             "public_weights": study.public_weights,
             "task": study.outcome.task,
             "unit": study.outcome.unit,
             "metric": {"name": metric.name, "label": metric.label, "higher_is_better": metric.higher_is_better},
+            "labels": {metric.name: metric.label for metric in (*task.metrics, *task.details)},
             "average": study.evaluation.average,
             "metrics": {
-                "test": metrics_of(study, evaluated, evaluation_noise(study, plan)),
+                "test": metrics_of(study, evaluated, evaluation_noise(study, plan), detailed=True),
                 "per_site": {
                     site: metrics_of(study, Evaluated.of_site(site, total))
                     for site, total in sorted(evaluated.per_site.items())

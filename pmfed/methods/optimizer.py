@@ -19,11 +19,13 @@ Vector = npt.NDArray[np.float32]
 Ask = Callable[[slice], npt.NDArray[np.float64]]
 """Gives a part of a vector; nobody holds all of it in float64."""
 
-MOMENTS = {"sgd": (), "momentum": ("first",), "adam": ("first", "second")}
+MOMENTS = {"sgd": (), "momentum": ("first",), "adam": ("first", "second"), "yogi": ("first", "second")}
+ADAPTIVITY = {"fedsgd": (0.999, 1e-8), "fedavg": (0.99, 1e-3)}
+"""How long squares are remembered, and what is added to their root: Kingma and Ba's, Reddi et al.'s for models."""
 
 
 class ServerOptimizer:
-    """SGD, momentum (Polyak 1964) or Adam (Kingma and Ba 2015), with the mean of the last iterates.
+    """SGD, momentum (Polyak 1964), Adam (Kingma and Ba 2015) or Yogi (Zaheer et al. 2018), with the mean of the last iterates.
 
     Its vectors lie in files and are worked on a part at a time: they are needed for a moment in each round.
 
@@ -45,7 +47,7 @@ class ServerOptimizer:
     def __init__(self, training: Training, start: Vector, folder: Path) -> None:
         self.training, self.folder = training, folder
         self.step_count = self.averaged = 0
-        needed = () if training.algorithm == "fedavg" else MOMENTS[training.optimizer.name]
+        needed = () if training.averages_models else MOMENTS[training.optimizer.name]
         self._stored = {name: Stored(folder, len(start), np.float32) for name in ("parameters", *needed)}
         self._stored["parameters"][:] = start
 
@@ -62,7 +64,10 @@ class ServerOptimizer:
         self.averaged += self._averages
 
     def replace(self, change: Ask) -> None:
-        """Add the mean of the sites' model changes (fedavg): a step of rate 1 without momentum."""
+        """Add the mean of the sites' model changes (fedavg), or take an adaptive step that way (FedAdam, FedYogi)."""
+        if not self.training.averages_models:
+            self.step(lambda part: -change(part))
+            return
         self.step_count += 1
         for part in parts(len(self.parameters)):
             self._put(part, self.parameters[part] + change(part).astype(np.float32))
@@ -77,12 +82,19 @@ class ServerOptimizer:
         if spec.name == "momentum":
             stored["first"][part] = first = np.float32(spec.momentum) * stored["first"][part] + slope
             return rate * first
-        b1, b2 = np.float32(spec.momentum), np.float32(0.999)
+        remembered, root = ADAPTIVITY[self.training.algorithm]
+        b1, b2 = np.float32(spec.momentum), np.float32(remembered)
         stored["first"][part] = first = b1 * stored["first"][part] + (1 - b1) * slope
-        stored["second"][part] = second = b2 * stored["second"][part] + (1 - b2) * slope**2
+        squares = stored["second"][part]
+        if spec.name == "yogi":
+            second = squares - (1 - b2) * np.sign(squares - slope**2) * slope**2
+        else:
+            second = b2 * squares + (1 - b2) * slope**2
+        stored["second"][part] = second
         mean = first / (1 - b1**self.step_count)
-        spread = np.sqrt(second / (1 - b2**self.step_count)) + np.float32(1e-8)
-        return rate * mean / spread
+        spread = np.sqrt(second / (1 - b2**self.step_count)) + np.float32(root)
+        way: Vector = rate * mean / spread
+        return way
 
     def _put(self, part: slice, moved: Vector) -> None:
         self.parameters[part] = moved

@@ -47,7 +47,6 @@ _REASONS = {  # what torch says -> why, and what to do
         "it has an autograd function of its own that torch cannot take record by record",
         "Replace it by torch's operations, or give it setup_context and generate_vmap_rule.",
     ),
-    "on device meta": ("two of its layers share one weight", "Share the layer, or give each its own weight."),
     "saved tensor hooks": ("it recomputes activations to save memory", "Build it with use_checkpoint=False."),
     ".item()": ("what it computes branches on values", "Use torch.where in place of 'if'."),
     "data-dependent": ("what it computes branches on values", "Use torch.where in place of 'if'."),

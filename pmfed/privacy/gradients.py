@@ -9,7 +9,6 @@ any more.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
@@ -19,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from opacus.optimizers import DPOptimizer
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
+from torch.func import grad, vmap
 
 from pmfed.errors import DataError, StudyError
 from pmfed.privacy.batches import Batch, Patients, Tensors, room, rows, spread, whole
@@ -27,7 +26,8 @@ from pmfed.privacy.bookkeeping import BookKeeper, Unsupported
 from pmfed.privacy.mechanism import Mechanism
 from pmfed.privacy.noise import Source
 from pmfed.privacy.precision import Precision
-from pmfed.privacy.shortcut import LinearModel, by_outer_product, is_linear, one_each, same
+from pmfed.privacy.shell import Shell
+from pmfed.privacy.shortcut import LinearModel, by_outer_product, check, is_linear, one_each
 
 Strategy = Literal["auto", "bookkeeping", "vmap"]
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -142,9 +142,8 @@ class PrivateStep:
         self._names = [name for name, _ in named]
         self._parameters = [p for _, p in named]
         self._norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._NormBase)]
-        # torch 2.13's functional_call corrupts a module with aliased submodules: call it on a shell without data.
-        self._shell = copy.deepcopy(model).to("meta")
-        self._pairs = list(zip(self._shell.modules(), model.modules(), strict=True))
+        self._shell = Shell(model)
+        self._pairs = list(zip(self._shell.module.modules(), model.modules(), strict=True))
         self._clipper = _Clipper(self._parameters, mechanism.bound)
         self._per_record = vmap(grad(self._single), in_dims=(None, None, 0, 0, 0), randomness="different")
         shortcut = strategy == "auto" and isinstance(model, LinearModel) and is_linear(model, self._parameters)
@@ -356,7 +355,7 @@ class PrivateStep:
             # The shortcut trusts that records do not mix in loss and design. Look at steps 1, 2, 4, 8, ...
             self._passes += 1
             if self._passes & (self._passes - 1) == 0:
-                same(found, self._by_vmap(batch))
+                check(self._linear, found, self._by_vmap(batch), self.loss, batch)
         return found
 
     def _by_vmap(self, batch: Batch) -> list[Tensor]:
@@ -371,9 +370,8 @@ class PrivateStep:
         self, parameters: Tensors, constants: Tensors, inputs: Tensors, present: Tensors, target: Tensor
     ) -> Tensor:
         """Return the loss of one record; a batch of one cannot mix patients."""
-        shell = {**parameters, **constants}
         one = ({k: v[None] for k, v in inputs.items()}, {k: v[None] for k, v in present.items()})
-        return self._of_one(functional_call(self._shell, shell, one), target[None])
+        return self._of_one(self._shell({**parameters, **constants}, *one), target[None])
 
     def _of_one(self, outputs: Tensor, target: Tensor) -> Tensor:
         return one_each(self.loss(outputs, target), 1).sum()
@@ -392,7 +390,7 @@ class PrivateStep:
         state = {n: t.detach() for n, t in (*self.model.named_parameters(), *self.model.named_buffers())}
         state.update({n: state[n].requires_grad_() for n in self._names})
         with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-            functional_call(self._shell, state, (dict(inputs), dict(present)))
+            self._shell(state, inputs, present)
         return max(1, 2 * weights + max(0, kept - weights))
 
     def _refuse_batchnorm(self) -> None:

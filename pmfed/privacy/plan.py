@@ -181,6 +181,18 @@ class PrivacyPlan:
             mechanisms=tuple(one if one.sites == 1 else replace(one, sites=sites) for one in self.mechanisms),
         )
 
+    def seen_by(self, colluders: int) -> PrivacyPlan:
+        """Return the same noise as ``colluders`` sites see it who tell each other their shares: a plan to account, not to run."""
+
+        def seen(one: Mechanism) -> Mechanism:
+            if not one.shared or one.sites == 1:
+                return one
+            scale = math.sqrt((one.sites - colluders) / (one.sites - one.colluders))
+            scale = min(scale, 1.0) if one.local else scale
+            return replace(one, noise_multiplier=one.noise_multiplier * scale)
+
+        return replace(self, mechanisms=tuple(seen(one) for one in self.mechanisms))
+
     def as_dict(self) -> dict[str, Any]:
         """Return plain values that JSON can hold; an infinite bound is None."""
         told = [{**asdict(one), "bound": one.bound if math.isfinite(one.bound) else None} for one in self.mechanisms]

@@ -11,9 +11,13 @@ from pmfed.validate import Fraction, Frozen
 
 
 class Optimizer(Frozen):
-    """``[training.optimizer]``: the coordinator's step on the summed gradient."""
+    """``[training.optimizer]``: the coordinator's step on the summed gradient.
 
-    name: Literal["sgd", "momentum", "adam"] = "momentum"
+    With ``fedavg`` the sites' models are averaged and no step is taken, but with ``adam`` or ``yogi`` one is taken the
+    way that the models went (FedAdam, FedYogi; Reddi et al. 2021).
+    """
+
+    name: Literal["sgd", "momentum", "adam", "yogi"] = "momentum"
     learning_rate: PositiveFloat
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
 
@@ -37,6 +41,11 @@ class Training(Frozen):
     local_learning_rate: PositiveFloat | None = None
     proximal: Annotated[float, Field(ge=0)] = 0.0
     augmentation: Augmentation | None = None
+
+    @property
+    def averages_models(self) -> bool:
+        """Whether the sites' models are averaged as they are, so that the optimizer has nothing to do."""
+        return self.algorithm == "fedavg" and self.optimizer.name in ("sgd", "momentum")
 
     @model_validator(mode="after")
     def _fits_algorithm(self) -> Training:

@@ -9,11 +9,25 @@ import numpy.typing as npt
 import torch
 
 from pmfed.sections.outcome import Outcome
-from pmfed.tasks.task import Floats, Metric, area_under_roc, one_hot, ratio, redraw
+from pmfed.tasks.losses import binary_entropy
+from pmfed.tasks.scores import area_under_roc, average_precision, calibration, decisions, expit, ratio
+from pmfed.tasks.task import Floats, Metric, one_hot, redraw, thin
 
 BINS = 500
 COARSE = 20  # when cells carry noise: it adds up over the cells a metric reads
 LOGITS = 10.0  # scores are binned by logit in [-10, 10]: 0.04 wide, so ties hardly touch the AUROC
+
+
+DECISIONS = {
+    "sensitivity": "sensitivity", "specificity": "specificity", "ppv": "positive predictive value",
+    "npv": "negative predictive value", "f1": "F1", "net_benefit": "net benefit",
+}  # fmt: skip
+CALIBRATION = (
+    Metric("calibration_intercept", "calibration in the large (0 is right)", False),
+    Metric("calibration_slope", "calibration slope (1 is right)", True),
+    Metric("oe", "observed / expected (1 is right)", True),
+    Metric("ece", "expected calibration error", False),
+)
 
 
 class Binary:
@@ -31,6 +45,20 @@ class Binary:
         self.bins = COARSE if coarse else BINS
         self.cells = 2 * self.bins
         self.baseline = outcome.baseline if isinstance(outcome.baseline, float) else 0.5
+        self.logits = (np.arange(self.bins) + 0.5) / self.bins * 2 * LOGITS - LOGITS
+        # Decisions are told at the public baseline, or where no baseline is given at a half; at the edge of a bin.
+        place = (np.log(self.baseline / (1 - self.baseline)) + LOGITS) / (2 * LOGITS) * self.bins
+        self.edge = int(np.clip(np.round(place), 1, self.bins - 1))
+        self.threshold = float(expit(np.array(self.edge / self.bins * 2 * LOGITS - LOGITS)))
+        at = f"at {self.threshold:.2g}"
+        self.details = (
+            Metric("auprc", "average precision", True),
+            Metric("no_information", "accuracy of the commoner class for all", True),
+            *(Metric(name, f"{label} {at}", True) for name, label in DECISIONS.items()),
+            Metric("brier_skill", "Brier skill over the observed share", True),
+            Metric("log_loss", "log loss", False),
+            *CALIBRATION,
+        )
 
     def bias(self) -> torch.Tensor:
         return torch.logit(torch.tensor([self.baseline], dtype=torch.float32))
@@ -39,7 +67,7 @@ class Binary:
         return torch.from_numpy(np.asarray(values, dtype=np.float32))
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.binary_cross_entropy_with_logits(outputs[:, 0], targets, reduction="none")
+        return binary_entropy(outputs[:, 0], targets)
 
     def rows(self, outputs: Floats, values: npt.NDArray[Any]) -> Floats:
         scaled = (np.clip(outputs[:, 0], -LOGITS, LOGITS) + LOGITS) / (2 * LOGITS)
@@ -51,7 +79,7 @@ class Binary:
         n, p = negative.sum(axis=-1), positive.sum(axis=-1)
         half = self.bins // 2
         right_n, right_p = negative[..., :half].sum(axis=-1), positive[..., half:].sum(axis=-1)
-        scores = _probabilities(self.bins)
+        scores = expit(self.logits)
         error = (negative * scores**2 + positive * (1 - scores) ** 2).sum(axis=-1)
         found = {
             "auroc": area_under_roc(negative, positive),
@@ -61,6 +89,21 @@ class Binary:
         }
         # Noise can carry a share past its ends.
         return {name: np.clip(value, 0.0, 1.0) for name, value in found.items()}
+
+    def detail(self, total: Floats) -> dict[str, Floats]:
+        negative, positive = np.clip(total[..., : self.bins], 0, None), np.clip(total[..., self.bins :], 0, None)
+        n, p = negative.sum(axis=-1), positive.sum(axis=-1)
+        share, scores = ratio(p, n + p), expit(self.logits)
+        error = ratio((negative * scores**2 + positive * (1 - scores) ** 2).sum(axis=-1), n + p)
+        surprise = negative * np.logaddexp(0.0, self.logits) + positive * np.logaddexp(0.0, -self.logits)
+        return {
+            "auprc": average_precision(negative, positive),
+            "no_information": np.maximum(share, 1 - share),
+            **decisions(negative, positive, self.edge, self.threshold),
+            "brier_skill": 1 - ratio(error, share * (1 - share)),
+            "log_loss": ratio(surprise.sum(axis=-1), n + p),
+            **calibration(negative, positive, self.logits),
+        }
 
     def resample(self, total: Floats, draws: int, random: np.random.Generator) -> Floats:
         return redraw(total, draws, random)
@@ -77,7 +120,7 @@ class Binary:
             here = group == index
             size = count[here].sum()
             if size > 0:
-                predicted = float((count[here] * _probabilities(self.bins)[here]).sum() / size)
+                predicted = float((count[here] * expit(self.logits)[here]).sum() / size)
                 points.append(
                     {
                         "predicted": predicted,
@@ -85,9 +128,27 @@ class Binary:
                         "count": float(size),
                     }
                 )
-        return {"calibration": points}
+        return {"calibration": points, **self._operating(negative, positive)}
 
-
-def _probabilities(bins: int) -> Floats:
-    centres = (np.arange(bins) + 0.5) / bins * 2 * LOGITS - LOGITS
-    return np.asarray(1 / (1 + np.exp(-centres)), dtype=np.float64)
+    def _operating(self, negative: Floats, positive: Floats) -> dict[str, Any]:
+        """Return what every threshold would give: ROC, precision and recall, and net benefit up to three times the share."""
+        n, p = float(negative.sum()), float(positive.sum())
+        if n <= 0 or p <= 0:
+            return {}
+        false, true = (np.append(np.cumsum(part[::-1])[::-1], 0.0) for part in (negative, positive))
+        edges = expit(np.linspace(-LOGITS, LOGITS, self.bins + 1))
+        share = p / (n + p)
+        told = (edges >= 0.01) & (edges <= min(0.9, max(3 * share, 0.2)))
+        odds = edges / (1 - edges)
+        precision = ratio(true, true + false)
+        recalled = true > 0
+        return {
+            "roc": thin(np.column_stack([false / n, true / p])),
+            "precision_recall": thin(np.column_stack([true / p, precision])[recalled]),
+            "decision": {
+                "threshold": self.threshold,
+                "share": share,
+                "model": thin(np.column_stack([edges, (true - false * odds) / (n + p)])[told]),
+                "all": thin(np.column_stack([edges, share - (1 - share) * odds])[told]),
+            },
+        }

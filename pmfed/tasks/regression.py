@@ -9,7 +9,8 @@ import numpy.typing as npt
 import torch
 
 from pmfed.sections.outcome import Outcome
-from pmfed.tasks.task import Floats, Metric, one_hot, ratio, redraw
+from pmfed.tasks.scores import ratio
+from pmfed.tasks.task import Floats, Metric, one_hot, redraw
 
 BINS = 256  # of the absolute error, finer near zero
 GRID = 24  # predicted against true, per axis
@@ -24,6 +25,7 @@ class Regression:
         Metric("within_20", "within 20 %", True),
         Metric("rmse", "root mean squared error", False),
     )
+    details: ClassVar[tuple[Metric, ...]] = (Metric("medae", "median absolute error", False),)
     sensitivity = 2.0  # |error| and error^2 as shares of the range, and two one-hot parts: each at most 1
 
     def __init__(self, outcome: Outcome, coarse: bool = False) -> None:
@@ -89,6 +91,16 @@ class Regression:
             "within_20": ratio(cells[..., self.bins :].sum(axis=-1), count),
             "rmse": np.sqrt(np.clip(ratio(total[..., 1], count), 0.0, None)) * span,
         }
+
+    def detail(self, total: Floats) -> dict[str, Floats]:
+        cells = np.clip(total[..., 2 : 2 + 2 * self.bins], 0, None)
+        cells = cells[..., : self.bins] + cells[..., self.bins :]
+        upto, half = np.cumsum(cells, axis=-1), cells.sum(axis=-1) / 2
+        place = np.minimum((upto < half[..., None]).sum(axis=-1), self.bins - 1)
+        inside = np.take_along_axis(cells, place[..., None], axis=-1)[..., 0]
+        past = half - (np.take_along_axis(upto, place[..., None], axis=-1)[..., 0] - inside)
+        middle = (place + np.clip(np.nan_to_num(ratio(past, inside)), 0, 1)) / self.bins  # spread evenly in its bin
+        return {"medae": np.where(half > 0, middle**2 * (self.high - self.low), np.nan)}
 
     def resample(self, total: Floats, draws: int, random: np.random.Generator) -> Floats:
         drawn = np.zeros((draws, self.cells))

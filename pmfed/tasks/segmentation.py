@@ -9,7 +9,9 @@ import numpy.typing as npt
 import torch
 
 from pmfed.sections.outcome import Outcome
-from pmfed.tasks.task import Floats, Metric, mean_of_known, one_hot, ratio, redraw
+from pmfed.tasks.losses import log_shares
+from pmfed.tasks.scores import ratio
+from pmfed.tasks.task import Floats, Metric, mean_of_known, one_hot, redraw
 
 BINS = 100  # of a record's Dice
 COARSE = 8
@@ -32,6 +34,7 @@ class Segmentation:
         self.cells = self.found * self.width
         self.sensitivity = float(np.sqrt(3 * self.found))  # three parts of each class, each at most 1
         own = [Metric(f"dice_{name}", f"Dice of {name}", True) for name in self.classes[1:]] if count > 2 else []
+        self.details = tuple(Metric(f"iou_{name}", f"IoU of {name}", True) for name in self.classes[1:]) if own else ()
         self.metrics = (Metric("dice", "Dice", True), Metric("iou", "IoU", True), *own)
 
     def bias(self) -> torch.Tensor:
@@ -44,7 +47,7 @@ class Segmentation:
         """Return cross-entropy plus 1 - soft Dice (Milletari et al. 2016) over each record's own pixels."""
         classes = torch.arange(outputs.shape[1], device=outputs.device).view(1, -1, *[1] * (outputs.ndim - 2))
         truth = (targets[:, None] == classes).to(outputs.dtype).flatten(2)
-        logs = torch.log_softmax(outputs.flatten(2), dim=1)
+        logs = log_shares(outputs.flatten(2))
         entropy = -(truth * logs).sum(1).mean(1)
         shares = logs.exp()
         both, either = (truth * shares).sum(2), truth.sum(2) + shares.sum(2)
@@ -71,6 +74,13 @@ class Segmentation:
         dice, overlap = (np.clip(ratio(parts[..., k], count), 0.0, 1.0) for k in (0, 1))  # noise can pass the ends
         own = {f"dice_{name}": dice[..., k] for k, name in enumerate(self.classes[1:])} if self.found > 1 else {}
         return {"dice": mean_of_known(dice), "iou": mean_of_known(overlap), **own}
+
+    def detail(self, total: Floats) -> dict[str, Floats]:
+        if not self.details:
+            return {}
+        parts = total.reshape(*total.shape[:-1], self.found, self.width)
+        overlap = np.clip(ratio(parts[..., 1], parts[..., 2:].sum(axis=-1)), 0.0, 1.0)
+        return {f"iou_{name}": overlap[..., place] for place, name in enumerate(self.classes[1:])}
 
     def resample(self, total: Floats, draws: int, random: np.random.Generator) -> Floats:
         drawn = np.zeros((draws, self.found, self.width))

@@ -13,9 +13,11 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch.nn.functional import logsigmoid
 
 from pmfed.sections.outcome import Outcome
-from pmfed.tasks.task import Floats, Metric, nonnegative, one_hot, ratio, redraw
+from pmfed.tasks.scores import ratio
+from pmfed.tasks.task import Floats, Metric, nonnegative, one_hot, redraw
 
 PARTS, SCORES = 12, 120  # time bins per interval, and bins of the risk
 COARSE = (2, 6)  # both, when cells carry noise
@@ -33,6 +35,11 @@ class Survival:
         Metric("c_index", "concordance index", True),
         Metric("integrated_brier", "integrated Brier score", False),
         Metric("calibration_gap", "predicted less observed risk", False),
+    )
+    details: ClassVar[tuple[Metric, ...]] = (
+        Metric("observed_risk", "observed risk by the horizon (Kaplan-Meier)", False),
+        Metric("expected_risk", "predicted risk by the horizon", False),
+        Metric("oe", "observed / expected risk (1 is right)", True),
     )
     # One cell of the histogram, and up to `intervals` squared errors that are divided by their root.
     sensitivity = float(np.sqrt(2))
@@ -68,8 +75,8 @@ class Survival:
         return torch.from_numpy(np.stack([watched, failed], axis=1).astype(np.float32))
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        softplus = torch.nn.functional.softplus
-        return (softplus(outputs) * targets[:, 0] + softplus(-outputs) * targets[:, 1]).sum(dim=1)
+        # In the negative log-likelihood a piece counts if it was lived through, or if the event came in it.
+        return -(logsigmoid(-outputs) * targets[:, 0] + logsigmoid(outputs) * targets[:, 1]).sum(dim=1)
 
     def predict(self, outputs: Floats) -> Floats:
         """Return the chance to be alive at every boundary, (B, intervals)."""
@@ -101,15 +108,25 @@ class Survival:
         counts, squares = self._parts(total)
         left, died = counts.sum(axis=-3)[..., 0], counts.sum(axis=-3)[..., 1]
         patients = (left + died).sum(axis=-1)
-        risk = ratio((counts.sum(axis=(-2, -1)) * _risks(self.scores)).sum(axis=-1), patients)
-        seen = 1 - self._at_horizon(kaplan_meier(left, died))
+        risk, seen = self._predicted_and_seen(counts)
         found = {
             "c_index": concordance(counts[..., 0], counts[..., 1]),
             "integrated_brier": self._integrated(squares, left, died, patients),
-            "calibration_gap": np.abs(risk - np.where(patients > 0, seen, np.nan)),
+            "calibration_gap": np.abs(risk - seen),
         }
         # Noise can carry a share past its ends.
         return {name: np.clip(value, 0.0, 1.0) for name, value in found.items()}
+
+    def detail(self, total: Floats) -> dict[str, Floats]:
+        risk, seen = self._predicted_and_seen(self._parts(total)[0])
+        return {"observed_risk": seen, "expected_risk": risk, "oe": ratio(seen, risk)}
+
+    def _predicted_and_seen(self, counts: Floats) -> tuple[Floats, Floats]:
+        """Return the mean predicted risk by the horizon, and Kaplan-Meier's."""
+        patients = counts.sum(axis=(-3, -2, -1))
+        risk = ratio((counts.sum(axis=(-2, -1)) * _risks(self.scores)).sum(axis=-1), patients)
+        left, died = counts.sum(axis=-3)[..., 0], counts.sum(axis=-3)[..., 1]
+        return risk, np.where(patients > 0, 1 - self._at_horizon(kaplan_meier(left, died)), np.nan)
 
     def resample(self, total: Floats, draws: int, random: np.random.Generator) -> Floats:
         cells = nonnegative(total[: self.counted])

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from pmfed.sections.outcome import Outcome
+from pmfed.tasks.scores import ratio
 
 Floats = npt.NDArray[np.float64]
 ROOM = 2**22  # numbers held at a time: rows of records, bootstrap samples
@@ -41,7 +42,12 @@ class Task(Protocol):
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
-        """The metrics it knows, the headline first."""
+        """The metrics by which models are compared, the headline first."""
+        ...
+
+    @property
+    def details(self) -> tuple[Metric, ...]:
+        """What else is told of a finished model."""
         ...
 
     def __init__(self, outcome: Outcome, coarse: bool = False) -> None:
@@ -68,6 +74,10 @@ class Task(Protocol):
         """Return the metrics of sums of rows (..., cells), each of shape (...); NaN where a sum cannot tell."""
         ...
 
+    def detail(self, total: Floats) -> dict[str, Floats]:
+        """Return `details` of sums of rows, as `measure` does."""
+        ...
+
     def resample(self, total: Floats, draws: int, random: np.random.Generator) -> Floats:
         """Draw the sum of as many patients again, with replacement (the bootstrap): (draws, cells)."""
         ...
@@ -82,9 +92,9 @@ def headline(task: Task, name: str | None) -> Metric:
     return next((metric for metric in task.metrics if metric.name == name), task.metrics[0])
 
 
-def measured(task: Task, totals: Sequence[Floats]) -> dict[str, Floats]:
+def measured(task: Task, totals: Sequence[Floats], *, detailed: bool = False) -> dict[str, Floats]:
     """Return the metrics of sums (..., cells) over sites: the plain mean of those sites that can tell."""
-    told = [task.measure(total) for total in totals]
+    told = [task.measure(total) | (task.detail(total) if detailed else {}) for total in totals]
     means = {}
     for name in told[0]:
         values = np.stack([one[name] for one in told])
@@ -95,7 +105,7 @@ def measured(task: Task, totals: Sequence[Floats]) -> dict[str, Floats]:
 
 
 def intervals(
-    task: Task, totals: Sequence[Floats], *, noise: float = 0.0, draws: int = 1000
+    task: Task, totals: Sequence[Floats], *, noise: float = 0.0, draws: int = 1000, detailed: bool = False
 ) -> dict[str, tuple[float, float]]:
     """Return 95 % bootstrap intervals over patients for every metric.
 
@@ -109,6 +119,8 @@ def intervals(
         Standard deviation of the noise in each cell; the intervals then cover it too.
     draws
         Bootstrap samples.
+    detailed
+        For the task's `details` too.
 
     Notes
     -----
@@ -125,7 +137,7 @@ def intervals(
         whole = [task.resample(total, min(at_once, draws - start), random) for total in told]
         if noise > 0:
             whole = [drawn + random.normal(0.0, noise, drawn.shape) for drawn in whole]
-        found.append(measured(task, whole))
+        found.append(measured(task, whole, detailed=detailed))
     result: dict[str, tuple[float, float]] = {}
     for name in found[0]:
         values = np.concatenate([one[name] for one in found])
@@ -167,21 +179,17 @@ def nonnegative(cells: Floats) -> Floats:
     return np.clip(cells - shift[np.flatnonzero(falling > shift)[-1]] if total > 0 else cells * 0, 0.0, None)
 
 
-def area_under_roc(negative: Floats, positive: Floats) -> Floats:
-    """Return the area under the ROC curve from histograms (..., bins) of scores, ties counted half."""
-    negative, positive = np.clip(negative, 0, None), np.clip(positive, 0, None)
-    below = np.cumsum(negative, axis=-1) - negative
-    wins = (positive * (below + 0.5 * negative)).sum(axis=-1)
-    return ratio(wins, negative.sum(axis=-1) * positive.sum(axis=-1))
-
-
-def ratio(part: Any, whole: Any) -> Floats:
-    """Return part / whole, NaN where whole is not above zero."""
-    whole = np.asarray(whole, dtype=np.float64)
-    return np.where(whole > 0, np.asarray(part) / np.where(whole > 0, whole, 1.0), np.nan)
-
-
 def mean_of_known(values: Floats) -> Floats:
     """Return the mean over the last axis of what is not NaN: classes nobody had say nothing."""
     known = np.isfinite(values)
     return ratio(np.where(known, values, 0.0).sum(axis=-1), known.sum(axis=-1))
+
+
+def thin(points: Floats, most: int = 120) -> list[list[float]]:
+    """Return at most ``most`` of the points (N, 2) of a curve, both ends and no point twice, for a chart."""
+    if not len(points):
+        return []
+    changed = np.append(True, np.any(np.diff(points, axis=0) != 0, axis=1))
+    points = points[changed]
+    place = np.unique(np.linspace(0, len(points) - 1, min(most, len(points))).round().astype(int))
+    return [[round(float(x), 5), round(float(y), 5)] for x, y in points[place]]

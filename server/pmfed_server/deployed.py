@@ -16,6 +16,7 @@ from typing import Any
 
 from pmfed.errors import InterruptedRunError, RunError, UsageError
 from pmfed.file_io import replace_file
+from pmfed.privacy.bounds import rounded_up
 from pmfed.processes import running
 from pmfed.secagg.roster import FILE as ROSTER
 from pmfed.study import Study
@@ -204,7 +205,7 @@ def words_of(line: dict[str, Any], rounds: int) -> str:
     """Return a line of metrics.jsonl for people."""
     said = [f"round {line['round']:>3}/{rounds}", f"{line['sites']} sites", f"{line['seconds']:.1f} s"]
     if line["epsilon"] is not None:
-        said.append(f"epsilon {line['epsilon']:.3f}")
+        said.append(f"epsilon {rounded_up(line['epsilon'], 3)}")
     said += [f"{name} {value:.3f}" for name, value in list(line.get("metrics", {}).items())[:1]]
     said += [f"without {site}: {why}" for site, why in sorted(line["dropped"].items())]
     return "  ".join(said)

@@ -16,13 +16,17 @@ from pmfed import __version__
 from pmfed.charges import charges
 from pmfed.file_io import replace_file
 from pmfed.methods import METHODS, schedule
+from pmfed.privacy.bounds import rounded_up
 from pmfed.privacy.groups import patient_epsilon
 from pmfed.privacy.plan import AGAINST, Against, PrivacyPlan
 from pmfed.study import Study
 from pmfed_server.outcome import Outcome
 from pmfed_server.report import write_method_report, write_report
+from pmfed_server.report.design import design_of
 
 Metrics = dict[str, float | None]
+COARSE = 1e-3  # of the accountant's losses, where a second for each figure would be too long
+POINTS = 6  # of epsilon over the number of sites that collude
 
 
 def versions() -> dict[str, str]:
@@ -49,6 +53,7 @@ def summarise(study: Study, plan: PrivacyPlan, outcome: Outcome, wall_s: float) 
         "rounds": outcome.rounds,
         "method": study.method.kind,
         "stand_in": study.cohort.stand_in,
+        "design": design_of(study),
         **outcome.method.result(plan),
         "privacy": {**privacy_of(study, plan, outcome.charged, receipts), "insecure": outcome.insecure},
         "secure_aggregation": outcome.masked,
@@ -72,7 +77,7 @@ def privacy_of(
 
     def told(against: Against) -> float | None:
         value = plan.epsilon({main.query: steps}, against)
-        return round(value, 4) if np.isfinite(value) else None
+        return rounded_up(value) if np.isfinite(value) else None
 
     return {
         "unit": plan.unit,
@@ -81,6 +86,7 @@ def privacy_of(
         "delta": plan.delta,
         "epsilon_collusion": {against: told(against) for against in AGAINST},
         "colluders": plan.colluders,
+        "epsilon_by_colluders": _by_colluders(plan, {main.query: steps}),
         "noise_multiplier": main.noise_multiplier,
         "sampling_rate": main.sampling_rate,
         "clip": main.bound if np.isfinite(main.bound) else None,
@@ -98,10 +104,24 @@ def privacy_of(
         "insecure": False,
         "whole_patient": _whole_patient(study, plan, steps),
         "spent": {
-            site: {"epsilon": round(receipt["epsilon"], 4), "delta": receipt["delta"]}
+            site: {"epsilon": rounded_up(receipt["epsilon"]), "delta": receipt["delta"]}
             for site, receipt in sorted(receipts.items())
         },
     }  # fmt: skip
+
+
+def _by_colluders(plan: PrivacyPlan, counts: Mapping[str, int]) -> list[tuple[int, float]]:
+    """Return (t, epsilon against t colluding sites) from none to all others; empty where that makes no difference."""
+    if not plan.private or not plan.main.shared or plan.sites < 2 or not any(counts.values()):
+        return []
+    views: dict[int, Against] = {0: "public", plan.sites - 1: "others", plan.colluders: "colluders"}
+    found = []
+    for t in sorted({round(t) for t in np.linspace(0, plan.sites - 1, POINTS)} | set(views)):
+        # Between the views that are told anyway, a coarser grid does: it is a bound all the same.
+        value = plan.epsilon(counts, views[t]) if t in views else plan.seen_by(t).epsilon(counts, grid=COARSE)
+        if np.isfinite(value):
+            found.append((t, rounded_up(value)))
+    return found
 
 
 def _whole_patient(study: Study, plan: PrivacyPlan, steps: int) -> dict[str, Any] | None:
@@ -109,7 +129,7 @@ def _whole_patient(study: Study, plan: PrivacyPlan, steps: int) -> dict[str, Any
     if plan.unit == "patient" or not plan.private or steps == 0:
         return None
     records = study.cohort.max_records
-    return {"records": records, "epsilon": round(patient_epsilon(plan, records, {plan.main.query: steps}), 4)}
+    return {"records": records, "epsilon": rounded_up(patient_epsilon(plan, records, {plan.main.query: steps}))}
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -10,11 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from pmfed.privacy.bounds import rounded_up
 from pmfed.tasks import task_for
 from pmfed.tasks.task import headline
+from pmfed.terminal import console
+from pmfed_simulations.planning import far_off
 from pmfed_simulations.simulate import Simulation
 
 EVERY = 10.0  # seconds between two lines of the plain log
@@ -25,20 +27,22 @@ def show_start(simulation: Simulation) -> None:
     """Say what is about to happen."""
     study, cohorts = simulation.study, simulation.cohorts
     patients = sum(cohort.patients for cohort in cohorts.values())
-    console = Console(markup=False, highlight=False)
-    console.print(study.study.title, style="bold")
-    console.print(
+    screen = console()
+    screen.print(study.study.title, style="bold")
+    screen.print(
         f"{patients} {study.cohort.stand_in or 'patient'}s at {len(cohorts)} hospitals; {study.training.rounds} rounds; promise: epsilon "
         f"{study.privacy.epsilon:g}, delta {study.privacy.delta:g} per {study.privacy.unit}; "
         f"{len(simulation.jobs)} training(s) in all",
     )
     if simulation.options.reproducible:
-        console.print("INSECURE: the noise follows a seed. Nothing is private in this run.", style="bold red")
+        screen.print("INSECURE: the noise follows a seed. Nothing is private in this run.", style="bold red")
+    if off := far_off(study, sum(int(cohort.training.sum()) for cohort in cohorts.values())):
+        screen.print(f"  {off}", style="yellow")
     noted = [f"{name}: {warning}" for name, cohort in cohorts.items() for warning in cohort.findings.warnings]
     for line in noted[:NOTES]:
-        console.print(f"  {line}", style="yellow")
+        screen.print(f"  {line}", style="yellow")
     if len(noted) > NOTES:
-        console.print(f"  and {len(noted) - NOTES} more notes on the data of these sites", style="yellow")
+        screen.print(f"  and {len(noted) - NOTES} more notes on the data of these sites", style="yellow")
 
 
 @contextmanager
@@ -85,8 +89,8 @@ def _log(simulation: Simulation) -> Callable[[], None]:
         if now - last >= EVERY:
             last = now
             done = simulation.rounds_done()
-            left = (now - started) / done * (simulation.rounds - done) if done else float("nan")
-            print(f"{done}/{simulation.rounds} rounds, about {left:.0f} s left  {_said(simulation)}", flush=True)
+            left = f", about {(now - started) / done * (simulation.rounds - done):.0f} s left" if done else ""
+            print(f"{done}/{simulation.rounds} rounds{left}  {_said(simulation)}".rstrip(), flush=True)
 
     return tick
 
@@ -97,7 +101,7 @@ def _said(simulation: Simulation) -> str:
         for job in row:
             line = _last(job.folder / "metrics.jsonl")
             if line and line["round"] < job.study.training.rounds:
-                said = f"epsilon {line['epsilon']:.2f}" if line["epsilon"] is not None else ""
+                said = f"epsilon {rounded_up(line['epsilon'], 2)}" if line["epsilon"] is not None else ""
                 metric = headline(task_for(simulation.study), simulation.study.evaluation.metric)
                 value = line.get("metrics", {}).get(metric.name)
                 return said + (f"  {metric.label} {value:.3f}" if value is not None else "")
@@ -126,11 +130,11 @@ def show_catalogue() -> None:
     """Print the catalogue of public data."""
     from pmfed_simulations.public import CATALOGUE
 
-    console = Console(markup=False, highlight=False)
+    screen = console()
     for entry in CATALOGUE.values():
         use = f"  for: pmfed simulate {' or '.join(entry.studies)}" if entry.studies else ""
-        console.print(f"{entry.name}{use}", style="bold")
-        console.print(f"    {entry.title}")
-        console.print(f"    licence  {entry.licence}")
-        console.print(f"    from     {entry.source}; {len(entry.files)} files, SHA-256 checked", style="dim")
-    console.print("\nget one with: pmfed data get NAME [--from DIR]")
+        screen.print(f"{entry.name}{use}", style="bold")
+        screen.print(f"    {entry.title}")
+        screen.print(f"    licence  {entry.licence}")
+        screen.print(f"    from     {entry.source}; {len(entry.files)} files, SHA-256 checked", style="dim")
+    screen.print("\nget one with: pmfed data get NAME [--from DIR]")

@@ -96,11 +96,20 @@ class Job:
         """The study as its held-out patients were scored: what is scored in this process carries no noise."""
         return self.study.replace(evaluation={"release": "exact"}) if self.scored else self.study
 
+    def refused(self) -> set[str]:
+        """Return the sites that were asked to take part in the finished training and did not."""
+        told = json.loads((self.folder / "result.json").read_text(encoding="utf-8"))
+        return set() if self.pooled else {site.name for site in self.sites} - {site["name"] for site in told["sites"]}
+
     def totals(self) -> dict[str, Sum]:
-        """Return the sums over held-out patients this job left behind, per site (or "total" for all together)."""
+        """Return the sums over held-out patients this job left behind, per site (or "total" for all together).
+
+        Those of a site that refused are not among them: its patients are in no line of the table.
+        """
         if self.scored:
             found = load_file(self.folder / "scores.safetensors")
-            return {name: total for name, total in found.items() if ":" not in name}
+            left_out = self.refused()
+            return {name: total for name, total in found.items() if ":" not in name and name not in left_out}
         found = load_file(self.folder / "evaluation.safetensors")
         return _named(found, "site:") or {"total": found["total"]}
 

@@ -8,13 +8,13 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from pmfed.methods import METHODS, plan_for, schedule
 from pmfed.modality import shape_of
 from pmfed.models import build
 from pmfed.privacy.accounting import epsilon
+from pmfed.privacy.bounds import rounded_up
 from pmfed.privacy.gradients import PrivateStep
 from pmfed.privacy.groups import patient_epsilon
 from pmfed.privacy.mechanism import Mechanism
@@ -24,8 +24,10 @@ from pmfed.queries.query import Query
 from pmfed.secagg.protocol import AHEAD, threshold_of
 from pmfed.study import Study
 from pmfed.tasks import extremes, task_for
+from pmfed.terminal import console
 
 BYTES_PER_SITE = 950  # of packages, parcels, votes and shares, per site and round of dropout recovery; measured
+FAR = 1.5  # by which the expected and the actual number of patients may differ without a word
 TIMED = 3  # steps timed after one to warm up
 
 
@@ -49,6 +51,27 @@ def step_seconds(study: Study, plan: PrivacyPlan, patients: int) -> float:
     return statistics.median(taken[1:])
 
 
+def far_off(study: Study, training: int) -> str:
+    """Say when the study's public number of patients is far from how many there are; "" when it is not.
+
+    The divisor of every step, what the clip and the learning rate mean, and the noise beside the signal hang on it.
+    """
+    expected = study.cohort.expected_patients
+    times = expected / max(training, 1)
+    if 1 / FAR <= times <= FAR:
+        return ""
+    how = f"{times:.1f} times shorter" if times > 1 else f"{1 / times:.1f} times longer"
+    return (
+        f"the study expects {expected:,} training patients and these sites have {training:,}: every step is {how} than "
+        f"meant, for the same epsilon. Set cohort.expected_patients to about {_round(training):,}."
+    )
+
+
+def _round(count: int) -> int:
+    """Return a count to two digits, as a public number should be."""
+    return int(f"{float(f'{count:.1e}'):.0f}")
+
+
 def show_plan(study: Study, sites: int) -> None:
     """Print noise, steps, epsilon per ten rounds, bytes and time.
 
@@ -60,16 +83,16 @@ def show_plan(study: Study, sites: int) -> None:
         How many sites would take part.
     """
     torch.set_num_threads(1)
-    console = Console(markup=False)
+    screen = console()
     plan = plan_for(study, sites)
     if not METHODS[study.method.kind].predicts:
-        console.print(f"{study.study.title} ({study.fingerprint()[:12]})", highlight=False)
-        console.print(
+        others = rounded_up(plan.epsilon(against="others", role="all"), 3)
+        screen.print(f"{study.study.title} ({study.fingerprint()[:12]})")
+        screen.print(
             f"promise: epsilon {study.privacy.epsilon:g}, delta {plan.delta:g}, per {study.cohort.stand_in or plan.unit}; "
-            f"against all other sites together {plan.epsilon(against='others', role='all'):.3f}",
-            highlight=False,
+            f"against all other sites together {others}",
         )
-        console.print(_schedule(study, plan), highlight=False)
+        screen.print(_schedule(study, plan))
         return
     training, query, step = study.training, step_of(study), plan["step"]
     parameters = query.size
@@ -90,8 +113,8 @@ def show_plan(study: Study, sites: int) -> None:
         ("noise multiplier", f"{step.noise_multiplier:.4g} against {step.colluders} colluding site(s)"),
         *((query.label, _price(query, plan)) for query in schedule(study) if query.noise is not None),
         ("personal", _parts(study)),
-        ("epsilon, model's receivers", f"{plan.epsilon(against='public'):.3f}"),
-        ("epsilon, all other sites", f"{plan.epsilon(against='others'):.3f}"),
+        ("epsilon, model's receivers", f"{rounded_up(plan.epsilon(against='public'), 3)}"),
+        ("epsilon, all other sites", f"{rounded_up(plan.epsilon(against='others'), 3)}"),
         ("signal to noise", _signal(study, step, parameters)),
         (
             "bytes per site",
@@ -101,15 +124,13 @@ def show_plan(study: Study, sites: int) -> None:
     ):
         if value:
             facts.add_row(name, value)
-    console.print(facts, highlight=False)
-    console.print(_schedule(study, plan), highlight=False)
-    console.print(_ways(study, step), highlight=False)
+    screen.print(facts)
+    screen.print(_schedule(study, plan))
+    screen.print(_ways(study, step))
     rounds = sorted({*range(10, training.rounds + 1, 10), training.rounds})
     told = plan.curve("step", [count * training.local_steps for count in rounds])
     shown = _thin(list(zip(rounds, told, strict=True)), 12)
-    console.print(
-        "\nepsilon after rounds: " + "  ".join(f"{count}: {value:.2f}" for count, value in shown), highlight=False
-    )
+    screen.print("\nepsilon after rounds: " + "  ".join(f"{count}: {rounded_up(value, 2)}" for count, value in shown))
 
 
 def _schedule(study: Study, plan: PrivacyPlan) -> Table:
@@ -143,7 +164,7 @@ def _ways(study: Study, plan: Mechanism) -> Table:
     """Show what both ways to add up under masks cost (docs/secagg.md), and which one the study chose."""
     table = Table(box=None, pad_edge=False, title="\nsums under masks", title_justify="left", title_style="")
     for column in ("", "aggregation.dropouts", "messages a round", "when a site fails", "noise of one site", "more bytes a round"):  # fmt: skip
-        table.add_column(column, justify="left" if column in ("", "when a site fails") else "right")
+        table.add_column(column, justify="left" if column in ("", "when a site fails") else "right", overflow="fold")
     most = min(plan.sites - threshold_of(plan.sites), plan.sites - 1 - study.privacy.colluders)
     chosen = study.aggregation.dropouts
     for dropouts in sorted({0, chosen, min(most, max(1, plan.sites // 10))}):
@@ -164,7 +185,7 @@ def _patients(study: Study, plan: PrivacyPlan) -> str:
     if plan.unit == "patient":
         return ""
     most = study.cohort.max_records
-    return f"weaker: epsilon {patient_epsilon(plan, most):.1f} for a patient with {most} records"
+    return f"weaker: epsilon {rounded_up(patient_epsilon(plan, most), 1)} for a patient with {most} records"
 
 
 def _price(query: Query, plan: PrivacyPlan) -> str:
@@ -173,9 +194,9 @@ def _price(query: Query, plan: PrivacyPlan) -> str:
         return "exact: no promise covers these patients"
     one = plan[query.name]
     times = f"{one.times} times, " if one.times > 1 else ""
-    cost = epsilon([one.release()], plan.delta)
+    cost = rounded_up(epsilon([one.release()], plan.delta), 3)
     whole = "of the total" if one.role != "held-out" else "for held-out patients"
-    return f"{times}noise multiplier {one.noise_multiplier:.4g}: epsilon {cost:.3f} {whole}"
+    return f"{times}noise multiplier {one.noise_multiplier:.4g}: epsilon {cost} {whole}"
 
 
 def _parts(study: Study) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Literal
@@ -19,12 +19,18 @@ from pmfed_simulations.jobs import Books, Job, Masks
 Protocol = Literal["holdout", "cv", "leave-one-site-out"]
 PROTOCOLS: tuple[Protocol, ...] = ("holdout", "cv", "leave-one-site-out")
 FOLDS = 5
+SERVER_RATE = 0.1  # of FedAdam and FedYogi: how far a round moves a weight at most, about
 
 COMPARISONS = {
     "global": "the common model alone, same epsilon",
     "local": "each hospital alone, no noise",
     "local-private": "each hospital alone, same epsilon",
     "fedavg": "FedAvg with local DP, same epsilon",
+    "fedadam": "FedAdam with local DP, same epsilon",
+    "fedyogi": "FedYogi with local DP, same epsilon",
+    "fedavg-no-privacy": "FedAvg, no noise",
+    "fedadam-no-privacy": "FedAdam, no noise",
+    "fedyogi-no-privacy": "FedYogi, no noise",
     "no-privacy": "federation without noise",
     "pooled": "all data in one place, no noise",
     "pooled-private": "all data in one place, same epsilon",
@@ -164,11 +170,27 @@ def comparison(
         return [_alone(name, site, main, sites, cohorts[site.name], out) for site in sites]
     if name in ("ablation", "ablation-no-privacy"):
         return _ablation(name, main, sites, out)
-    books: Books = "noiseless" if name in ("no-privacy", "pooled") else "private"
+    books: Books = "noiseless" if name == "pooled" or name.endswith("no-privacy") else "private"
     label = {"no-privacy": "federation, no noise", "pooled": "all data in one place, no noise"}.get(
         name, COMPARISONS[name]
     )
     return [Series(name, label, books == "private", _over(main, lambda job: _beside(job, name, books, sites, out)))]
+
+
+def without_refused(line: Series, main: Series) -> Series:
+    """Return a comparison without the sites that refused the federation's own training, once that is done.
+
+    Whoever they are, their patients are in no line: neither learned from nor scored.
+    """
+    refused = {_run(job): job.refused() for row in main.jobs for job in row}
+
+    def change(job: Job) -> Job | None:
+        left_out = refused[job.folder.name]
+        sites = tuple(site for site in job.sites if site.name not in left_out)
+        scored = tuple(name for name in job.scored if name not in left_out)
+        return replace(job, sites=sites, scored=scored) if sites and scored else None
+
+    return replace(line, jobs=_over(line, change))
 
 
 def _over(main: Series, change: Callable[[Job], Job | None]) -> tuple[tuple[Job, ...], ...]:
@@ -181,8 +203,8 @@ def _beside(job: Job, name: str, books: Books, sites: Sequence[Site], out: Path)
     pooled = name.startswith("pooled")
     if pooled:
         study = study.replace(privacy={"colluders": 0})
-    if name == "fedavg" and study.training.algorithm == "fedsgd":
-        study = study.replace(training=_fedavg(study))
+    if (kind := name.removesuffix("-no-privacy")) in ("fedavg", "fedadam", "fedyogi"):
+        study = study.replace(training=_of_models(study, kind))
     return Job(_folder(job, name, out), study, job.sites, job.training, books, pooled, _scored(job, sites), job.seed)
 
 
@@ -240,21 +262,31 @@ def _scored(job: Job, sites: Sequence[Site]) -> tuple[str, ...]:
 
 
 def _folder(job: Job, name: str, out: Path) -> Path:
-    return out / "comparisons" / name / (job.folder.name if job.folder.parent.name == "runs" else "run")
+    return out / "comparisons" / name / _run(job)
+
+
+def _run(job: Job) -> str:
+    """Return what a training of the federation is called beside others: its seed and fold, or the only one."""
+    return job.folder.name if job.folder.parent.name == "runs" else "run"
 
 
 def _seeded(study: Study, seed: int) -> Study:
     return study.replace(model={"seed": study.model.seed + seed}) if seed else study
 
 
-def _fedavg(study: Study) -> dict[str, object]:
+def _of_models(study: Study, kind: str) -> dict[str, object]:
     """Ten local steps for every round, so as many steps as before; momentum's gain goes into the local rate."""
     training = study.training
-    gain = 1 / (1 - training.optimizer.momentum) if training.optimizer.name == "momentum" else 1.0
-    rounds = max(1, training.rounds // 10)
-    return {
-        "algorithm": "fedavg",
-        "rounds": rounds,
-        "local_steps": max(1, training.rounds // rounds),
-        "local_learning_rate": training.optimizer.learning_rate * gain,
-    }
+    found: dict[str, object] = {}
+    if training.algorithm == "fedsgd":
+        gain = 1 / (1 - training.optimizer.momentum) if training.optimizer.name == "momentum" else 1.0
+        rounds = max(1, training.rounds // 10)
+        found = {
+            "algorithm": "fedavg",
+            "rounds": rounds,
+            "local_steps": max(1, training.rounds // rounds),
+            "local_learning_rate": training.optimizer.learning_rate * gain,
+        }
+    if kind != "fedavg":
+        found["optimizer"] = {"name": kind.removeprefix("fed"), "learning_rate": SERVER_RATE, "momentum": 0.9}
+    return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import tomllib
 from collections.abc import Callable, Sequence
@@ -26,7 +27,15 @@ from pmfed.validate import explain
 from pmfed_simulations.datasets import write_sites
 from pmfed_simulations.hospitals import write_hospitals, write_real_hospitals
 from pmfed_simulations.jobs import Engine, Job, rounds_done, run_jobs
-from pmfed_simulations.protocols import PROTOCOLS, Protocol, Series, check_comparisons, comparison, federation
+from pmfed_simulations.protocols import (
+    PROTOCOLS,
+    Protocol,
+    Series,
+    check_comparisons,
+    comparison,
+    federation,
+    without_refused,
+)
 from pmfed_simulations.published import warfarin_references
 from pmfed_simulations.ray_engine import check_ray
 from pmfed_simulations.rosters import pin_rosters
@@ -65,6 +74,19 @@ class Options:
     reproducible: bool = False
     engine: Engine = "local"
     changes: str | None = None
+
+    def command(self) -> str:
+        """Return the command line that asks the same."""
+        said = ["pmfed", "simulate", self.study]
+        for option, value, usual in (
+            ("--sites", self.sites, None), ("--data", self.data, None), ("--epsilon", self.epsilon, None),
+            ("--delta", self.delta, None), ("--rounds", self.rounds, None), ("--protocol", self.protocol, "holdout"),
+            ("--with", self.changes, None), ("--seeds", self.seeds, 1), ("--compare", ",".join(self.compare) or "none", ""),
+            ("--engine", self.engine, "local"), ("--workers", self.workers, 0), ("--out", self.out, ""),
+        ):  # fmt: skip
+            if value != usual:
+                said += [option, str(value)]
+        return shlex.join([*said, *["--insecure-reproducible"] * self.reproducible])
 
 
 @dataclass(frozen=True)
@@ -189,12 +211,17 @@ def simulate(simulation: Simulation, tick: Callable[[], None] = lambda: None) ->
         result.json.
     """
     pin_rosters(simulation.sites)
-    run_jobs(simulation.jobs, simulation.cohorts, workers_of(simulation.options), tick)
+    workers = workers_of(simulation.options)
+    # The federation first: who refuses it has no part in what stands beside it.
+    run_jobs([job for row in simulation.main.jobs for job in row], simulation.cohorts, workers, tick)
     if not METHODS[simulation.study.method.kind].predicts:
         return dict(json.loads((simulation.out / "result.json").read_text(encoding="utf-8")))
+    others = [without_refused(line, simulation.main) for line in simulation.others]
+    run_jobs([job for line in others for row in line.jobs for job in row], simulation.cohorts, workers, tick)
     result, curves = summarise_series(
-        simulation.study, simulation.main, simulation.others, simulation.options.protocol, simulation.cohorts
+        simulation.study, simulation.main, others, simulation.options.protocol, simulation.cohorts
     )
+    result["command"] = simulation.options.command()
     if simulation.best:
         result["best_possible"] = simulation.best
     if simulation.options.study == "warfarin":

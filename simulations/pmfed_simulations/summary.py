@@ -16,9 +16,11 @@ from pmfed.cohort import Cohort
 from pmfed.errors import LedgerError
 from pmfed.methods.evaluated import Evaluated
 from pmfed.methods.figures import Metrics, evaluation_noise, finite, metrics_of
+from pmfed.privacy.bounds import rounded_up
 from pmfed.study import Study
 from pmfed.tasks import task_for
 from pmfed_simulations.jobs import Job, Sum, plan_of
+from pmfed_simulations.planning import far_off
 from pmfed_simulations.protocols import Protocol, Series
 
 log = logging.getLogger("pmfed.simulation")
@@ -35,7 +37,8 @@ def gather(row: Sequence[Job]) -> Evaluated:
 
 def over_seeds(series: Series) -> Metrics:
     """Return the metrics of a line: the mean over seeds, ``_sd`` where there are several, the mean interval."""
-    found = [metrics_of(row[0].scoring, gather(row), _noise(row[0])) for row in series.jobs]
+    detailed = not series.name.startswith("local")  # a hospital alone is compared, and no model that anyone reports
+    found = [metrics_of(row[0].scoring, gather(row), _noise(row[0]), detailed=detailed) for row in series.jobs]
     return _mean(found)
 
 
@@ -104,6 +107,9 @@ def summarise_series(
     result["protocol"] = protocol
     result["seeds"] = len(main.jobs)
     result["trainings"] = len(first)
+    result["refused"] = {name: reason for one in results for name, reason in one["refused"].items()}
+    off = far_off(study, sum(int(cohort.training.sum()) for cohort in cohorts.values()))
+    result["notes"] = [off] if off else []
     took_part = {site["name"] for one in results for site in one["sites"]}
     result["sites"] = [
         {
@@ -150,7 +156,7 @@ def _all_runs(jobs: Sequence[Job], name: str) -> float | None:
                 except LedgerError as error:  # spoilt while the run went; what was trained is still the result
                     log.warning("%s: %s", name, error)
                     return None
-    return round(max(found, default=0.0), 4)
+    return rounded_up(max(found, default=0.0))
 
 
 def _line(series: Series, metrics: Metrics, sites: dict[str, Metrics], epsilon: float) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from pmfed_client.check_page import write_page
 from pmfed_client.site import Site
 
 from pmfed import cli
-from pmfed.errors import UsageError
+from pmfed.cli import main
+from pmfed.errors import PolicyError, UsageError
 from pmfed.study import Study
 
 STUDY = Study.from_text(federation.STUDY, "study.toml")
@@ -114,15 +115,30 @@ def test_small_numbers_in_sentences_are_veiled_too(site: Site) -> None:
 
 def test_what_the_policy_would_refuse_is_said(site: Site) -> None:
     federation.change(site.folder / "site.toml", r"^min_patients = 20", "min_patients = 500")
-    assert "500" in check(Site.read(site.folder), STUDY).policy
+    refusal = check(Site.read(site.folder), STUDY).policy
+    assert isinstance(refusal, PolicyError)
+    assert "500" in str(refusal)
 
 
-def test_words_in_brackets_are_shown_as_they_are(
-    folder: Path, site: Site, capsys: pytest.CaptureFixture[str]
-) -> None:  # rich takes [policy] for a style and leaves it out
-    federation.change(site.folder / "site.toml", r"^exact_metrics = true", "exact_metrics = false")
+def test_a_check_fails_where_the_policy_would_refuse_and_succeeds_where_not(
+    folder: Path, site: Site, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     run("site", "check", folder / "study.toml", site.folder)
-    assert "exact_metrics = true in [policy]" in " ".join(capsys.readouterr().out.split())
+    federation.change(site.folder / "site.toml", r"^min_patients = 20", "min_patients = 500")
+    monkeypatch.setattr("sys.argv", ["pmfed", "site", "check", str(folder / "study.toml"), str(site.folder)])
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == 4
+    shown = capsys.readouterr()
+    assert "outcome, patients" in shown.out  # the counts come first
+    assert "would refuse this study" in shown.err
+    assert "500" in shown.err
+
+
+def test_a_policy_that_would_refuse_says_what_to_change(folder: Path, site: Site) -> None:
+    federation.change(site.folder / "site.toml", r"^exact_metrics = true", "exact_metrics = false")
+    with pytest.raises(PolicyError, match=r"exact_metrics = true in \[policy\]"):
+        run("site", "check", folder / "study.toml", site.folder)
 
 
 def run(*words: object) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -85,6 +86,32 @@ DATA: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
         ("site 'south'", "no patients are left: of 60 rows none has the outcome 'died'"),
     ),
 }
+
+
+def test_another_spelling_of_the_classes_is_said_once_and_shown(pmfed: Command, fed: Path) -> None:
+    table = fed / PATIENTS
+    table.write_text(table.read_text().replace(",yes\n", ",ja\n").replace(",no\n", ",nein\n"))
+    said = simulate(pmfed, fed)
+    refused(said, 3, "60 rows with a value that is none", "'ja'", "'nein'", "The study writes 'no', 'yes'.")
+    assert "none has the outcome" not in said.err
+    nothing_begun(fed)
+
+
+def test_a_spelling_of_few_patients_is_not_shown(pmfed: Command, fed: Path) -> None:
+    table = fed / PATIENTS
+    few = re.sub(r"(?m)(-south-[1-9],.*),(yes|no)$", r"\1,canary", table.read_text())
+    table.write_text(few)
+    said = simulate(pmfed, fed)
+    refused(said, 3, "9 rows with a value that is none of the study's 2 classes (first at row 3)")
+
+
+def test_who_lacks_a_consent_is_not_said_to_lack_an_outcome(pmfed: Command, fed: Path) -> None:
+    for table in fed.glob("sites/*/patients.csv"):
+        header, *lines = table.read_text().splitlines()
+        table.write_text("\n".join([f"{header},agreed", *(f"{line},never" for line in lines)]) + "\n")
+    change(fed / "study.toml", "^patient = .*", 'patient = "patient_id"\nconsent = "agreed"')
+    said = simulate(pmfed, fed)
+    refused(said, 3, "none has both the outcome and a consent in 'agreed'", "how a consent is written there")
 
 
 @pytest.mark.parametrize(("spoil", "words"), DATA.values(), ids=DATA)

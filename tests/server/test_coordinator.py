@@ -175,7 +175,7 @@ def test_a_run_is_noted_and_needs_a_coordinator(hub: Coordinator, tmp_path: Path
         "metrics": {"auroc": 0.8},
         "dropped": {"west": "gone"},
     }
-    assert words_of(line, 6) == "round   3/6  2 sites  4.2 s  epsilon 1.500  auroc 0.800  without west: gone"
+    assert words_of(line, 6) == "round   3/6  2 sites  4.2 s  epsilon 1.5  auroc 0.800  without west: gone"
     (out / "metrics.jsonl").write_text(json.dumps(line) + "\n")
     assert runs_of(hub)[0][2] == "round 1"
     (out / "result.json").write_text('{"done": true}')

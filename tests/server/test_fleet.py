@@ -21,7 +21,7 @@ from pmfed_simulations.grid import LocalGrid
 from pmfed_simulations.rosters import pin_rosters
 
 from pmfed.errors import RunError
-from pmfed.privacy.plan import PrivacyPlan
+from pmfed.methods import plan_for
 from pmfed.study import Study
 from pmfed.wire import Reply, Request, dump, parse_request
 
@@ -81,7 +81,7 @@ def test_a_run_in_this_process_never_sleeps(workers: int, tmp_path: Path, sleeps
     nodes = {number: {"site": site.name} for number, site in enumerate(sites, start=1)}
     try:
         with LocalGrid(client_app, nodes, workers) as grid:
-            plan = PrivacyPlan.solve(study, len(sites))
+            plan = plan_for(study, len(sites))
             run = Rounds(grid, study, plan, tmp_path / "run", run=RUN, sites=len(sites), patience=60.0).run()
     finally:
         for site in sites:

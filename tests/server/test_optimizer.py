@@ -82,7 +82,7 @@ def test_averaged_models_are_nearer_to_the_optimum_under_noise() -> None:
     assert errors[0.5] < errors[0.0] / 2
 
 
-@pytest.mark.parametrize("name", ["sgd", "momentum", "adam"])
+@pytest.mark.parametrize("name", ["sgd", "momentum", "adam", "yogi"])
 def test_a_restored_optimizer_goes_on_to_the_bit(name: str, tmp_path: Path) -> None:
     whole, _ = iterates(training(name))
     first, _ = iterates(training(name), rounds=13)
@@ -108,6 +108,27 @@ def test_fedavg_moves_by_the_mean_change_and_averages_too() -> None:
     np.testing.assert_allclose(
         optimizer.result, START + GRADIENTS[:3].sum(axis=0) + GRADIENTS[3] / 2, rtol=1e-5, atol=1e-6
     )
+
+
+@pytest.mark.parametrize("name", ["adam", "yogi"])
+def test_with_fedavg_adam_and_yogi_step_the_way_the_models_went(name: Any) -> None:
+    """Algorithm 2 of Reddi et al. (2021), with Adam's correction of the first steps."""
+    spec = Training(
+        algorithm="fedavg", rounds=ROUNDS, local_learning_rate=0.1, average_last=0.0,
+        optimizer=Optimizer(name=name, learning_rate=0.3),
+    )  # fmt: skip
+    optimizer = ServerOptimizer(spec, START, PLACE)
+    model, first, second = START.astype(np.float64), np.zeros(SIZE), np.zeros(SIZE)
+    for number, change in enumerate(GRADIENTS, start=1):
+        optimizer.replace(change.__getitem__)
+        first = 0.9 * first + 0.1 * change
+        if name == "adam":
+            second = 0.99 * second + 0.01 * change**2
+        else:
+            second = second - 0.01 * change**2 * np.sign(second - change**2)
+        spread = np.sqrt(second / (1 - 0.99**number)) + 1e-3
+        model = model + 0.3 * first / (1 - 0.9**number) / spread
+        np.testing.assert_allclose(optimizer.parameters[:], model, rtol=2e-5, atol=2e-6)
 
 
 def test_the_start_is_not_touched() -> None:

@@ -29,6 +29,10 @@ class Scale:
     start: float
     end: float
 
+    def __post_init__(self) -> None:
+        if not self.high > self.low:  # all values are one
+            object.__setattr__(self, "high", self.low + (abs(self.low) or 1.0))
+
     def __call__(self, value: float) -> float:
         """Return the pixel of ``value``."""
         share = (min(max(value, self.low), self.high) - self.low) / (self.high - self.low)

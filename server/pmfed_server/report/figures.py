@@ -14,18 +14,7 @@ from typing import Any
 Result = Mapping[str, Any]
 
 NONE = "–"
-IN_UNITS = frozenset({"mae", "rmse", "medae", "bias"})
-LABELS = {
-    "auroc": "AUROC", "auprc": "Average precision", "brier": "Brier score", "log_loss": "Log loss",
-    "accuracy": "Accuracy", "balanced_accuracy": "Balanced accuracy", "sensitivity": "Sensitivity",
-    "specificity": "Specificity", "f1": "F1", "macro_f1": "Macro F1", "macro_auroc": "Macro AUROC",
-    "ece": "Calibration error", "calibration_slope": "Calibration slope", "r2": "R²",
-    "calibration_intercept": "Calibration intercept", "mae": "MAE", "rmse": "RMSE", "medae": "Median absolute error",
-    "bias": "Mean error", "within_20": "Within 20 %", "kappa": "Cohen's kappa",
-    "c_index": "Concordance index", "integrated_brier": "Integrated Brier score",
-    "calibration_gap": "Predicted less observed risk", "dice": "Dice",
-    "iou": "IoU",
-}  # fmt: skip
+IN_UNITS = frozenset({"mae", "rmse", "medae"})
 PROTOCOLS = {
     "holdout": "{people} held out from training",
     "cv": "Cross-validation: every {person} predicted by a model that never saw them",
@@ -82,12 +71,19 @@ def interval(low: float | None, high: float | None, digits: int) -> str:
 
 def up(value: float, digits: int) -> float:
     """Return ``value`` rounded up to ``digits`` decimals: how bounds are rounded."""
-    return math.ceil(value * 10.0**digits - 1e-6) / 10.0**digits
+    return math.ceil(value * 10.0**digits * (1 - 1e-9) - 1e-9) / 10.0**digits
 
 
 def epsilon_text(value: float | None) -> str:
-    """Return epsilon with at most two decimals, rounded up."""
-    return NONE if value is None else f"{up(value, 2):.2f}".rstrip("0").rstrip(".")
+    """Return epsilon with at most two decimals, or two digits where it is small, rounded up."""
+    if value is None:
+        return NONE
+    return delta_text(value) if 0 < value < 1e-3 else f"{epsilon_shown(value):.9f}".rstrip("0").rstrip(".")
+
+
+def epsilon_shown(value: float) -> float:
+    """Return the number that `epsilon_text` writes, never below ``value`` but for the last digits of a float."""
+    return up(value, 2 if value >= 0.1 or value <= 0 else 1 - math.floor(math.log10(value)))
 
 
 def delta_text(value: float | None) -> str:
@@ -159,8 +155,8 @@ def metric_label(result: Result, name: str | None = None, unit: bool = True) -> 
     """Return a metric as people call it, with its unit where it has the outcome's unit."""
     main = result["metric"]
     name = name or main["name"]
-    label = main.get("label") if name == main["name"] else None
-    text = str(label or LABELS.get(name) or name.replace("_", " "))
+    label = main.get("label") if name == main["name"] else (result.get("labels") or {}).get(name)
+    text = str(label or name.replace("_", " "))
     return f"{text} ({result['unit']})" if unit and result.get("unit") and name in IN_UNITS else text
 
 

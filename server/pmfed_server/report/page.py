@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup, escape
 
-from pmfed_server.report import charts, figures, words
+from pmfed_server.report import charts, figures, narrow, planes, words
+from pmfed_server.report.design import MOST, flow
 from pmfed_server.report.figures import Result, finite
 
 if TYPE_CHECKING:
@@ -77,6 +78,10 @@ def content(result: Result, rounds: Sequence[Mapping[str, Any]], curves: Mapping
         "comparison": _comparison(_order(found), digits),
         "with_sd": any(row.sd is not None for row in found),
         "forest": _forest(result, found, digits),
+        "flow": flow(result),
+        "design": _design(result),
+        "notes": [str(note) for note in result.get("notes") or ()],
+        "thresholds": _thresholds(result, curves),
         "learning": _learning(result, rounds, digits),
         "spent": _spent(privacy, rounds),
         "hospitals": _hospitals(result, digits),
@@ -84,6 +89,7 @@ def content(result: Result, rounds: Sequence[Mapping[str, Any]], curves: Mapping
         "further": _further(result),
         "statement": [escape(sentence).replace("e^ε", Markup("e<sup>ε</sup>")) for sentence in words.statement(result)],
         "adversaries": words.adversaries(result),
+        "colluders": _colluders(privacy),
         "mechanism": _mechanism(privacy),
         "facts": _facts(result),
         "versions": sorted((str(k), str(v)) for k, v in (result.get("versions") or {}).items()),
@@ -149,11 +155,62 @@ def _comparison(found: Sequence[figures.Row], digits: int) -> list[dict[str, str
     ]
 
 
-def _forest(result: Result, found: Sequence[figures.Row], digits: int) -> Markup | None:
+def _forest(result: Result, found: Sequence[figures.Row], digits: int) -> tuple[Markup, Markup] | None:
+    """Return the comparison for a wide screen and for a narrow one."""
     if sum(row.value is not None for row in found) < 2:
         return None
     label = figures.metric_label(result)
-    return charts.forest(found, label, _better(result), digits, f"{label}: each hospital alone and together")
+    told = (found, label, _better(result), digits, f"{label}: each hospital alone and together")
+    return charts.forest(*told), narrow.forest(*told)
+
+
+def _thresholds(result: Result, curves: Mapping[str, Any]) -> list[tuple[str, Markup, str]]:
+    """Return the charts of what every threshold would give: caption, drawing, how to read it."""
+    if not curves.get("roc"):
+        return []
+    test, people = result["metrics"]["test"], f"{figures.person(result)}s"
+    area, precision = (
+        "" if finite(test.get(name)) is None else figures.number(finite(test[name]), 3) for name in ("auroc", "auprc")
+    )
+    found = curves["decision"]
+    told = [
+        ("ROC", planes.roc(curves["roc"], area, people), "The dashed line is chance."),
+        (
+            "Precision and recall",
+            planes.precision_recall(curves["precision_recall"], float(found["share"]), precision, people),
+            f"The dashed line is the share of {people} with the outcome: what chance would reach.",
+        ),
+    ]
+    if len(found["model"]) > 1:
+        note = (
+            f"Net benefit per {figures.person(result)}: events found, less false alarms weighed by the odds of the "
+            "threshold. A model helps where it lies above both other lines."
+        )
+        told.append(("Decision curve", planes.decision(found, people), note))
+    return told
+
+
+def _colluders(privacy: Mapping[str, Any]) -> Markup | None:
+    points = [(t, value) for t, value in privacy.get("epsilon_by_colluders") or () if finite(value) is not None]
+    if len(points) < 3 or privacy.get("insecure"):
+        return None
+    return planes.colluders(points, int(privacy.get("colluders") or 0))
+
+
+def _design(result: Result) -> dict[str, Any] | None:
+    """Return the study's inputs, its split and its text, as they stand in result.json."""
+    found = result.get("design")
+    if not found:
+        return None
+    split = str(found["split"])
+    if result.get("protocol") == "cv":
+        split = (
+            "Five folds: that of a patient is the first 8 bytes of HMAC-SHA-256 of 'fold', a zero byte and the patient "
+            "id, modulo 5; the key is the study's split_key, a stroke and the number of the seed, from 0."
+        )
+    elif result.get("protocol") == "leave-one-site-out":
+        split = "Each hospital was held out once, with all of its patients, from a training on all others."
+    return {"inputs": found["inputs"], "split": split, "text": str(found["text"]), "more": len(found["inputs"]) >= MOST}
 
 
 def _learning(result: Result, rounds: Sequence[Mapping[str, Any]], digits: int) -> Markup | None:
@@ -221,11 +278,12 @@ def _hospitals(result: Result, digits: int) -> dict[str, Any] | None:
     drawn = sorted(drawn, key=lambda pair: -(pair.patients or 0))
     label = figures.metric_label(result)
     title = f"{label} on each hospital's own held-out {figures.person(result)}s"
+    told = (drawn[:MOST_HOSPITALS], label, _better(result), digits, title)
     return {
         "lines": lines,
         "people": figures.people(result),
         "has": {key for line in lines for key, value in line.items() if value},
-        "chart": charts.pairs(drawn[:MOST_HOSPITALS], label, _better(result), digits, title) if drawn else None,
+        "chart": [module.pairs(*told) for module in (charts, narrow)] if drawn else None,
         "left_out": max(0, len(drawn) - MOST_HOSPITALS),
     }
 
@@ -306,6 +364,9 @@ def _noised(result: Result) -> str:
 def _further(result: Result) -> dict[str, Any] | None:
     """Return the other metrics, a column for each model that learned from more than one hospital."""
     columns = [entry for entry in figures.comparisons(result) if figures.kind_of(entry) != "local"]
+    columns = [entry for entry in columns if not str(entry["name"]).startswith("local")]
+    columns.sort(key=lambda entry: entry["name"] != "federation")
+    own = columns[0].get("metrics") or {}
     tests = [entry.get("metrics") or {} for entry in columns]
     names = list(dict.fromkeys(key for test in tests for key in test))
     main, ends = figures.metric_name(result), ("_low", "_high", "_sd")
@@ -316,7 +377,9 @@ def _further(result: Result) -> dict[str, Any] | None:
         if name == main or (base != name and base in names) or all(value is None for value in values):
             continue
         digits = figures.digits_for(values)
-        lines.append((figures.metric_label(result, name), [figures.number(value, digits) for value in values]))
+        spread = figures.interval(finite(own.get(f"{name}_low")), finite(own.get(f"{name}_high")), digits)
+        cells = [figures.number(value, digits) for value in values]
+        lines.append((figures.metric_label(result, name), spread, cells))
     if not lines:
         return None
     return {"columns": [str(entry.get("label") or entry["name"]) for entry in columns], "lines": lines}

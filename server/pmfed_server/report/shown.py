@@ -6,26 +6,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from pmfed.methods import METHODS
+from pmfed.terminal import console
 from pmfed_server.report.method_page import show_sections
 from pmfed_server.report.words import headline, spending, table
 
 
 def show_result(result: Mapping[str, Any], run: Path) -> None:
     """Print a result: figures, what was spent, who was left out or left, and where the rest is."""
-    console = Console(markup=False, highlight=False)
+    screen = console()
     told = dict(result)
     if METHODS[str(told["method"])].predicts:
-        console.print(table(told))
-        console.print(spending(told))
+        screen.print(table(told))
+        screen.print(spending(told))
         for sentence in headline(told):
-            console.print(sentence)
+            screen.print(sentence)
     else:
-        show_sections(told, console)
+        show_sections(told, screen)
     for name, reason in told.get("refused", {}).items():
-        console.print(f"Left out: {name}: {reason}")
+        screen.print(f"Left out: {name}: {reason}")
     for name, reason in told.get("left", {}).items():
-        console.print(f"Left before the end: {name}: {reason}")
+        screen.print(f"Left before the end: {name}: {reason}")
     print(f"\nreport  {run / 'report.html'}\nnumbers {run / 'result.json'}")

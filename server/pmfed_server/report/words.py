@@ -15,6 +15,7 @@ from pmfed_server.report.figures import (
     comparisons,
     count,
     delta_text,
+    epsilon_shown,
     epsilon_text,
     finite,
     interval,
@@ -50,10 +51,14 @@ def headline(result: Result) -> list[str]:
     unit = f" {result['unit']}" if metric_label(result) != metric_label(result, unit=False) else ""
     spread = interval(own.low, own.high, digits)
     unseen = "hospitals" if result.get("protocol") == "leave-one-site-out" else f"{person(result)}s"
-    text = f"On {unseen} it never saw, its {label} is {number(own.value, digits)}{unit}"
-    text += f", the mean of {count(result['seeds'], 'seed')}" if (result.get("seeds") or 1) > 1 else ""
-    text += f" (95 % interval {spread})" if spread else ""
-    sentences += [text + ".", _promise_short(result)]
+    text = f"On {unseen} it never saw, its {label} "
+    if own.value is None:
+        text += "cannot be told: too few were held out, all had the same outcome, or the release was lost"
+    else:
+        text += f"is {number(own.value, digits)}{unit}"
+        text += f", the mean of {count(result['seeds'], 'seed')}" if (result.get("seeds") or 1) > 1 else ""
+        text += f" (95 % interval {spread})" if spread else ""
+    sentences += [text + ".", _promise_short(result), *_miscalibrated(result)]
     alone = best_alone(result)
     others = [f"the best hospital alone reaches {number(alone.value, digits)}"] if alone else []
     for kind, words in (
@@ -66,6 +71,22 @@ def headline(result: Result) -> list[str]:
         line = "; ".join(others)
         sentences.append(line[0].upper() + line[1:] + ".")
     return sentences
+
+
+def _miscalibrated(result: Result) -> list[str]:
+    """Say in what way probabilities are off, where chance alone does not explain it."""
+    test, said = result["metrics"]["test"], []
+
+    def away(name: str) -> float | None:
+        value, low, high = (finite(test.get(name + end)) for end in ("", "_low", "_high"))
+        return value if value is not None and low is not None and high is not None and not low <= 1 <= high else None
+
+    if (share := away("oe")) is not None:
+        said.append(f"of every 100 events it expects {share * 100:,.0f} happen")
+    if (slope := away("calibration_slope")) is not None:
+        how = "too far apart" if slope < 1 else "too close together"
+        said.append(f"its risks lie {how} (calibration slope {number(slope, 2)}, where 1 is right)")
+    return [f"Its probabilities are not to be taken as they are: {', and '.join(said)}."] if said else []
 
 
 # the promise
@@ -184,7 +205,7 @@ def _promise(result: Result, privacy: Mapping[str, Any], epsilon: float, delta: 
         ]
     else:
         said = ["What is protected is a single record. That is weaker than protecting the patient: " + _whole(privacy)]
-    shown = float(epsilon_text(epsilon))  # rounded up, so that the figures in one sentence agree
+    shown = epsilon_shown(epsilon)  # rounded up, so that the figures in one sentence agree
     times = math.exp(min(shown, 700.0))
     digits = 2 if times < 10 else 1 if times < 1000 else 0
     often = f"{up(times, digits):,.{digits}f}" if times < 1e6 else "more than a million"
@@ -312,12 +333,12 @@ def table(result: Result) -> Table:
         found = [*_summary(alone, result), *(row for row in found if row.kind != "local")]
     with_sd = any(row.sd is not None for row in found)
     built = Table(title=Text(str(result.get("title") or result.get("study") or "")), title_justify="left")
-    built.add_column("Model")
-    built.add_column(metric_label(result), justify="right")
-    built.add_column("95 % interval", justify="right")
+    built.add_column("Model", overflow="fold")
+    built.add_column(metric_label(result), justify="right", overflow="fold")
+    built.add_column("95 % interval", justify="right", overflow="fold")
     if with_sd:
-        built.add_column("sd over seeds", justify="right")
-    built.add_column("ε", justify="right")
+        built.add_column("sd over seeds", justify="right", overflow="fold")
+    built.add_column("ε", justify="right", overflow="fold")
     for row, following in zip(found, [*found[1:], None], strict=True):
         cells = [row.label, number(row.value, digits), interval(row.low, row.high, digits) or NONE]
         cells += [number(row.sd, digits)] if with_sd else []
@@ -366,7 +387,7 @@ def spending(result: Result) -> Table:
         ("ε, all runs", "right"),
         ("δ", "right"),
     ):
-        built.add_column(name, justify="left" if justify == "left" else "right")
+        built.add_column(name, justify="left" if justify == "left" else "right", overflow="fold")
     titles = site_titles(result)
     for site in result.get("sites") or ():
         own = spent.get(site["name"]) or {}

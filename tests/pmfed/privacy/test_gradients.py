@@ -277,6 +277,30 @@ def test_nothing_of_a_step_is_left_in_the_next():
     assert all(p.grad is p.grad_sample is p.summed_grad is None for p in model.parameters())
 
 
+class Tied(nn.Module):
+    """Two layers of one weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = (nn.Linear(6, 6, bias=False) for _ in range(2))
+        self.second.weight = self.first.weight
+        self.last = nn.Linear(6, 1)
+
+    def forward(self, inputs, present):
+        one = torch.tanh(self.first(torch.cat([inputs["a"], inputs["b"]], 1)))
+        return self.last(torch.tanh(self.second(one)))
+
+
+@pytest.mark.parametrize("way", ["auto", "bookkeeping", "vmap"])
+def test_a_weight_used_twice_has_the_gradient_of_both_uses(way):
+    torch.manual_seed(3)
+    model, data = Tied(), batch(9)
+    found = PrivateStep(model, squared, mechanism(math.inf), way).clipped_sum(*data, np.arange(9)).vector
+    slopes = torch.autograd.grad(squared(model(*data[:2]), data[2]).sum(), list(model.parameters()))
+    expected = torch.cat([slope.reshape(-1) for slope in slopes]).numpy()
+    assert found == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
 def test_a_step_that_is_refused_computes_nothing():
     calls = []
 
