@@ -102,14 +102,19 @@ def site_trust(
 def site_approve(
     study: Annotated[Path, typer.Argument(help="The study.toml the coordinator sent.")],
     site: SiteFolder = Path(),
-    fingerprint: Annotated[
-        str | None, typer.Option(help="The fingerprint of the study you have read, instead of being asked.")
+    fingerprint: Annotated[str | None, typer.Option(help="The fingerprint of the study you have read.")] = None,
+    yes: Annotated[
+        str | None, typer.Option("--yes", help="The epsilon of the study you have read, instead of being asked for it.")
     ] = None,
+    by: Annotated[str, typer.Option(help="Who approves, for the audit log; else the account's name.")] = "",
     withdraw: Annotated[bool, typer.Option("--withdraw", help="Take the approval back.")] = False,
 ) -> None:
-    """Show what a study would learn, from what, and what would leave; approve it if you agree."""
+    """Show what a study would learn, from what, and what would leave; approve it by typing its price."""
+    from shutil import get_terminal_size
+
     from pmfed_client.approve import approve
     from pmfed_client.approve import withdraw as take_back
+    from pmfed_client.consent import agree, check_price, page
     from pmfed_client.site import Site
     from pmfed_client.trust import same_fingerprint
 
@@ -117,17 +122,20 @@ def site_approve(
 
     place, asked = Site.read(site), Study.read(study)
     if withdraw:
-        take_back(place, asked)
+        take_back(place, asked, by)
         print("taken back: this site refuses the study when it is next asked to enrol.")
         return
 
     def agreed(lines: list[str]) -> bool:
-        print("\n".join(lines))
-        if fingerprint is not None:
-            return same_fingerprint(fingerprint, asked.fingerprint())
-        return typer.confirm(f"\nMay {place.name} take part?")
+        print(page(lines, get_terminal_size().columns))
+        if fingerprint is not None and not same_fingerprint(fingerprint, asked.fingerprint()):
+            return False
+        if yes is not None:
+            check_price(asked, yes)
+            return True
+        return agree(asked, _answer, print)
 
-    approve(place, asked, agreed)
+    approve(place, asked, agreed, by)
     print("approved. The site's [policy] and its ledger still decide when the study asks.")
 
 
@@ -280,6 +288,14 @@ def ledger_export(
         raise UsageError(f"{out}: the file exists.", "Choose another name; nothing is overwritten.")
     open_ledger(Site.read(site)).export(out)
     print(f"{out} written.")
+
+
+def _answer(question: str) -> str:
+    """Ask for a line; empty when there is nobody to ask."""
+    try:
+        return str(typer.prompt(question, default="", show_default=False))
+    except typer.Abort:
+        return ""
 
 
 def _running_in(folder: Path) -> Path:

@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 
 from pmfed.charges import charges
 from pmfed.errors import PmfedError, UsageError, VerificationError
+from pmfed.plain import plain
 from pmfed.privacy.accounting import Release, epsilon
 from pmfed.privacy.plan import PrivacyPlan
 from pmfed.secagg.keys import Identity, verify
@@ -319,15 +320,15 @@ def show_verified(run: Path, found: Verified) -> None:
         Something does not fit.
     """
     for note in found.notes:
-        print(f"note  {note}")
+        print(f"note  {plain(note)}")
     if found.wrong:
         raise VerificationError(
-            f"{run}: is not what was signed.\n" + "\n".join(f"  {one}" for one in found.wrong),
+            f"{run}: is not what was signed.\n" + "\n".join(f"  {plain(one)}" for one in found.wrong),
             "Do not use it. Ask the coordinator for the run, and the sites for what their ledgers say.",
         )
     print(
         f"run {found.manifest.run} of the study {found.manifest.study[:12]}: {len(found.manifest.files)} files as signed"
     )
     for site, (spent, delta) in sorted(found.epsilons.items()):
-        print(f"  {site:<24} receipt fits: epsilon {spent:.4f} at delta {delta:g}")
+        print(f"  {plain(site):<24} receipt fits: epsilon {spent:.4f} at delta {delta:g}")
     print("verified: signatures, files, study, charges and epsilon fit together.")

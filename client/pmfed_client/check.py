@@ -21,6 +21,7 @@ from pmfed.cohort import Cohort, read_cohort
 from pmfed.cohort.imaging.places import Places
 from pmfed.errors import PolicyError
 from pmfed.modality import shape_of
+from pmfed.plain import plain
 from pmfed.privacy.plan import PrivacyPlan
 from pmfed.study import Study
 from pmfed_client.site import Site
@@ -185,7 +186,7 @@ def progress(site: Site) -> Iterator[Places]:
 def show(checked: Checked) -> None:
     """Print what a check found."""
     console = Console(markup=False, highlight=False)  # a study's words may hold brackets
-    console.print(f"{checked.site}: {checked.study}", style="bold")
+    console.print(plain(f"{checked.site}: {checked.study}"), style="bold")
     for title, lines in sections(checked):
         table = Grid(
             box=None, show_header=False, pad_edge=False, title=f"\n{title}", title_justify="left", title_style="bold"
@@ -194,12 +195,12 @@ def show(checked: Checked) -> None:
         table.add_column(justify="right")
         table.add_column(justify="right", style="dim")
         for line in lines:
-            table.add_row(line.name, line.count, "" if line.share is None else f"{line.share:.0%}")
+            table.add_row(plain(line.name), line.count, "" if line.share is None else f"{line.share:.0%}")
         console.print(table)
     for warning in checked.warnings:
-        console.print("note", warning, style="yellow", soft_wrap=True)
+        console.print("note", plain(warning), style="yellow", soft_wrap=True)
     if checked.policy:
-        console.print("the policy would refuse this study:", checked.policy, style="yellow", soft_wrap=True)
+        console.print("the policy would refuse this study:", plain(checked.policy), style="yellow", soft_wrap=True)
 
 
 def sections(checked: Checked) -> list[tuple[str, tuple[Line, ...]]]:

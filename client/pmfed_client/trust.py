@@ -10,6 +10,8 @@ from pmfed.card import SiteCard
 from pmfed.errors import PolicyError
 from pmfed.secagg.keys import Identity
 from pmfed.secagg.roster import Roster, grouped
+from pmfed_client.auditlog import AuditLog
+from pmfed_client.consent import who
 from pmfed_client.site import Site
 
 
@@ -54,5 +56,6 @@ def pin(site: Site, path: Path, agreed: Callable[[Roster, Roster | None], bool])
     beside = site.roster.with_name(site.roster.name + ".new")
     beside.write_text(roster.canonical(), encoding="utf-8")
     os.chmod(beside, 0o600)
+    AuditLog(site.audit_log).add("trust", roster=roster.fingerprint(), sites=len(roster.members), **who())
     beside.replace(site.roster)
     return roster

@@ -8,13 +8,14 @@ from typing import Any
 
 from rich.console import Console
 
+from pmfed.plain import plain_tree
 from pmfed_server.report.words import headline, spending, table
 
 
 def show_result(result: Mapping[str, Any], run: Path) -> None:
     """Print a result: figures, what was spent, who was left out or left, and where the rest is."""
     console = Console(markup=False, highlight=False)
-    told = dict(result)
+    told = plain_tree(result)  # the run may come from elsewhere
     console.print(table(told))
     console.print(spending(told))
     for sentence in headline(told):
