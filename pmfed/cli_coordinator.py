@@ -24,12 +24,12 @@ def coordinator_init(
     link_port: Annotated[int, typer.Option(help="The SuperLink's own port, on the loopback interface.")] = 18000,
 ) -> None:
     """Make a coordinator's folder: certificates, secrets, coordinator.toml."""
-    from pmfed_server.coordinator import make_coordinator
+    from pmfed_server.coordinator import make_coordinator, spelled
 
     made = make_coordinator(folder, host, port, link_port)
     print(f"{made.folder} made, for its owner alone.")
     print(
-        f"next: send {folder / 'ca.crt'}, {folder / 'coordinator.pub'} and '{host[0]}:{port}' to every site, and ask each "
+        f"next: send {folder / 'ca.crt'}, {folder / 'coordinator.pub'} and '{spelled(host[0], port)}' to every site, and ask each "
         "for its card"
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 import secrets
@@ -104,8 +105,11 @@ def make_coordinator(folder: Path, names: Sequence[str], port: int, link_port: i
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder}: exists and is not empty.", "Choose another folder; nothing is overwritten.")
     for name in names:
-        if not re.fullmatch(r"[A-Za-z0-9.:-]{1,253}", name):
-            raise UsageError(f"'{name}' is no host name or address.", "Name the host as the sites reach it.")
+        if not re.fullmatch(r"[A-Za-z0-9.:-]{1,253}", name) or (":" in name and not _is_address(name)):
+            raise UsageError(
+                f"'{name}' is no host name or address.",
+                "Name the host as the sites reach it; an IPv6 address without brackets, as in --host 2001:db8::7",
+            )
     folder.mkdir(parents=True, exist_ok=True)
     os.chmod(folder, 0o700)
     told = {"coordinator": {"names": list(names), "port": port, "link_port": link_port}}
@@ -121,6 +125,19 @@ def make_coordinator(folder: Path, names: Sequence[str], port: int, link_port: i
     secret.write_text(secrets.token_hex(32), encoding="utf-8")
     (folder / "coordinator.pub").write_text(coordinator.identity.public + "\n", encoding="utf-8")
     return coordinator
+
+
+def spelled(name: str, port: int) -> str:
+    """Return a host and a port as a site's site.toml has them."""
+    return f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def add_card(coordinator: Coordinator, path: Path) -> SiteCard:

@@ -11,6 +11,7 @@ import logging
 import os
 import pwd
 import shutil
+import socket
 import sys
 import time
 import urllib.request
@@ -85,11 +86,24 @@ def start_coordinator(coordinator: Coordinator, proxy: bool = True) -> None:
     folder, home, link = coordinator.folder, coordinator.home, coordinator.addresses.link_port
     user = f"user {pwd.getpwuid(0).pw_name};\n" if os.geteuid() == 0 else ""
     text = NGINX.format(user=user, folder=folder, port=coordinator.addresses.port, link_port=link)
+    if has_ipv6():
+        listen = f"    listen {coordinator.addresses.port} ssl;\n"
+        text = text.replace(listen, listen + listen.replace("listen ", "listen [::]:"))
     write_atomically(folder / "nginx.conf", text.encode())  # each start anew: the folder may have been made elsewhere
     coordinator.flwr.point(f"127.0.0.1:{link}", folder / "ca.crt")
     if not (home / "state.db").exists():
         coordinator.registered.unlink(missing_ok=True)
     keep(folder, programs(coordinator, proxy), _Door(coordinator).look)
+
+
+def has_ipv6() -> bool:
+    """Whether this machine can be reached by IPv6 at all: where it cannot, nginx would not start."""
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::", 0))
+    except OSError:
+        return False
+    return True
 
 
 def programs(coordinator: Coordinator, proxy: bool) -> list[Program]:
