@@ -70,17 +70,30 @@ def site_card(site: SiteFolder = Path()) -> None:
 
 @site_app.command("trust")
 def site_trust(
-    roster: Annotated[Path, typer.Argument(help="The roster.json the coordinator sent.")],
+    roster: Annotated[Path, typer.Argument(help="The roster.json or changes.json the coordinator sent.")],
     site: SiteFolder = Path(),
     fingerprint: Annotated[
         str | None, typer.Option(help="The fingerprint you compared with the others, instead of being asked.")
     ] = None,
 ) -> None:
-    """Pin a roster: the sites whose sums this site adds its own to. Compare the fingerprint first."""
+    """Pin a roster: the sites whose sums this site adds its own to. Compare the fingerprint first.
+
+    A changes.json is taken over without that, where the keys this site trusts have signed all that is in it.
+    """
     from pmfed_client.site import Site
-    from pmfed_client.trust import pin, same_fingerprint
+    from pmfed_client.trust import follow, pin, same_fingerprint
 
     from pmfed.secagg.roster import Roster, grouped
+    from pmfed.secagg.succession import Changes
+
+    if Changes.there(roster):
+        done = follow(Site.read(site), Changes.read(roster))
+        said = [what for what, moved in (("roster", done.roster), ("coordinator's key", done.coordinator)) if moved]
+        said += [
+            "coordinator's authority; restart the site, and copy ca.crt to its node's folder if it has one"
+        ] * done.authority
+        print(f"taken over: the {', the '.join(said)}." if said else "nothing changed.")
+        return
 
     def agreed(new: Roster, before: Roster | None) -> bool:
         known = before.keys if before else {}
@@ -96,6 +109,21 @@ def site_trust(
 
     pinned = pin(Site.read(site), roster, agreed)
     print(f"pinned: {len(pinned.members)} sites.")
+
+
+@site_app.command("rotate")
+def site_rotate(
+    site: SiteFolder = Path(),
+    by: Annotated[str, typer.Option(help="Who does it, for the audit log; else the account's name.")] = "",
+) -> None:
+    """Replace the site's keys by new ones, which the old one signs; the site must be stopped."""
+    from pmfed_client.rotate import rotate
+    from pmfed_client.site import Site
+
+    place = Site.read(site)
+    rotate(place, by)
+    print(f"{place.name} has new keys; the old ones are in {place.folder / 'replaced'}.")
+    print(f"next: pmfed site card {place.folder} > {place.name}.json, and send that file to the coordinator")
 
 
 @site_app.command("approve")

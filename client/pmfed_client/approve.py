@@ -73,7 +73,7 @@ def check_approved(site: Site, fingerprint: str) -> None:
 def terms(site: Site, study: Study) -> Iterator[str]:
     """Yield, in plain words, what a study would learn, from what, at what price, and what would leave the hospital."""
     outcome, privacy, rules = study.outcome, study.privacy, study.evaluation
-    yield f"{' '.join(study.study.title.split())} ({study.study.name})"
+    yield f"Study             {' '.join(study.study.title.split())} ({study.study.name})"
     yield from words_of(study)
     yield ""
     kind = "a number" if outcome.task == "regression" else " or ".join(outcome.classes)

@@ -122,6 +122,11 @@ class Site(Frozen):
         return self.folder / ROSTER
 
     @property
+    def coordinator_key(self) -> Path:
+        """The coordinator's public key, where the hospital keeps it; it signs who is struck out of the roster."""
+        return self.folder / "coordinator.pub"
+
+    @property
     def places(self) -> Places:
         """Where decoded scans are cached, and where what could not be read is listed, for the site alone."""
         return Places(cache=self.folder / "cache", detail=self.folder / "unreadable.txt")

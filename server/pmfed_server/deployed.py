@@ -18,7 +18,7 @@ from pmfed.errors import InterruptedRunError, RunError, UsageError
 from pmfed.processes import running
 from pmfed.secagg.roster import FILE as ROSTER
 from pmfed.study import Study
-from pmfed.verify import MANIFEST, seal
+from pmfed.verify import MANIFEST, SUCCESSIONS, seal
 from pmfed_server.bundle import bundle, failure_of
 from pmfed_server.checkpoint import write_atomically
 from pmfed_server.coordinator import Coordinator
@@ -215,5 +215,7 @@ def _result(coordinator: Coordinator, out: Path) -> dict[str, Any]:
     if not (out / MANIFEST).exists():
         if coordinator.roster.exists():
             write_atomically(out / ROSTER, coordinator.roster.read_bytes())
+        if coordinator.chain.exists():
+            write_atomically(out / SUCCESSIONS, coordinator.chain.read_bytes())
         seal(out, Study.read(out / "study.toml"), str(read_run(out)["id"]), coordinator.identity)
     return dict(json.loads((out / "result.json").read_text(encoding="utf-8")))

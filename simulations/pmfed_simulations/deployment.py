@@ -85,7 +85,8 @@ class Deployment:
         for file in place.iterdir():
             if file.is_file() and file.name != FILE:
                 shutil.copy(file, home)
-        shutil.copy(self.coordinator.folder / "ca.crt", home)
+        for public in ("ca.crt", "coordinator.pub"):
+            shutil.copy(self.coordinator.folder / public, home)
         addresses = self.coordinator.addresses
         told = (place / FILE).read_text(encoding="utf-8")
         address = spelled(host or addresses.names[0], addresses.port)

@@ -76,6 +76,14 @@ def test_words_that_fill_a_line_begin_none(site: Site, columns: int, where: str)
         ]
 
 
+@pytest.mark.parametrize("where", ["title", "description", "licence"])
+def test_words_that_look_like_ours_begin_no_line(site: Site, where: str) -> None:
+    lines = page(terms(site, STUDY.replace(study={where: LIE})), 80).split("\n")
+    assert [line for line in lines if line.startswith("Price")] == [
+        "Price             epsilon 2 at delta 0.001, with 1 other sites"
+    ]
+
+
 def test_the_words_of_the_author_are_quoted(site: Site) -> None:
     study = STUDY.replace(study={"description": "We learn. " * 30, "licence": "CC-BY"})
     lines = page(terms(site, study), 80).split("\n")
