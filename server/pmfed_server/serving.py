@@ -160,7 +160,11 @@ def connected(coordinator: Coordinator) -> dict[str, str]:
     known = json.loads(registered.read_text(encoding="utf-8")) if registered.exists() else {}
     names = {one["node"]: one["site"] for one in known.values()}
     nodes = coordinator.flwr.ask("supernode", "list")["nodes"]
-    return {names.get(str(node["node-id"]), str(node["node-id"])): str(node["status"]) for node in nodes}
+    return {
+        names.get(str(node["node-id"]), str(node["node-id"])): str(node["status"])
+        for node in nodes
+        if node["status"] != "unregistered"  # turned away, and nobody's
+    }
 
 
 class _Door:
@@ -187,8 +191,11 @@ class _Door:
         known = {card.node: card for card in self.coordinator.known().values()}
         if gone := {node: told for node, told in done.items() if node not in known}:
             write_atomically(self.leaving, json.dumps({**self._leaving(), **gone}).encode())
-            done = {node: told for node, told in done.items() if node in known}
-            write_atomically(self.file, json.dumps(done).encode())
+        # A site may have another key and the same node, where agent and node are two users.
+        now = {node: {**told, "key": known[node].key} for node, told in done.items() if node in known}
+        if now != done:
+            write_atomically(self.file, json.dumps(now).encode())
+            done = now
         if not self._turned_away():
             return
         waiting = [card for node, card in known.items() if node not in done]

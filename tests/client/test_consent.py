@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import signal
@@ -22,6 +23,7 @@ from pmfed_client.changes import note_policy
 from pmfed_client.check import Checked, Line, show
 from pmfed_client.check_page import write_page
 from pmfed_client.consent import MARGIN, page, price_typed
+from pmfed_client.residence import Reticent
 from pmfed_client.site import Site
 
 from pmfed import cli
@@ -201,6 +203,12 @@ def test_an_agent_that_starts_notes_the_policy_it_keeps(site: Site) -> None:
         os.kill(agent.pid, signal.SIGTERM)
         agent.wait(60)
     assert [line["what"] for line in AuditLog(site.audit_log).lines()][:2] == ["policy", "start"]
+
+
+@pytest.mark.parametrize("text", FORGED.values(), ids=FORGED)
+def test_the_agents_log_shows_what_a_coordinator_worded_as_text(text: str) -> None:
+    record = logging.LogRecord("pmfed.site", logging.WARNING, "", 1, "%s", (text,), None)
+    assert clean(Reticent("%(message)s").format(record))
 
 
 @pytest.mark.parametrize("text", [*FORGED.values(), TAGS], ids=[*FORGED, "tags"])

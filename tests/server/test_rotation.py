@@ -424,6 +424,22 @@ def test_a_node_without_a_card_is_nobodys_at_once_and_flower_is_told(
     assert now[new.node] == {"site": "north", "key": new.key, "node": "99"}
 
 
+def test_a_site_whose_node_is_another_user_keeps_its_node(there: There, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The node's key is not here; runs must know the site by its new key all the same."""
+    north = there.sites["north"]
+    north.node_key.unlink()
+    node = there.hub.known()["north"].node
+    owners = {card.node: {"site": name, "key": card.key, "node": name} for name, card in there.hub.known().items()}
+    there.hub.registered.write_text(json.dumps(owners))
+    monkeypatch.setattr(serving, "answers", lambda _: pytest.fail("nothing is to be asked of Flower"))
+    made = rotate(north)
+    add_card(there.hub, there.card(north))
+    serving._Door(there.hub).look()
+    told = json.loads(there.hub.registered.read_text())
+    assert told == {**owners, node: {"site": "north", "key": made.new, "node": "north"}}
+    assert not there.hub.leaving.exists()
+
+
 def run(*words: object) -> None:
     cli.app(args=[str(word) for word in words], standalone_mode=False)
 
