@@ -35,7 +35,7 @@ done
 sed "s/^rounds = .*/rounds = 30/" data/study.toml > hub/study.toml
 for site in hospital-1 hospital-2 hospital-3; do
     echo y | pmfed site trust hub/roster.json $site
-    echo y | pmfed site approve hub/study.toml $site
+    sed -n "s/^epsilon = \([0-9.]*\).*/\1/p" hub/study.toml | pmfed site approve hub/study.toml $site
 done
 chown -R 10001:10001 .
 '

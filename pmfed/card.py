@@ -8,6 +8,7 @@ from pydantic import Field
 
 from pmfed.modality import Name
 from pmfed.secagg.roster import Key
+from pmfed.secagg.succession import Chain
 from pmfed.validate import Frozen
 
 
@@ -21,8 +22,11 @@ class SiteCard(Frozen):
     node
         The public key with which its Flower node opens connections (ECDSA P-384, as OpenSSH writes it, RFC 5656);
         empty where the site runs no node. Nobody's privacy rests on it: a wrong one keeps a site out, no more.
+    successions
+        How the key came after those of before, if there were any.
     """
 
     site: Name
     key: Key
+    successions: Annotated[Chain, Field(exclude_if=lambda chain: not chain)] = ()
     node: Annotated[str, Field(pattern=r"^(ecdsa-sha2-nistp384 [A-Za-z0-9+/=]{100,300})?$")] = ""

@@ -295,8 +295,9 @@ def verify(
     ] = None,
 ) -> None:
     """Check a run offline: the coordinator's signature, every file, each site's receipt, charges and epsilon."""
+    from pmfed.secagg.keys import read_key
     from pmfed.secagg.roster import Roster
-    from pmfed.verify import check_run, read_key, show_verified
+    from pmfed.verify import check_run, show_verified
 
     known = read_key(coordinator) if coordinator else None
     show_verified(run, check_run(run, Roster.read(roster) if roster else None, known))

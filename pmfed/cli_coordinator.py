@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +14,15 @@ from pmfed.errors import UsageError
 coordinator_app = typer.Typer(help="What a coordinator runs.", no_args_is_help=True, rich_markup_mode=None)
 
 Folder = Annotated[Path, typer.Option("--coordinator", help="The coordinator's folder.")]
+
+
+class Rotated(StrEnum):
+    """What a coordinator can replace."""
+
+    key = "key"
+    authority = "authority"
+
+
 RunFolder = Annotated[Path, typer.Argument(help="The folder of a run.")]
 
 
@@ -24,12 +34,12 @@ def coordinator_init(
     link_port: Annotated[int, typer.Option(help="The SuperLink's own port, on the loopback interface.")] = 18000,
 ) -> None:
     """Make a coordinator's folder: certificates, secrets, coordinator.toml."""
-    from pmfed_server.coordinator import make_coordinator
+    from pmfed_server.coordinator import make_coordinator, spelled
 
     made = make_coordinator(folder, host, port, link_port)
     print(f"{made.folder} made, for its owner alone.")
     print(
-        f"next: send {folder / 'ca.crt'}, {folder / 'coordinator.pub'} and '{host[0]}:{port}' to every site, and ask each "
+        f"next: send {folder / 'ca.crt'}, {folder / 'coordinator.pub'} and '{spelled(host[0], port)}' to every site, and ask each "
         "for its card"
     )
 
@@ -41,17 +51,61 @@ def coordinator_add(
 ) -> None:
     """Take in sites' cards: their nodes may connect, and the roster lists them."""
     from pmfed_server.coordinator import Coordinator, add_card
+    from pmfed_server.rotation import write_changes
 
     from pmfed.secagg.roster import Roster, grouped
+    from pmfed.secagg.succession import FILE as CHANGES
 
     place = Coordinator.read(coordinator)
     for card in cards:
         print(f"added: {add_card(place, card).site}")
+    write_changes(place)
     if place.roster.exists():
         print(f"fingerprint  {grouped(Roster.read(place.roster).fingerprint())}")
         print(
             f"next: send {place.roster} to every site; each compares the fingerprint with the others, then: pmfed site trust"
         )
+        print(f"      where only keys of known sites changed, send {place.folder / CHANGES}: nobody need telephone")
+
+
+@coordinator_app.command("revoke")
+def coordinator_revoke(
+    site: Annotated[str, typer.Argument(help="The site's name.")], coordinator: Folder = Path()
+) -> None:
+    """Strike a site out: its node is turned away at once, its keys are never taken again, the roster is without it."""
+    from pmfed_server.coordinator import Coordinator
+    from pmfed_server.rotation import revoke, write_changes
+
+    place = Coordinator.read(coordinator)
+    revoke(place, site)
+    print(f"revoked: {site}. A running coordinator turns its node away within seconds.")
+    _send(write_changes(place))
+
+
+@coordinator_app.command("rotate")
+def coordinator_rotate(
+    what: Annotated[
+        Rotated, typer.Argument(help="key: what signs results. authority: what certificates are believed by.")
+    ],
+    coordinator: Folder = Path(),
+) -> None:
+    """Replace a key of the coordinator's by a new one that the old one signs; sites go on meanwhile."""
+    from pmfed_server.coordinator import Coordinator
+    from pmfed_server.rotation import rotate_authority, rotate_key, write_changes
+
+    place = Coordinator.read(coordinator)
+    if what == Rotated.key:
+        print(f"the key is now {rotate_key(place).new}")
+    else:
+        rotate_authority(place)
+        print("the authority is replaced; sites that have the old ca.crt believe the new one through it.")
+    print(f"what was replaced is in {place.folder / 'replaced'}.")
+    _send(write_changes(place))
+
+
+def _send(changes: Path | None) -> None:
+    if changes is not None:
+        print(f"next: send {changes} to every site; nobody need telephone: pmfed site trust changes.json")
 
 
 @coordinator_app.command("roster")

@@ -78,17 +78,30 @@ def site_card(site: SiteFolder = Path()) -> None:
 
 @site_app.command("trust")
 def site_trust(
-    roster: Annotated[Path, typer.Argument(help="The roster.json the coordinator sent.")],
+    roster: Annotated[Path, typer.Argument(help="The roster.json or changes.json the coordinator sent.")],
     site: SiteFolder = Path(),
     fingerprint: Annotated[
         str | None, typer.Option(help="The fingerprint you compared with the others, instead of being asked.")
     ] = None,
 ) -> None:
-    """Pin a roster: the sites whose sums this site adds its own to. Compare the fingerprint first."""
+    """Pin a roster: the sites whose sums this site adds its own to. Compare the fingerprint first.
+
+    A changes.json is taken over without that, where the keys this site trusts have signed all that is in it.
+    """
     from pmfed_client.site import Site
-    from pmfed_client.trust import pin, same_fingerprint
+    from pmfed_client.trust import follow, pin, same_fingerprint
 
     from pmfed.secagg.roster import Roster, grouped
+    from pmfed.secagg.succession import Changes
+
+    if Changes.there(roster):
+        done = follow(Site.read(site), Changes.read(roster))
+        said = [what for what, moved in (("roster", done.roster), ("coordinator's key", done.coordinator)) if moved]
+        said += [
+            "coordinator's authority; restart the site, and copy ca.crt to its node's folder if it has one"
+        ] * done.authority
+        print(f"taken over: the {', the '.join(said)}." if said else "nothing changed.")
+        return
 
     def agreed(new: Roster, before: Roster | None) -> bool:
         known = before.keys if before else {}
@@ -106,18 +119,38 @@ def site_trust(
     print(f"pinned: {len(pinned.members)} sites.")
 
 
+@site_app.command("rotate")
+def site_rotate(
+    site: SiteFolder = Path(),
+    by: Annotated[str, typer.Option(help="Who does it, for the audit log; else the account's name.")] = "",
+) -> None:
+    """Replace the site's keys by new ones, which the old one signs; the site must be stopped."""
+    from pmfed_client.rotate import rotate
+    from pmfed_client.site import Site
+
+    place = Site.read(site)
+    rotate(place, by)
+    print(f"{place.name} has new keys; the old ones are in {place.folder / 'replaced'}.")
+    print(f"next: pmfed site card {place.folder} > {place.name}.json, and send that file to the coordinator")
+
+
 @site_app.command("approve")
 def site_approve(
     study: Annotated[Path, typer.Argument(help="The study.toml the coordinator sent.")],
     site: SiteFolder = Path(),
-    fingerprint: Annotated[
-        str | None, typer.Option(help="The fingerprint of the study you have read, instead of being asked.")
+    fingerprint: Annotated[str | None, typer.Option(help="The fingerprint of the study you have read.")] = None,
+    yes: Annotated[
+        str | None, typer.Option("--yes", help="The epsilon of the study you have read, instead of being asked for it.")
     ] = None,
+    by: Annotated[str, typer.Option(help="Who approves, for the audit log; else the account's name.")] = "",
     withdraw: Annotated[bool, typer.Option("--withdraw", help="Take the approval back.")] = False,
 ) -> None:
-    """Show what a study would learn, from what, and what would leave; approve it if you agree."""
+    """Show what a study would learn, from what, and what would leave; approve it by typing its price."""
+    from shutil import get_terminal_size
+
     from pmfed_client.approve import approve
     from pmfed_client.approve import withdraw as take_back
+    from pmfed_client.consent import agree, check_price, page
     from pmfed_client.site import Site
     from pmfed_client.trust import same_fingerprint
 
@@ -125,17 +158,20 @@ def site_approve(
 
     place, asked = Site.read(site), Study.read(study)
     if withdraw:
-        take_back(place, asked)
+        take_back(place, asked, by)
         print("taken back: this site refuses the study when it is next asked to enrol.")
         return
 
     def agreed(lines: list[str]) -> bool:
-        print("\n".join(lines))
-        if fingerprint is not None:
-            return same_fingerprint(fingerprint, asked.fingerprint())
-        return typer.confirm(f"\nMay {place.name} take part?")
+        print(page(lines, get_terminal_size().columns))
+        if fingerprint is not None and not same_fingerprint(fingerprint, asked.fingerprint()):
+            return False
+        if yes is not None:
+            check_price(asked, yes)
+            return True
+        return agree(asked, _answer, print)
 
-    approve(place, asked, agreed)
+    approve(place, asked, agreed, by)
     print("approved. The site's [policy] and its ledger still decide when the study asks.")
 
 
@@ -306,6 +342,14 @@ def ledger_export(
         raise UsageError(f"{out}: the file exists.", "Choose another name; nothing is overwritten.")
     open_ledger(Site.read(site)).export(out)
     print(f"{out} written.")
+
+
+def _answer(question: str) -> str:
+    """Ask for a line; empty when there is nobody to ask."""
+    try:
+        return str(typer.prompt(question, default="", show_default=False))
+    except typer.Abort:
+        return ""
 
 
 def _running_in(folder: Path) -> Path:

@@ -7,6 +7,8 @@ the command line returns.
 
 from __future__ import annotations
 
+from pmfed.plain import plain_lines
+
 
 class PmfedError(Exception):
     """Base of all errors meant for people.
@@ -17,15 +19,18 @@ class PmfedError(Exception):
         What was wrong and where. Never patient data.
     remedy
         What the reader can do about it; empty when nothing sensible can be said.
+
+    Guarantee
+    ---------
+    Both may quote what came from outside: they hold nothing that does not show as it is (`pmfed.plain`).
     """
 
     code = "PM000"
     exit_code = 1
 
     def __init__(self, what: str, remedy: str = "") -> None:
-        super().__init__(what)
-        self.what = what
-        self.remedy = remedy
+        self.what, self.remedy = plain_lines(what), plain_lines(remedy)
+        super().__init__(self.what)
 
     def __str__(self) -> str:
         return f"{self.what}\n  {self.remedy}" if self.remedy else self.what

@@ -38,6 +38,7 @@ WELL = 60.0  # seconds after which a program counts as having come up
 GRACE = 10.0  # seconds a program may take to stop
 THRIFTY = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20), "MALLOC_ARENA_MAX": "2"}
 """For programs that pass models on in pieces of 5 MB: else glibc keeps such blocks once they are freed, for each thread apart."""
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _PR_SET_PDEATHSIG = 1
 
 
@@ -81,8 +82,29 @@ class _Kept:
     told: dict[str, Any] = field(default_factory=dict)
 
 
-def flower_environment(home: Path) -> dict[str, str]:
-    """Return what Flower's programs need in their environment: files below ``home``, no telemetry, nothing fetched."""
+def no_proxies() -> dict[str, str]:
+    """Return what a program must have in its environment that speaks with this machine alone: no proxy is ever asked.
+
+    Python's own look-up (`urllib.request.getproxies`, which httpx uses, too) takes a variable that is empty for none, and the
+    one in small letters before the other; so both are emptied.
+    """
+    names = ("http_proxy", "https_proxy", "all_proxy")
+    return {**past_proxies(), **{spelled: "" for name in names for spelled in (name, name.upper())}}
+
+
+def past_proxies() -> dict[str, str]:
+    """Return what a program must have in its environment that may use a proxy, but never for this machine itself."""
+    said = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    hosts = dict.fromkeys([*(host.strip() for host in said.split(",") if host.strip()), *LOOPBACK])
+    return dict.fromkeys(("no_proxy", "NO_PROXY"), ",".join(hosts))
+
+
+def flower_environment(home: Path, proxies: bool = False) -> dict[str, str]:
+    """Return what Flower's programs need in their environment: files below ``home``, no telemetry, nothing fetched.
+
+    With ``proxies`` the program may reach other machines through one that the environment names; no program asks one for
+    this machine itself, because what authorises it there would pass through.
+    """
     tools = str(Path(sys.executable).parent)  # where flwr and its helpers are installed, beside this Python
     return {
         "PATH": tools + os.pathsep + os.environ.get("PATH", ""),
@@ -92,6 +114,7 @@ def flower_environment(home: Path) -> dict[str, str]:
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
         "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.5",  # once a run; each look costs the SuperLink 20 ms of a processor
         "RAY_USAGE_STATS_ENABLED": "0",
+        **(past_proxies() if proxies else no_proxies()),
     }
 
 

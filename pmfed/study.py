@@ -33,9 +33,9 @@ class About(Frozen):
     """``[study]``: what it is called and what it is for."""
 
     name: Name
-    title: str
+    title: Annotated[str, Field(max_length=200)]
     description: str = ""
-    licence: str = ""
+    licence: Annotated[str, Field(max_length=200)] = ""
 
 
 class CohortSpec(Frozen):

@@ -5,18 +5,35 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Self, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pmfed.errors import StudyError
+from pmfed.plain import LONGEST, unfit
 
 
 class Frozen(BaseModel):
-    """A model that cannot change after it was read and refuses keys it does not know."""
+    """A model that cannot change after it was read and refuses keys it does not know.
+
+    Guarantee
+    ---------
+    No text in it, and no key of a mapping, holds anything but what shows as it is (`pmfed.plain`), or is longer than
+    ``LONGEST``. What is shown to people comes out of such models; nothing that was refused is repeated in the error.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    LONGEST: ClassVar[int] = LONGEST
+    """Characters of a text that has no bound of its own; more where a model holds documents."""
+
+    @model_validator(mode="after")
+    def _shows_as_it_is(self) -> Self:
+        for path, text in _texts(self.__dict__):
+            if why := unfit(text, self.LONGEST):
+                raise ValueError(f"{'.'.join(path)}: {why}")
+        return self
 
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
@@ -57,10 +74,29 @@ def parse_toml(text: str, model: type[Model], name: str) -> Model:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise StudyError(f"{name}: not valid TOML: {error}.", "TOML is described at https://toml.io.") from None
+    for path, found in _texts(data):
+        if why := unfit(found):  # here, where the line can be told
+            line = line_of(text, path)
+            raise StudyError(
+                f"{name}:{line or 1}: {'.'.join(path)}: {why}.", "Write it with plain letters, on one line."
+            )
     try:
         return model.model_validate(data)
     except ValidationError as error:
         raise StudyError(explain(error, model, text, name)) from None
+
+
+def _texts(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Yield every text in nested mappings and lists, keys too, with where it is; a path holds no key that is unfit."""
+    if isinstance(value, str):
+        yield path, value
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield path, str(key)
+            yield from _texts(inner, (*path, str(key)))
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _texts(inner, path)
 
 
 def explain(error: ValidationError, model: type[BaseModel], text: str, name: str) -> str:

@@ -15,24 +15,28 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 
 from pmfed.charges import charges
 from pmfed.errors import PmfedError, UsageError, VerificationError
 from pmfed.methods import plan_for
+from pmfed.plain import plain
 from pmfed.privacy.accounting import epsilon
 from pmfed.privacy.plan import PrivacyPlan
 from pmfed.secagg.keys import Identity, verify
 from pmfed.secagg.roster import Key, Roster
+from pmfed.secagg.succession import Chain, Succession, followed
 from pmfed.study import Study
 from pmfed.validate import Frozen
 from pmfed.wire import Fingerprint, RunId
 
 MANIFEST = "manifest.json"
+SUCCESSIONS = "successions.json"
 UNSIGNED = ("checkpoints",)  # the coordinator's own, of no use to others
 MAX_BYTES = 1 << 22  # of a manifest or a receipt
 CLOSE = 1e-6  # of two epsilons computed by the same formula on two machines
+_Chain: TypeAdapter[tuple[Succession, ...]] = TypeAdapter(Chain)
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -112,6 +116,8 @@ def check_run(run: Path, roster: Roster | None = None, coordinator: str | None =
     found = Verified(manifest)
     if coordinator is None:
         found.notes.append(f"signed with the key {manifest.key}; compare it with the coordinator's (--coordinator)")
+    elif coordinator != manifest.key and manifest.key in followed(coordinator, _successions(run)):
+        found.notes.append(f"signed with the key {manifest.key}, which the coordinator's key that was given named")
     elif coordinator != manifest.key:
         found.wrong.append(f"{MANIFEST}: was signed with the key {manifest.key}, not with the coordinator's")
     found.wrong += _files(run, manifest)
@@ -145,15 +151,12 @@ def read_manifest(run: Path) -> Manifest:
         ) from None
 
 
-def read_key(path: Path) -> str:
-    """Return the public key in a file like coordinator.pub (64 hex digits); UsageError when it is none."""
+def _successions(run: Path) -> tuple[Succession, ...]:
+    """Return what is told of the coordinator's keys; it vouches for itself, by the signatures in it."""
     try:
-        text = path.read_text(encoding="utf-8").strip()
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path}: cannot be read ({type(error).__name__}).", "Check the path.") from None
-    if len(text) != 64 or set(text) - set("0123456789abcdef"):
-        raise UsageError(f"{path}: is not a public key.", "Ask the coordinator for its coordinator.pub.")
-    return text
+        return _Chain.validate_json((run / SUCCESSIONS).read_bytes()[:MAX_BYTES], strict=True)
+    except (OSError, ValidationError):
+        return ()
 
 
 def _digests(run: Path) -> dict[str, str]:
@@ -320,15 +323,15 @@ def show_verified(run: Path, found: Verified) -> None:
         Something does not fit.
     """
     for note in found.notes:
-        print(f"note  {note}")
+        print(f"note  {plain(note)}")
     if found.wrong:
         raise VerificationError(
-            f"{run}: is not what was signed.\n" + "\n".join(f"  {one}" for one in found.wrong),
+            f"{run}: is not what was signed.\n" + "\n".join(f"  {plain(one)}" for one in found.wrong),
             "Do not use it. Ask the coordinator for the run, and the sites for what their ledgers say.",
         )
     print(
         f"run {found.manifest.run} of the study {found.manifest.study[:12]}: {len(found.manifest.files)} files as signed"
     )
     for site, (spent, delta) in sorted(found.epsilons.items()):
-        print(f"  {site:<24} receipt fits: epsilon {spent:.4f} at delta {delta:g}")
+        print(f"  {plain(site):<24} receipt fits: epsilon {spent:.4f} at delta {delta:g}")
     print("verified: signatures, files, study, charges and epsilon fit together.")

@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Mapping
 from io import BytesIO
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,12 +19,14 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from pmfed.errors import ProtocolError
 from pmfed.modality import Name
+from pmfed.plain import plain
 from pmfed.validate import Frozen
 
 VERSION: Literal[2] = 2
 """Of the protocol between coordinator and site. 1 had a kind of message for each kind of sum; 2 has one for all."""
 MAX_RECORD = 1 << 20  # bytes of JSON; studies with thousands of features still fit
 MAX_HEAD = 1 << 12  # bytes that say what an array is
+MAX_REASON = 1000  # characters
 
 Kind = Literal["enroll", "keys", "shares", "ask", "sign", "unmask", "finish"]
 Arrays = Mapping[str, npt.NDArray[Any]]
@@ -41,6 +43,7 @@ class Request(Frozen):
     kind needs: the canonical study (enroll), the sites' cards (keys), and so on (`secagg.protocol`).
     """
 
+    LONGEST: ClassVar[int] = MAX_RECORD
     version: Literal[2] = VERSION
     kind: Kind
     query: Annotated[Name | Literal[""], Field(validate_default=True)] = ""
@@ -72,8 +75,14 @@ class Reply(Frozen):
     ``ok = false`` carries an error ``code`` and a safe sentence and never any array. ``text`` is a document the
     kind allows: version and card (enroll), sealed shares (shares), a signature (sign), shares (unmask), the signed
     receipt (finish).
+
+    Guarantee
+    ---------
+    A ``reason`` that a site gives is made one short line here; one that arrives as anything else is no reply, so that
+    nothing reaches the coordinator's terminal, log or report but what shows as it is.
     """
 
+    LONGEST: ClassVar[int] = MAX_RECORD
     version: Literal[2] = VERSION
     kind: Kind
     query: Name | Literal[""] = ""
@@ -82,9 +91,14 @@ class Reply(Frozen):
     attempt: int = 0
     site: Name | Literal[""] = ""  # ends up in a path
     ok: bool = True
-    code: str = ""
-    reason: str = ""
+    code: Annotated[str, Field(pattern=r"^(PM[0-9]{3})?$")] = ""
+    reason: Annotated[str, Field(max_length=MAX_REASON)] = ""
     text: str = ""
+
+    @field_validator("reason", mode="before")
+    @classmethod
+    def _one_line(cls, reason: object, info: ValidationInfo) -> object:
+        return plain(reason, MAX_REASON) if info.mode == "python" and isinstance(reason, str) else reason
 
 
 # Which arrays may leave a site, by kind. Everything else stays.

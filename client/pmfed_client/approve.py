@@ -15,13 +15,14 @@ from pmfed.modality import sources_of
 from pmfed.secagg.roster import grouped
 from pmfed.study import Study
 from pmfed_client.auditlog import AuditLog
+from pmfed_client.consent import price, who, words_of
 from pmfed_client.home import write_private
 from pmfed_client.losses import last_check
 from pmfed_client.site import PERSONAL, Site
 
 
-def approve(site: Site, study: Study, agreed: Callable[[list[str]], bool]) -> None:
-    """Approve a study at a site.
+def approve(site: Site, study: Study, agreed: Callable[[list[str]], bool], by: str = "") -> None:
+    """Approve a study at a site; the audit log tells who did, and at what price.
 
     Parameters
     ----------
@@ -29,6 +30,8 @@ def approve(site: Site, study: Study, agreed: Callable[[list[str]], bool]) -> No
         Who approves what.
     agreed
         Shown, line by line, what the study asks; says whether a person agreed.
+    by
+        The person's name; empty: that of the account alone.
 
     Raises
     ------
@@ -37,6 +40,7 @@ def approve(site: Site, study: Study, agreed: Callable[[list[str]], bool]) -> No
     ApprovalError
         The last check found that more than half of a feature is lost, and nobody accepted it.
     """
+    person = who(by)
     checked = last_check(site, study)
     if checked is not None and checked[0]:
         raise ApprovalError(
@@ -49,16 +53,16 @@ def approve(site: Site, study: Study, agreed: Callable[[list[str]], bool]) -> No
     path = site.approved / f"{study.fingerprint()}.toml"
     path.unlink(missing_ok=True)
     write_private(path, study.to_toml().encode())
-    AuditLog(site.audit_log).add("approve", study=study.fingerprint())
+    AuditLog(site.audit_log).add("approve", study=study.fingerprint(), price=price(study), **person)
 
 
-def withdraw(site: Site, study: Study) -> None:
+def withdraw(site: Site, study: Study, by: str = "") -> None:
     """Take an approval back; ApprovalError when there was none."""
     path = site.approved / f"{study.fingerprint()}.toml"
     if not path.exists():
         raise ApprovalError(f"{path}: this study was not approved.", "There is nothing to take back.")
     path.unlink()
-    AuditLog(site.audit_log).add("withdraw", study=study.fingerprint())
+    AuditLog(site.audit_log).add("withdraw", study=study.fingerprint(), **who(by))
 
 
 def check_approved(site: Site, fingerprint: str) -> None:
@@ -78,9 +82,8 @@ def check_approved(site: Site, fingerprint: str) -> None:
 def terms(site: Site, study: Study) -> Iterator[str]:
     """Yield, in plain words, what a study would learn, from what, at what price, and what would leave the hospital."""
     outcome, privacy = study.outcome, study.privacy
-    yield f"{study.study.title} ({study.study.name})"
-    if study.study.description:
-        yield study.study.description
+    yield f"Study             {' '.join(study.study.title.split())} ({study.study.name})"
+    yield from words_of(study)
     yield ""
     who = f"every patient in {_place(site, study.cohort.table)}"
     if METHODS[study.method.kind].predicts:
@@ -114,7 +117,7 @@ def terms(site: Site, study: Study) -> Iterator[str]:
         yield f"                  and a model of this site's own ({study.tuned.method}), kept in {PERSONAL}/"
     yield ""
     yield f"Protected         {_protected(study)}"
-    yield f"Price             epsilon {privacy.epsilon:g} at delta {privacy.delta:g}, with {privacy.colluders} other sites"
+    yield f"Price             {price(study)}, with {privacy.colluders} other sites"
     yield "                  working against this one"
     allowed, delta = site.policy.budget
     if allowed > 0:

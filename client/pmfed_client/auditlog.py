@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pmfed.errors import LedgerError
+from pmfed.plain import plain
 
 GENESIS = "0" * 64
 TAIL = 1 << 16  # bytes; no line is longer
@@ -119,6 +120,9 @@ def words_of(line: dict[str, Any]) -> str:
         said.append(f"study {line['study'][:8]}")
     if "bytes_out" in line:
         said += [line["code"] or "answered", f"{line['bytes_out']} bytes out"]
+    said += [plain(str(line[told])) for told in ("price", "change") if told in line]
+    if "by" in line:
+        said.append(plain(f"by {line['by']}" + f" ({line['account']})" * (line["account"] != line["by"])))
     return "  ".join(said)
 
 

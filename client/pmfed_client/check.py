@@ -22,6 +22,7 @@ from pmfed.cohort.imaging.places import Places
 from pmfed.errors import PolicyError
 from pmfed.methods import plan_for
 from pmfed.modality import shape_of
+from pmfed.plain import plain
 from pmfed.study import Study
 from pmfed_client import losses
 from pmfed_client.site import Site
@@ -198,7 +199,7 @@ def progress(site: Site) -> Iterator[Places]:
 def show(checked: Checked) -> None:
     """Print what a check found."""
     console = Console(markup=False, highlight=False)  # a study's words may hold brackets
-    console.print(f"{checked.site}: {checked.study}", style="bold")
+    console.print(plain(f"{checked.site}: {checked.study}"), style="bold")
     for title, lines in sections(checked):
         table = Grid(
             box=None, show_header=False, pad_edge=False, title=f"\n{title}", title_justify="left", title_style="bold"
@@ -207,12 +208,12 @@ def show(checked: Checked) -> None:
         table.add_column(justify="right")
         table.add_column(justify="right", style="dim")
         for line in lines:
-            table.add_row(line.name, line.count, "" if line.share is None else f"{line.share:.0%}")
+            table.add_row(plain(line.name), line.count, "" if line.share is None else f"{line.share:.0%}")
         console.print(table)
     for warning in checked.warnings:
-        console.print("note", warning, style="yellow", soft_wrap=True)
+        console.print("note", plain(warning), style="yellow", soft_wrap=True)
     for reason in checked.red:
-        console.print("NOT READY", reason, style="bold red", soft_wrap=True)
+        console.print("NOT READY", plain(reason), style="bold red", soft_wrap=True)
 
 
 def sections(checked: Checked) -> list[tuple[str, tuple[Line, ...]]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from jinja2 import Environment
 
 from pmfed.errors import UsageError
+from pmfed.plain import plain
 from pmfed_client.check import Checked, sections
 
 _PAGE = """\
@@ -14,6 +15,8 @@ _PAGE = """\
 <html lang="en">
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="referrer" content="no-referrer">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'">
 <title>{{ checked.site }}: {{ checked.study }}</title>
 <style>
 body { font: 16px/1.5 system-ui, sans-serif; color: #1d2733; max-width: 46rem; margin: 2rem auto; padding: 0 1rem }
@@ -52,7 +55,8 @@ def write_page(checked: Checked, path: Path) -> None:
     UsageError
         It cannot be written there.
     """
-    page = Environment(autoescape=True).from_string(_PAGE).render(checked=checked, sections=sections(checked))
+    pages = Environment(autoescape=True, finalize=lambda shown: plain(shown) if isinstance(shown, str) else shown)
+    page = pages.from_string(_PAGE).render(checked=checked, sections=sections(checked))
     try:
         path.touch(mode=0o600)
         path.chmod(0o600)

@@ -6,12 +6,16 @@ away. So the site looks itself: any HTTP server tells the time with its answer (
 
 from __future__ import annotations
 
-import http.client
 import ssl
 import time
+import urllib.request
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 
+import httpx
+
+from pmfed.plain import plain
+from pmfed.processes import LOOPBACK
 from pmfed_client.node import Node
 
 # Seconds that Flower lets pass: SYSTEM_TIME_TOLERANCE and TIMESTAMP_TOLERANCE of flwr.common.constant
@@ -35,17 +39,21 @@ def ahead(node: Node) -> float:
     except OSError:
         raise OSError(f"{node.certificate} is not there, or no certificate") from None
     trusted.verify_flags |= _NO_CHECK_TIME
-    host, _, port = node.address.rpartition(":")
-    connection = http.client.HTTPSConnection(host.strip("[]"), int(port), timeout=PATIENCE, context=trusted)
-    try:
-        before = time.time()
-        connection.request("HEAD", "/")
-        told = connection.getresponse().getheader("Date", "")
-        here = (before + time.time()) / 2
-    except http.client.HTTPException as error:
-        raise OSError(f"no answer in HTTP: {type(error).__name__}") from None
-    finally:
-        connection.close()
+    host = node.address.rpartition(":")[0].strip("[]")
+    try:  # as Flower's node does: by the same proxy, too, and by none on this machine
+        with httpx.Client(verify=trusted, timeout=PATIENCE, trust_env=host not in LOOPBACK) as client:
+            before = time.time()
+            told = client.head(f"https://{node.address}/").headers.get("Date", "")
+            here = (before + time.time()) / 2
+    except httpx.TimeoutException:
+        raise OSError(f"no answer in {PATIENCE:.0f} s") from None
+    except (
+        httpx.HTTPError,
+        httpx.InvalidURL,
+        ValueError,
+        ImportError,
+    ) as error:  # a proxy of a kind that httpx has not
+        raise OSError(str(error) or type(error).__name__) from None
     try:
         there = parsedate_to_datetime(told).replace(tzinfo=UTC).timestamp()
     except ValueError:
@@ -55,18 +63,30 @@ def ahead(node: Node) -> float:
 
 def coordinator_line(node: Node) -> str:
     """Return what a hospital should know of its way to the coordinator, in one line."""
+    proxy = proxy_of(node)
+    where = f"{node.address} by way of the proxy {proxy}" if proxy else node.address
     try:
         seconds = ahead(node)
     except OSError as error:
-        why = getattr(error, "verify_message", "") or error.strerror or str(error)
-        return f"coordinator at {node.address}: NOT REACHED ({why})"
+        why = plain(error.strerror or str(error), 300)
+        return f"coordinator at {where}: NOT REACHED ({why})"
     if -BEHIND < seconds < AHEAD:
-        return f"coordinator at {node.address}: answers, and the clocks agree"
+        return f"coordinator at {where}: answers, and the clocks agree"
     way = "AHEAD of" if seconds > 0 else "BEHIND"
     return (
-        f"coordinator at {node.address}: answers, but THIS MACHINE'S CLOCK is {_span(abs(seconds))} {way} the coordinator's, "
+        f"coordinator at {where}: answers, but THIS MACHINE'S CLOCK is {_span(abs(seconds))} {way} the coordinator's, "
         "which therefore takes nothing from this site. Set it, by NTP for instance."
     )
+
+
+def proxy_of(node: Node) -> str:
+    """Return the proxy by which this machine reaches the coordinator, without its password; empty when there is none."""
+    host = node.address.rpartition(":")[0]
+    told = urllib.request.getproxies()
+    proxy = told.get("https") or told.get("all") or ""
+    if not proxy or urllib.request.proxy_bypass(host) or host.strip("[]") in LOOPBACK:
+        return ""
+    return plain(proxy.rpartition("@")[2].rpartition("://")[2].rstrip("/"), 100)
 
 
 def _span(seconds: float) -> str:

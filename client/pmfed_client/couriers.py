@@ -32,6 +32,7 @@ from flwr.supercore.retry import make_simple_http_retry_invoker
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
+from pmfed.processes import no_proxies
 from pmfed_client.app import app
 
 log = logging.getLogger("pmfed.courier")
@@ -44,6 +45,7 @@ PROTECTED = frozenset({"/flwr.proto.Runtime/AcquireTask"})
 
 def carry_all(address: str, secret: bytes) -> None:
     """Carry messages for ever; whoever keeps this process starts it anew when it ends."""
+    os.environ.update(no_proxies())  # SuperNode and agent are on this machine: no proxy is to see what authorises us
     asks = _client(
         address, SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods=PROTECTED), "SuperExec"
     )

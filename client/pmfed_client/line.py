@@ -30,6 +30,7 @@ BEHIND = ".in"  # added to the path: where gRPC itself listens, for this process
 LARGEST = 1 << 29  # bytes of a message: a model of 130 million parameters
 WAITING = 4  # messages that may wait for their turn
 AGAIN = ("grpc.max_reconnect_backoff_ms", 1000)
+DIRECT = ("grpc.enable_http_proxy", 0)
 Handler = Callable[[bytes, Arrays], tuple[bytes, Arrays]]
 OPTIONS = (("grpc.max_send_message_length", LARGEST), ("grpc.max_receive_message_length", LARGEST))
 
@@ -152,7 +153,7 @@ def call(path: Path, wait: float = 0.0) -> Handler:
     """
 
     def handle(record: bytes, arrays: Mapping[str, npt.NDArray[Any]]) -> tuple[bytes, Arrays]:
-        with grpc.insecure_channel(f"unix:{path}", options=(*OPTIONS, AGAIN)) as channel:
+        with grpc.insecure_channel(f"unix:{path}", options=(*OPTIONS, AGAIN, DIRECT)) as channel:
             if wait:
                 grpc.channel_ready_future(channel).result(wait)
             ask: Any = channel.unary_unary(f"/{SERVICE}/{METHOD}")

@@ -20,8 +20,10 @@ import torch
 from pmfed import __version__
 from pmfed.errors import PmfedError
 from pmfed.memory import keep_freed
+from pmfed.plain import plain_lines
 from pmfed_client.agent import Agent, Rehearsal
 from pmfed_client.auditlog import AuditLog
+from pmfed_client.changes import note_policy
 from pmfed_client.line import serve
 from pmfed_client.site import Site
 
@@ -38,7 +40,7 @@ class Reticent(logging.Formatter):
         if record.name.partition(".")[0] != "pmfed":
             record = copy.copy(record)
             record.msg, record.args = f"{record.name} said something; it might quote a value, and is not shown", ()
-        return super().format(record)
+        return plain_lines(super().format(record))  # a coordinator may have worded it
 
     def formatException(  # noqa: N802
         self,
@@ -61,6 +63,7 @@ def live(folder: Path, seed: int | None = None) -> None:
         torch.set_num_threads(1)  # how many there are changes the last bit of a sum
         log.warning("%s: INSECURE: noise comes from a seed and protects nobody", site.name)
     agent = Agent(site, rehearsal=Rehearsal(seed=seed), resident=True)
+    note_policy(site)
     audit.add("start" if seed is None else "start INSECURE", version=__version__)
     server = serve(agent.handle, site.socket, site.node_user)
     log.info("%s: the agent answers", site.name)

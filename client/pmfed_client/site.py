@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from pathlib import Path, PureWindowsPath
 from typing import Annotated
 
@@ -28,6 +29,17 @@ def _inside(source: str) -> str:
     return source
 
 
+def _address(told: str) -> str:
+    host, _, port = told.rpartition(":")
+    if not 1 <= int(port) <= 65535:
+        raise ValueError(f"there is no port {port}")
+    if host[:1] == "[" and host[-1:] == "]":
+        ipaddress.IPv6Address(host[1:-1])  # a ValueError that says what is wrong
+    elif set(host) & set("[]:"):
+        raise ValueError("an IPv6 address stands in brackets, as in [2001:db8::7]:9092")
+    return told
+
+
 class _About(Frozen):
     name: Name
     title: str = ""
@@ -38,7 +50,7 @@ class _About(Frozen):
 class Coordinator(Frozen):
     """``[coordinator]``: whom this site connects to, and the certificate of the authority it believes."""
 
-    address: Annotated[str, Field(pattern=r"^[A-Za-z0-9._\[\]:-]+:[0-9]{1,5}$")]
+    address: Annotated[str, Field(pattern=r"^[A-Za-z0-9._\[\]:-]+:[0-9]{1,5}$"), AfterValidator(_address)]
     certificate: Annotated[str, AfterValidator(_inside)] = "ca.crt"
 
 
@@ -136,6 +148,11 @@ class Site(Frozen):
     def roster(self) -> Path:
         """The roster this site pinned: whom it adds up its sums with."""
         return self.folder / ROSTER
+
+    @property
+    def coordinator_key(self) -> Path:
+        """The coordinator's public key, where the hospital keeps it; it signs who is struck out of the roster."""
+        return self.folder / "coordinator.pub"
 
     @property
     def places(self) -> Places:

@@ -82,7 +82,7 @@ def node_programs(node: Node) -> list[Program]:
     secret.unlink(missing_ok=True)
     write_private(secret, secrets.token_hex(32).encode())
     port = free_port()
-    flower = flower_environment(node.home)
+    flower, outward = flower_environment(node.home), flower_environment(node.home, proxies=True)
     command = (
         "flower-supernode", "--superlink", node.address, "--root-certificates", str(node.certificate),
         "--auth-supernode-private-key", str(node.key), "--host", "127.0.0.1", "--port", str(port),
@@ -93,6 +93,6 @@ def node_programs(node: Node) -> list[Program]:
     where = str(node.home)
     return [
         # Whoever is asked must be able to answer: the node connects once the agent is there.
-        Program("node", command, flower, where, str(node.home / "node.log"), after=str(node.socket)),
+        Program("node", command, outward, where, str(node.home / "node.log"), after=str(node.socket)),
         Program("courier", courier, flower, where, str(node.home / "courier.log"), after=port),
     ]

@@ -4,24 +4,79 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from pmfed.card import SiteCard
 from pmfed.errors import PolicyError
-from pmfed.secagg.keys import Identity
+from pmfed.secagg.keys import Identity, read_key
 from pmfed.secagg.roster import Roster, grouped
+from pmfed.secagg.succession import Changes, followed, unexplained
+from pmfed_client.auditlog import AuditLog
+from pmfed_client.authority import take_over
+from pmfed_client.consent import who
+from pmfed_client.rotate import successions
 from pmfed_client.site import Site
 
 
 def card_of(site: Site) -> str:
     """Return this site's public card: its name and keys, JSON. The identity key is made at first use."""
     node = site.node_public.read_text(encoding="utf-8").strip() if site.node_public.exists() else ""
-    return SiteCard(site=site.name, key=Identity.at(site.identity).public, node=node).model_dump_json()
+    key = Identity.at(site.identity).public
+    return SiteCard(site=site.name, key=key, node=node, successions=successions(site)).model_dump_json()
 
 
 def same_fingerprint(told: str, fingerprint: str) -> bool:
     """Whether what a person typed is the fingerprint, however it is grouped."""
     return "".join(told.split()).lower() == fingerprint
+
+
+@dataclass(frozen=True)
+class Followed:
+    """What a site took over from a file of changes: whether its roster, its coordinator's key or the authority is another."""
+
+    roster: bool
+    coordinator: bool
+    authority: bool
+
+
+def follow(site: Site, changes: Changes) -> Followed:
+    """Take over what changed, where those whose keys this site has already signed it; nobody need telephone.
+
+    Raises
+    ------
+    PolicyError
+        Something does not follow from what the site has: all of it is listed, and nothing was changed.
+
+    Guarantee
+    ---------
+    That of `unexplained`: no site is added. A coordinator's key or an authority is taken only when the one before it signed it.
+    """
+    pinned = Roster.read(site.roster)
+    kept = read_key(site.coordinator_key) if site.coordinator_key.exists() else None
+    wrong = unexplained(pinned, changes, kept)
+    if changes.roster.keys.get(site.name) != Identity.at(site.identity).public:
+        wrong.append(f"'{site.name}' is not listed with the key it has here")
+    if kept is not None and changes.coordinator not in followed(kept, changes.successions):
+        wrong.append("the coordinator has a key that the one kept here did not sign")
+    if wrong:
+        raise PolicyError(
+            "these changes do not follow from what this site trusts, and were not taken over.\n"
+            + "\n".join(f"  {one}" for one in wrong),
+            "Compare the fingerprint of the new roster.json with the other sites, then pin that: pmfed site trust roster.json",
+        )
+    certificate = site.folder / site.coordinator.certificate if site.coordinator else None
+    other = bool(
+        certificate and certificate.exists() and changes.authority and take_over(certificate, changes.authority)
+    )
+    moved = changes.roster != pinned
+    if moved:
+        _pin(site, changes.roster)
+    if kept not in (None, changes.coordinator):
+        _write(site.coordinator_key, f"{changes.coordinator}\n")
+    if other or kept not in (None, changes.coordinator):
+        AuditLog(site.audit_log).add("trust", coordinator=changes.coordinator, authority=int(other), **who())
+    return Followed(moved, kept not in (None, changes.coordinator), other)
 
 
 def pin(site: Site, path: Path, agreed: Callable[[Roster, Roster | None], bool]) -> Roster:
@@ -51,8 +106,17 @@ def pin(site: Site, path: Path, agreed: Callable[[Roster, Roster | None], bool])
             "the roster was not pinned: its fingerprint was not confirmed.",
             f"Compare it with the other sites, by telephone for instance: {grouped(roster.fingerprint())}",
         )
-    beside = site.roster.with_name(site.roster.name + ".new")
-    beside.write_text(roster.canonical(), encoding="utf-8")
-    os.chmod(beside, 0o600)
-    beside.replace(site.roster)
+    _pin(site, roster)
     return roster
+
+
+def _pin(site: Site, roster: Roster) -> None:
+    AuditLog(site.audit_log).add("trust", roster=roster.fingerprint(), sites=len(roster.members), **who())
+    _write(site.roster, roster.canonical())
+
+
+def _write(path: Path, text: str) -> None:
+    beside = path.with_name(path.name + ".new")
+    beside.write_text(text, encoding="utf-8")
+    os.chmod(beside, 0o600)
+    beside.replace(path)

@@ -12,7 +12,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from pmfed.errors import PolicyError
+from pmfed.errors import PolicyError, UsageError
 
 
 class Identity:
@@ -83,6 +83,17 @@ def verify(signed: str) -> dict[str, Any]:
     if not good:
         raise ValueError("the signature does not fit the document")
     return body
+
+
+def read_key(path: Path) -> str:
+    """Return the public key in a file like coordinator.pub (64 hex digits); UsageError when it is none."""
+    try:
+        text = path.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: cannot be read ({type(error).__name__}).", "Check the path.") from None
+    if len(text) != 64 or set(text) - set("0123456789abcdef"):
+        raise UsageError(f"{path}: is not a public key.", "Ask the coordinator for its coordinator.pub.")
+    return text
 
 
 def canonical(document: dict[str, Any]) -> bytes:

@@ -54,6 +54,26 @@ def issue(folder: Path, file: str, names: Sequence[str]) -> None:
     _write(folder / file, key, certificate)
 
 
+def make_out(old: Path, new: Path) -> x509.Certificate:
+    """Return a certificate for the authority in a folder, made out by the one in another, which sites believe.
+
+    Both bear one name, so that it counts as self-issued and no limit on the length of a chain holds it back (RFC 5280,
+    section 4.2.1.9).
+    """
+    before, after = (x509.load_pem_x509_certificate((folder / "ca.crt").read_bytes()) for folder in (old, new))
+    signer = serialization.load_pem_private_key((old / "ca.key").read_bytes(), None)
+    public = after.public_key()
+    assert isinstance(signer, ec.EllipticCurvePrivateKey)
+    assert isinstance(public, ec.EllipticCurvePublicKey)
+    return (
+        _begun(after.subject, before.subject, public, CA_DAYS)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_usage(_CA_USE), critical=True)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False)
+        .sign(signer, hashes.SHA384())
+    )
+
+
 def _begun(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, days: int) -> x509.CertificateBuilder:
     now = datetime.now(UTC)
     return (

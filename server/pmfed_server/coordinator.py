@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+import json
 import os
 import re
 import secrets
@@ -17,6 +19,7 @@ from pmfed.errors import UsageError
 from pmfed.file_io import replace_file
 from pmfed.processes import flower_environment
 from pmfed.secagg.keys import Identity
+from pmfed.secagg.succession import followed
 from pmfed.validate import Frozen, read_toml
 from pmfed_server.bundle import Flwr
 from pmfed_server.certificates import issue, make_authority
@@ -73,9 +76,24 @@ class Coordinator(Frozen):
         return self.folder / "registered.json"
 
     @property
+    def leaving(self) -> Path:
+        """The nodes that Flower has yet to unregister, because their cards are gone; like ``registered``."""
+        return self.folder / "leaving.json"
+
+    @property
     def roster(self) -> Path:
         """The roster of all cards, to be sent to every site."""
         return self.folder / "roster.json"
+
+    @property
+    def struck(self) -> Path:
+        """The sites that were revoked, with the keys they had, which are never taken again."""
+        return self.folder / "revoked.json"
+
+    @property
+    def chain(self) -> Path:
+        """The successions of the coordinator's own key."""
+        return self.folder / "successions.json"
 
     @property
     def identity(self) -> Identity:
@@ -86,6 +104,10 @@ class Coordinator(Frozen):
     def flwr(self) -> Flwr:
         """Flower's command line, pointed at this coordinator's SuperLink."""
         return Flwr(flower_environment(self.home), self.home, self.home / "commands.log")
+
+    def revoked(self) -> list[dict[str, str]]:
+        """Return site, key and node of each site that was revoked, in that order."""
+        return list(json.loads(self.struck.read_text(encoding="utf-8"))) if self.struck.exists() else []
 
     def known(self) -> dict[str, SiteCard]:
         """Return the cards by site."""
@@ -104,8 +126,11 @@ def make_coordinator(folder: Path, names: Sequence[str], port: int, link_port: i
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder}: exists and is not empty.", "Choose another folder; nothing is overwritten.")
     for name in names:
-        if not re.fullmatch(r"[A-Za-z0-9.:-]{1,253}", name):
-            raise UsageError(f"'{name}' is no host name or address.", "Name the host as the sites reach it.")
+        if not re.fullmatch(r"[A-Za-z0-9.:-]{1,253}", name) or (":" in name and not _is_address(name)):
+            raise UsageError(
+                f"'{name}' is no host name or address.",
+                "Name the host as the sites reach it; an IPv6 address without brackets, as in --host 2001:db8::7",
+            )
     folder.mkdir(parents=True, exist_ok=True)
     os.chmod(folder, 0o700)
     told = {"coordinator": {"names": list(names), "port": port, "link_port": link_port}}
@@ -123,15 +148,29 @@ def make_coordinator(folder: Path, names: Sequence[str], port: int, link_port: i
     return coordinator
 
 
+def spelled(name: str, port: int) -> str:
+    """Return a host and a port as a site's site.toml has them."""
+    return f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
 def add_card(coordinator: Coordinator, path: Path) -> SiteCard:
     """Take in a site's card and write the roster anew.
 
-    A running coordinator lets the site's node in within a second or so.
+    A running coordinator lets the site's node in within a second or so, and turns away one whose key was replaced.
 
     Raises
     ------
     UsageError
-        The file is no card, has no node key, or the site is known with other keys.
+        The file is no card, has no node key, has a key of another site or one that was revoked or replaced, or the site is
+        known with other keys and the old one did not sign the new.
     """
     card = read_card(path)
     if not card.node:
@@ -141,16 +180,41 @@ def add_card(coordinator: Coordinator, path: Path) -> SiteCard:
         )
     kept = coordinator.cards / f"{card.site}.json"
     known = coordinator.known()
-    if card.site in known and known[card.site] != card:
+    if (
+        card.site in known
+        and (known[card.site].key, known[card.site].node) != (card.key, card.node)
+        and not _succeeds(card, known[card.site])
+    ):
         raise UsageError(
             f"{path}: '{card.site}' is known with other keys.",
-            f"Ask the site, by telephone for instance, why; then remove {kept} and add the card again.",
+            "The site names its new keys itself, with: pmfed site rotate. If it lost the old ones, ask it, by telephone for "
+            f"instance; then: pmfed coordinator revoke {card.site}, and add the card again.",
         )
+    for told in coordinator.revoked():
+        if card.key == told["key"] or card.node == told["node"]:
+            raise UsageError(f"{path}: has a key of '{told['site']}' that was revoked.", "It makes a folder anew.")
+    replaced = {one.old for other in (*known.values(), card) for one in other.successions if one.holds()}
+    if card.key in replaced:
+        raise UsageError(f"{path}: has a key that was replaced.", "Ask the site for the card it prints now.")
     for other in known.values():
         if other.site != card.site and (other.key == card.key or other.node == card.node):
             raise UsageError(f"{path}: has a key of '{other.site}'.", "Each site makes its own.")
     replace_file(kept, (card.model_dump_json() + "\n").encode())
+    write_roster(coordinator)
+    return card
+
+
+def write_roster(coordinator: Coordinator) -> None:
+    """Write the roster of all cards anew; fewer than two make none."""
     cards = sorted(coordinator.cards.glob("*.json"))
     if len(cards) >= 2:
         replace_file(coordinator.roster, gather_cards(cards).canonical().encode())
-    return card
+    else:
+        coordinator.roster.unlink(missing_ok=True)
+
+
+def _succeeds(card: SiteCard, before: SiteCard) -> bool:
+    """Whether a site's old key, by a chain of signatures, named both keys on its new card."""
+    named = {(one.new, one.node) for one in card.successions if one.site == card.site and one.holds()}
+    later = followed(before.key, card.successions, card.site)[1:]
+    return card.key in later and (card.key, card.node) in named

@@ -20,7 +20,7 @@ from pmfed.privacy.bounds import rounded_up
 from pmfed.processes import running
 from pmfed.secagg.roster import FILE as ROSTER
 from pmfed.study import Study
-from pmfed.verify import MANIFEST, seal
+from pmfed.verify import MANIFEST, SUCCESSIONS, seal
 from pmfed_server.bundle import bundle, failure_of
 from pmfed_server.coordinator import Coordinator
 from pmfed_server.results import read_lines
@@ -216,5 +216,7 @@ def _result(coordinator: Coordinator, out: Path) -> dict[str, Any]:
     if not (out / MANIFEST).exists():
         if coordinator.roster.exists():
             replace_file(out / ROSTER, coordinator.roster.read_bytes())
+        if coordinator.chain.exists():
+            replace_file(out / SUCCESSIONS, coordinator.chain.read_bytes())
         seal(out, Study.read(out / "study.toml"), str(read_run(out)["id"]), coordinator.identity)
     return dict(json.loads((out / "result.json").read_text(encoding="utf-8")))

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from pmfed import __version__
 from pmfed.errors import KeysError, RunError
+from pmfed.plain import plain
 from pmfed.secagg.cards import Card
 from pmfed.secagg.keys import fits
 from pmfed.study import Study
@@ -152,7 +153,7 @@ class Enrolment:
             self.refused.pop(answer.reply.site, None)
             try:
                 told = json.loads(answer.reply.text) if answer.reply.text else {"card": None, "pmfed": __version__}
-                card, version, insecure = told["card"], str(told["pmfed"]), bool(told.get("insecure"))
+                card, version, insecure = told["card"], plain(str(told["pmfed"]), 32), bool(told.get("insecure"))
             except (ValueError, TypeError, KeyError, AttributeError):
                 self.refused[answer.reply.site] = "sent no card"
                 continue

@@ -12,6 +12,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from pmfed.errors import RunError
+from pmfed.plain import plain
 from pmfed.wire import ALLOWED, WORDS, Reply, Request, dump, parse_reply, unpack_array
 
 MESSAGE_TYPES = {
@@ -200,7 +201,7 @@ class Fleet:
             self.bytes_up += len(reply.text)
             for name, array in arrays.items():
                 if name not in ALLOWED[request.kind] or array.dtype not in WORDS or array.ndim != 1:
-                    return Answer(node, None, problem=f"sent an array '{name}' that may not travel")
+                    return Answer(node, None, problem=f"sent an array '{plain(name, 48)}' that may not travel")
                 self.bytes_up += array.nbytes
             return Answer(node, reply, arrays)
         except Exception as error:  # Flower's own reading fails in many ways; one site must not end the run

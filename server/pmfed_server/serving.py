@@ -11,6 +11,7 @@ import logging
 import os
 import pwd
 import shutil
+import socket
 import sys
 import time
 import urllib.request
@@ -85,11 +86,25 @@ def start_coordinator(coordinator: Coordinator, proxy: bool = True) -> None:
     folder, home, link = coordinator.folder, coordinator.home, coordinator.addresses.link_port
     user = f"user {pwd.getpwuid(0).pw_name};\n" if os.geteuid() == 0 else ""
     text = NGINX.format(user=user, folder=folder, port=coordinator.addresses.port, link_port=link)
+    if has_ipv6():
+        listen = f"    listen {coordinator.addresses.port} ssl;\n"
+        text = text.replace(listen, listen + listen.replace("listen ", "listen [::]:"))
     replace_file(folder / "nginx.conf", text.encode())  # each start anew: the folder may have been made elsewhere
     coordinator.flwr.point(f"127.0.0.1:{link}", folder / "ca.crt")
     if not (home / "state.db").exists():
-        coordinator.registered.unlink(missing_ok=True)
+        for file in (coordinator.registered, coordinator.leaving):
+            file.unlink(missing_ok=True)
     keep(folder, programs(coordinator, proxy), _Door(coordinator).look)
+
+
+def has_ipv6() -> bool:
+    """Whether this machine can be reached by IPv6 at all: where it cannot, nginx would not start."""
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::", 0))
+    except OSError:
+        return False
+    return True
 
 
 def programs(coordinator: Coordinator, proxy: bool) -> list[Program]:
@@ -145,26 +160,45 @@ def connected(coordinator: Coordinator) -> dict[str, str]:
     known = json.loads(registered.read_text(encoding="utf-8")) if registered.exists() else {}
     names = {one["node"]: one["site"] for one in known.values()}
     nodes = coordinator.flwr.ask("supernode", "list")["nodes"]
-    return {names.get(str(node["node-id"]), str(node["node-id"])): str(node["status"]) for node in nodes}
+    return {
+        names.get(str(node["node-id"]), str(node["node-id"])): str(node["status"])
+        for node in nodes
+        if node["status"] != "unregistered"  # turned away, and nobody's
+    }
 
 
 class _Door:
-    """Lets the nodes of known cards in: Flower must be told their keys before they connect."""
+    """Lets the nodes of known cards in, of which Flower must be told before they connect, and turns away all others.
+
+    A node whose card is gone, because its site was revoked or has another key now, is nobody's from the first look on: runs take
+    no answer of it (`Enrolment`). Flower is asked to unregister it until it has.
+    """
 
     def __init__(self, coordinator: Coordinator) -> None:
         self.coordinator = coordinator
         self.file = coordinator.registered
+        self.leaving = coordinator.leaving
         self.due: dict[str, float] = {}  # when a card whose node was not let in is tried again
         self.failed: set[str] = set()
         self.seen = -1.0
 
     def look(self) -> None:
-        """Register one card that is not registered yet, if the SuperLink answers."""
+        """Turn away nodes without a card, and register one card that is not registered yet, if the SuperLink answers."""
         changed = self.coordinator.cards.stat().st_mtime
         if changed == self.seen:
             return
         done = json.loads(self.file.read_text(encoding="utf-8")) if self.file.exists() else {}
-        waiting = [card for card in self.coordinator.known().values() if card.node not in done]
+        known = {card.node: card for card in self.coordinator.known().values()}
+        if gone := {node: told for node, told in done.items() if node not in known}:
+            replace_file(self.leaving, json.dumps({**self._leaving(), **gone}).encode())
+        # A site may have another key and the same node, where agent and node are two users.
+        now = {node: {**told, "key": known[node].key} for node, told in done.items() if node in known}
+        if now != done:
+            replace_file(self.file, json.dumps(now).encode())
+            done = now
+        if not self._turned_away():
+            return
+        waiting = [card for node, card in known.items() if node not in done]
         if not waiting:
             self.seen = changed
             return
@@ -185,12 +219,43 @@ class _Door:
         owner = {"site": card.site, "key": card.key, "node": number}
         replace_file(self.file, json.dumps({**done, card.node: owner}).encode())
 
+    def _leaving(self) -> dict[str, dict[str, str]]:
+        return json.loads(self.leaving.read_text(encoding="utf-8")) if self.leaving.exists() else {}
+
+    def _turned_away(self) -> bool:
+        """Ask Flower to unregister a node that is nobody's; return whether none is left."""
+        leaving = self._leaving()
+        for node, told in leaving.items():
+            if time.monotonic() < self.due.get(node, 0.0) or not answers(self.coordinator):
+                return False
+            self.due[node] = time.monotonic() + AGAIN
+            try:
+                self.coordinator.flwr.ask("supernode", "unregister", told["node"])
+            except RunError as error:
+                if told["node"] in self._there():
+                    log.warning("%s: its node could not be unregistered: %s", told["site"], error)
+                    return False
+            log.warning("%s: a node of it was turned away: its card is gone or has another key", told["site"])
+            replace_file(
+                self.leaving, json.dumps({one: owner for one, owner in leaving.items() if one != node}).encode()
+            )
+            return len(leaving) == 1
+        return True
+
+    def _there(self) -> list[str]:
+        """Return the numbers of the nodes that Flower has registered; all that are leaving, when it does not say."""
+        try:
+            nodes = self.coordinator.flwr.ask("supernode", "list")["nodes"]
+        except RunError:
+            return [told["node"] for told in self._leaving().values()]
+        return [str(node["node-id"]) for node in nodes if node["status"] != "unregistered"]
+
     def _taken(self, done: dict[str, dict[str, str]]) -> str:
         """Return the one node that Flower has and nobody knows whose it is: the one it took in without our hearing of it.
 
         Nodes are registered here, one at a time, and Flower takes a key once only.
         """
-        known = {told["node"] for told in done.values()}
+        known = {told["node"] for told in (*done.values(), *self._leaving().values())}
         try:
             nodes = self.coordinator.flwr.ask("supernode", "list")["nodes"]
         except RunError:

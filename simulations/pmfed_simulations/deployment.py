@@ -22,7 +22,7 @@ from pmfed_client.home import make_home
 from pmfed_client.ledger import Ledger
 from pmfed_client.site import FILE, Site
 from pmfed_client.trust import card_of, pin
-from pmfed_server.coordinator import Coordinator, add_card, make_coordinator
+from pmfed_server.coordinator import Coordinator, add_card, make_coordinator, spelled
 from pmfed_server.deployed import read_run
 from pmfed_server.serving import connected
 
@@ -85,12 +85,12 @@ class Deployment:
         for file in place.iterdir():
             if file.is_file() and file.name != FILE:
                 shutil.copy(file, home)
-        shutil.copy(self.coordinator.folder / "ca.crt", home)
+        for public in ("ca.crt", "coordinator.pub"):
+            shutil.copy(self.coordinator.folder / public, home)
         addresses = self.coordinator.addresses
         told = (place / FILE).read_text(encoding="utf-8")
-        (home / FILE).write_text(
-            f'{told}\n[coordinator]\naddress = "{host or addresses.names[0]}:{addresses.port}"\n', encoding="utf-8"
-        )
+        address = spelled(host or addresses.names[0], addresses.port)
+        (home / FILE).write_text(f'{told}\n[coordinator]\naddress = "{address}"\n', encoding="utf-8")
         self.sites[name] = site = Site.read(home)
         if known:
             self.know(name)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import formatdate
@@ -13,10 +14,13 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+from connect import ConnectProxy
 from pmfed_client.clock import ahead, coordinator_line
 from pmfed_client.home import make_home
 from pmfed_client.node import Node
 from pmfed_server import certificates
+from pmfed_server.coordinator import spelled
+from pmfed_server.serving import has_ipv6
 
 from pmfed.cli import main
 
@@ -28,7 +32,9 @@ def coordinator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cal
     """Return a way to run an HTTPS server whose clock differs from ours; its certificate is of its time, not of ours."""
     servers: list[HTTPServer] = []
 
-    def begin(seconds: float, told: str | None = None) -> Node:
+    def begin(
+        seconds: float, told: str | None = None, names: Sequence[str] = ("localhost",), host: str = "127.0.0.1"
+    ) -> Node:
         class Clock(datetime):
             @classmethod
             def now(cls, tz: object = None) -> datetime:
@@ -47,14 +53,21 @@ def coordinator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cal
         folder = tmp_path / str(len(servers))
         folder.mkdir()
         certificates.make_authority(folder)
-        certificates.issue(folder, "server", ["localhost"])
+        certificates.issue(folder, "server", names)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(folder / "server.crt", folder / "server.key")
-        server = HTTPServer(("127.0.0.1", 0), Answer)
+        kind = type("Server", (HTTPServer,), {"address_family": socket.AF_INET6 if ":" in host else socket.AF_INET})
+        server = kind((host, 0), Answer)
         server.socket = context.wrap_socket(server.socket, server_side=True)
         servers.append(server)
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        return Node(f"localhost:{server.server_port}", folder / "ca.crt", folder, folder, folder)
+        return Node(
+            spelled("localhost" if host == "127.0.0.1" else host, server.server_port),
+            folder / "ca.crt",
+            folder,
+            folder,
+            folder,
+        )
 
     yield begin
     for server in servers:
@@ -82,6 +95,38 @@ def test_the_difference_is_seen_though_the_certificate_is_not_valid_by_our_clock
 def test_it_is_said_which_way_and_by_how_much(coordinator: Callable[..., Node], seconds: float, said: str) -> None:
     line = coordinator_line(coordinator(seconds))
     assert said in line.replace(" 29 s ", " 30 s ").replace(" 31 s ", " 30 s ")
+
+
+def test_it_is_asked_by_way_of_the_proxy_that_the_node_takes(
+    coordinator: Callable[..., Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = coordinator(0, names=["hub.example.org"])
+    proxy = ConnectProxy({"hub.example.org": "127.0.0.1"})
+    there = replace(node, address=node.address.replace("localhost", "hub.example.org"))
+    for name in proxy.environment:
+        monkeypatch.delenv(name, raising=False)
+    assert "NOT REACHED" in coordinator_line(there)  # nobody else knows that name
+    monkeypatch.setenv("HTTPS_PROXY", f"http://user:word@127.0.0.1:{proxy.port}")
+    line = coordinator_line(there)
+    assert (
+        line
+        == f"coordinator at {there.address} by way of the proxy 127.0.0.1:{proxy.port}: answers, and the clocks agree"
+    )
+    assert proxy.lines == {f"CONNECT {there.address} HTTP/1.1"}
+    monkeypatch.setenv("NO_PROXY", "example.org")
+    assert "NOT REACHED" in coordinator_line(there)
+    monkeypatch.setenv("NO_PROXY", "")
+    proxy.hosts.clear()
+    assert "NOT REACHED (403 Forbidden" in coordinator_line(there)
+    local = coordinator(0)
+    assert coordinator_line(local) == f"coordinator at {local.address}: answers, and the clocks agree"
+    proxy.close()
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="no IPv6 on this machine")
+def test_it_is_asked_by_ipv6(coordinator: Callable[..., Node]) -> None:
+    node = coordinator(0, names=["::1"], host="::1")
+    assert coordinator_line(node) == f"coordinator at {node.address}: answers, and the clocks agree"
 
 
 def test_whoever_is_not_of_our_authority_is_not_believed(coordinator: Callable[..., Node]) -> None:

@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from connect import ConnectProxy
 from flwr.proto.runtime_pb2 import AcquireTaskResponse, PushTaskOutputRequest, SendTaskHeartbeatResponse
 from flwr.supercore.constant import TASK_TOKEN_HEADER
 
@@ -62,6 +63,31 @@ def node() -> Iterator[SuperNode]:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server
         server.shutdown()
+
+
+@pytest.mark.parametrize("exempt", [{}, {"no_proxy": "example.org"}, {"NO_PROXY": "example.org"}], ids=str)
+def test_no_proxy_sees_what_authorises_a_courier(node: SuperNode, tmp_path: Path, exempt: dict[str, str]) -> None:
+    """It speaks with this machine alone, whatever the environment says of proxies."""
+    (tmp_path / "secret").write_text("5" * 64)
+    proxy = ConnectProxy({})
+    environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+    named = {name: value for name, value in proxy.environment.items() if value}
+    courier = subprocess.Popen(
+        [sys.executable, "-m", "pmfed_client.couriers", f"127.0.0.1:{node.server_port}", str(tmp_path / "secret")],
+        stderr=subprocess.PIPE, start_new_session=True, env={**environment, **named, **exempt},
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 60
+        while "first" not in node.waiting and not proxy.asked:
+            assert courier.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert proxy.asked == []
+        assert "first" in node.waiting
+    finally:
+        os.killpg(courier.pid, signal.SIGKILL)
+        courier.communicate()
+        proxy.close()
 
 
 def test_a_message_whose_content_never_comes_is_given_up_in_words(node: SuperNode, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from pmfed_client.site import Site, read_sites
+from pmfed_client.site import Coordinator, Site, read_sites
 
 from pmfed.errors import PolicyError, StudyError
 
@@ -125,3 +125,19 @@ def test_reading_and_starting_a_site_loads_no_torch() -> None:
     """It would take twice the time of every `pmfed site` command, and memory of what only waits for others."""
     code = "import sys, pmfed_client.node, pmfed_client.supervise; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+ADDRESSES = {
+    "hub.example.org:9092": "", "192.0.2.7:9092": "", "[2001:db8::7]:9092": "", "[::1]:1": "",
+    "::1:9092": "brackets", "2001:db8::7:9092": "brackets", "[hub]:9092": "hub", "[::1:9092": "brackets", "[::zz]:1": "zz",
+    "hub:0": "no port", "hub:65536": "no port", "hub": "pattern", "[fe80::1%eth0]:9092": "pattern",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("address", "wrong"), ADDRESSES.items())
+def test_an_address_that_cannot_be_one_is_refused(address: str, wrong: str) -> None:
+    if not wrong:
+        assert Coordinator(address=address).address == address
+        return
+    with pytest.raises(ValueError, match=wrong):
+        Coordinator(address=address)

@@ -88,7 +88,7 @@ class Deployed:
         path = self.folder / f"{name}.toml"
         path.write_text(study.to_toml())
         for site in approved_by:
-            self.pmfed("site", "approve", path, site, "--fingerprint", study.fingerprint())
+            self.pmfed("site", "approve", path, site, "--yes", study.privacy.epsilon)
         return path
 
     def run(self, study: Path, *more: object, code: int = 0) -> str:

@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from connect import ConnectProxy
 
 from pmfed import processes
 from pmfed.errors import UsageError
@@ -61,6 +62,31 @@ def gone(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
     except OSError:
         return True
+
+
+ASKS = "import sys, httpx; httpx.get(f'http://{sys.argv[1]}/', timeout=5)"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+@pytest.mark.parametrize("proxies", [False, True])
+@pytest.mark.parametrize("exempt", [{}, {"no_proxy": "example.org"}, {"NO_PROXY": "example.org"}], ids=str)
+def test_none_of_flowers_programs_asks_a_proxy_for_this_machine(
+    host: str, proxies: bool, exempt: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    proxy, here = ConnectProxy({}), ConnectProxy({})
+    for name, value in {**proxy.environment, **exempt}.items():
+        monkeypatch.setenv(name, value)
+    told = {**os.environ, **processes.flower_environment(tmp_path, proxies=proxies)}
+    subprocess.run([sys.executable, "-c", ASKS, f"{host}:{here.port}"], env=told, check=False)
+    assert proxy.asked == []
+    assert len(here.asked) == 1
+    subprocess.run(
+        [sys.executable, "-c", ASKS, f"hub.invalid:{here.port}"], env=told, check=False, stderr=subprocess.DEVNULL
+    )
+    assert bool(proxy.asked) is proxies  # only a node goes outward
+    assert (exempt.get("no_proxy") or exempt.get("NO_PROXY") or "") in told["no_proxy"]
+    for one in (proxy, here):
+        one.close()
 
 
 def test_started_in_order_started_anew_and_stopped(

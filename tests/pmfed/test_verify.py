@@ -21,6 +21,7 @@ from pmfed_client.site import read_sites
 from pmfed_server.app import conduct
 from pmfed_server.coordinator import Coordinator, make_coordinator
 from pmfed_server.deployed import begin, go
+from pmfed_server.rotation import rotate_key
 from pmfed_simulations.grid import LocalGrid
 from pmfed_simulations.rosters import pin_rosters
 from safetensors.numpy import load_file, save_file
@@ -28,10 +29,10 @@ from safetensors.numpy import load_file, save_file
 from pmfed.cli import main
 from pmfed.errors import UsageError, VerificationError
 from pmfed.methods import plan_for
-from pmfed.secagg.keys import Identity, verify
+from pmfed.secagg.keys import Identity, read_key, verify
 from pmfed.secagg.roster import Roster
 from pmfed.study import Study
-from pmfed.verify import MANIFEST, check_run, read_key, seal
+from pmfed.verify import MANIFEST, check_run, seal
 
 NORTH = federation.SITES[0]
 MEANS = federation.STUDY.replace(", mean = 60, scale = 15", "")  # learned from the sites: charged, too
@@ -386,3 +387,26 @@ def test_the_command(run: Path, signed: Signed, capsys: Any, monkeypatch: pytest
         check_run(run / "receipts")
     with pytest.raises(UsageError, match="not a public key"):
         read_key(run / "study.toml")
+
+
+def test_a_run_signed_by_a_key_that_the_known_one_named(signed: Signed, run: Path, tmp_path: Path) -> None:
+    """A hospital that kept the coordinator.pub of before can still tell; one that was given a stranger's key can, too."""
+    shutil.copytree(signed.hub.folder, tmp_path / "hub")
+    hub = Coordinator.read(tmp_path / "hub")
+    old = read_key(hub.folder / "coordinator.pub")
+    rotate_key(hub)
+    rotate_key(hub)
+    again(run, hub)
+    assert "was signed with the key" in "\n".join(check_run(run, coordinator=old).wrong)
+    shutil.copy(hub.chain, run)
+    again(run, hub)
+    found = check_run(run, coordinator=old)
+    assert found.wrong == []
+    assert any("which the coordinator's key that was given named" in note for note in found.notes)
+    stranger = Identity.at(tmp_path / "stranger.pem").public
+    assert "was signed with the key" in "\n".join(check_run(run, coordinator=stranger).wrong)
+    again(run, signed.hub)  # signed by the key that was replaced: the new one does not vouch for it
+    assert "was signed with the key" in "\n".join(check_run(run, coordinator=hub.identity.public).wrong)
+    (run / "successions.json").write_text("[[]]")
+    again(run, hub)
+    assert "was signed with the key" in "\n".join(check_run(run, coordinator=old).wrong)

@@ -52,8 +52,9 @@ def test_what_is_secret_is_for_its_owner_alone(hub: Coordinator) -> None:
     assert (hub.folder / "coordinator.pub").read_text().strip() == Identity.at(hub.folder / "identity.pem").public
     with pytest.raises(UsageError, match="not empty"):
         make_coordinator(hub.folder, ["other"], 9092, 18000)
-    with pytest.raises(UsageError, match="no host name"):
-        make_coordinator(hub.folder.parent / "other", ["a host"], 9092, 18000)
+    for name in ("a host", "[::1]", "::zz", "2001:db8::7:9092:1:2:3:4:5", "fe80::1%eth0", ""):
+        with pytest.raises(UsageError, match="no host name"):
+            make_coordinator(hub.folder.parent / "other", [name], 9092, 18000)
 
 
 @pytest.mark.parametrize(("asked", "file", "good"), [

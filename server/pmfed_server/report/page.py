@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup, escape
 
+from pmfed.plain import plain_tree
 from pmfed_server.report import charts, figures, narrow, planes, words
 from pmfed_server.report.design import MOST, flow
 from pmfed_server.report.figures import Result, finite
@@ -42,7 +43,7 @@ def write_report(run: Path, result: dict[str, Any], rounds: list[dict[str, Any]]
     Path
         The file written.
     """
-    html = _template().render(**content(result, rounds, curves))
+    html = _template().render(**content(plain_tree(result), plain_tree(rounds), plain_tree(curves)))
     target, draft = run / "report.html", run / "report.html.part"
     draft.write_text(html, encoding="utf-8")
     os.replace(draft, target)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pmfed.methods import METHODS
+from pmfed.plain import plain_tree
 from pmfed.terminal import console
 from pmfed_server.report.method_page import show_sections
 from pmfed_server.report.words import headline, spending, table
@@ -15,7 +16,7 @@ from pmfed_server.report.words import headline, spending, table
 def show_result(result: Mapping[str, Any], run: Path) -> None:
     """Print a result: figures, what was spent, who was left out or left, and where the rest is."""
     screen = console()
-    told = dict(result)
+    told = plain_tree(result)  # the run may come from elsewhere
     if METHODS[str(told["method"])].predicts:
         screen.print(table(told))
         screen.print(spending(told))

@@ -1,0 +1,80 @@
+"""`pmfed site rotate`: new keys for a site, named by the old ones, so that nobody need telephone.
+
+The new keys are made in a folder of their own, and take the place of the old at the very end: who is interrupted runs
+the command again. The old ones are put aside, for what only they can open or show.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from pmfed.errors import UsageError
+from pmfed.processes import running
+from pmfed.secagg.keys import Identity
+from pmfed.secagg.roster import Roster
+from pmfed.secagg.succession import Chain, Succession
+from pmfed_client.auditlog import AuditLog
+from pmfed_client.consent import who
+from pmfed_client.home import make_node_key
+from pmfed_client.site import Site
+
+NEXT, ASIDE, CHAIN = "next", "replaced", "successions.json"
+_Chain: TypeAdapter[tuple[Succession, ...]] = TypeAdapter(Chain)
+
+
+def successions(site: Site) -> tuple[Succession, ...]:
+    """Return the successions of this site's key, the first first."""
+    path = site.folder / CHAIN
+    return _Chain.validate_json(path.read_bytes(), strict=True) if path.exists() else ()
+
+
+def rotate(site: Site, by: str = "") -> Succession:
+    """Replace a site's identity, and the key of its node where that is here; the old identity signs the new.
+
+    Raises
+    ------
+    UsageError
+        The site runs: its agent would go on with the old key.
+    """
+    if running(site.folder) is not None:
+        raise UsageError(f"{site.folder}: the site runs.", f"Stop it first: pmfed site stop {site.folder}")
+    person = who(by)
+    new = site.model_copy(update={"folder": site.folder / NEXT})
+    new.folder.mkdir(mode=0o700, exist_ok=True)
+    old, chain = Identity.at(site.identity), successions(site)
+    if site.node_key.exists():
+        make_node_key(new)
+    public = new.node_public if new.node_public.exists() else site.node_public
+    node = public.read_text(encoding="utf-8").strip() if public.exists() else ""
+    made = Succession.make(old, Identity.at(new.identity), site.name, node)
+    if site.roster.exists():  # its own key, which nobody else need vouch for
+        pinned = Roster.read(site.roster)
+        _replace(site.roster, Roster.of({**pinned.keys, site.name: made.new}).canonical())
+    if made not in chain:
+        _replace(site.folder / CHAIN, json.dumps([one.model_dump(mode="json") for one in (*chain, made)]))
+    AuditLog(site.audit_log).add("rotate", old=made.old, new=made.new, **person)
+    aside = site.folder / ASIDE / str(len(chain) + 1)
+    for folder in (aside.parent, aside):
+        folder.mkdir(mode=0o700, exist_ok=True)
+    for path in sorted(
+        new.folder.iterdir(), reverse=True
+    ):  # node.pub, node.key, identity.pem: this one says it is done
+        here = site.folder / path.name
+        if here.exists():
+            shutil.copy2(here, aside / path.name)  # never a moment without the one or the other
+        path.replace(here)
+    new.folder.rmdir()
+    Identity.at.cache_clear()
+    return made
+
+
+def _replace(path: Path, text: str) -> None:
+    beside = path.with_name(path.name + ".new")
+    beside.write_text(text, encoding="utf-8")
+    os.chmod(beside, 0o600)
+    beside.replace(path)
