@@ -7,9 +7,7 @@ synced, then renamed: either the old one is there or the new one, never half of 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,26 +16,12 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
 from pmfed.errors import RunError
+from pmfed.file_io import replacing as replacing
+from pmfed.file_io import write_atomically as write_atomically
 from pmfed_server.stored import Stored, parts
 
 KEEP = 2
 State = Mapping[str, Stored | npt.NDArray[Any]]
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give the name of a file to write, which takes the place of ``path`` in the end: a crash leaves the old or the new."""
-    beside = path.with_name(path.name + ".new")
-    yield beside
-    with beside.open("rb") as file:
-        os.fsync(file.fileno())
-    beside.replace(path)
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that a crash leaves the old one or the new one."""
-    with replacing(path) as beside:
-        beside.write_bytes(data)
 
 
 def write_checkpoint(folder: Path, state: State, progress: dict[str, Any]) -> None:

@@ -20,6 +20,7 @@ from pmfed.models import build, named
 from pmfed.models.parts import stays
 from pmfed.privacy.groups import patient_epsilon
 from pmfed.privacy.plan import AGAINST, Against, PrivacyPlan
+from pmfed.runs.model import save_model
 from pmfed.study import Study
 from pmfed.tasks import task_for
 from pmfed.tasks.task import headline, intervals, measured
@@ -177,23 +178,20 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def write_model(
-    path: Path, study: Study, parameters: npt.NDArray[np.float32], statistics: npt.NDArray[np.float32] | None
+    folder: Path, study: Study, parameters: npt.NDArray[np.float32], statistics: npt.NDArray[np.float32] | None
 ) -> None:
-    """Write the model as safetensors, a tensor per parameter that left the sites, with the study in the header.
-
-    One key only: safetensors writes several in any order, and equal runs shall give equal files.
-    """
+    """Write the finished model: an array per parameter that left the sites, and what was released of means and scales."""
     model = build(study)
-    tensors: dict[str, npt.NDArray[Any]] = named(model, parameters, stays(study, model))
+    kept = stays(study, model)
+    tensors: dict[str, npt.NDArray[Any]] = named(model, parameters, kept)
     if statistics is not None:
         tensors["statistics"] = statistics
-    with replacing(path) as beside:
-        save_file(tensors, beside, {"study": study.canonical()})
+    save_model(folder, study, "gradient", tensors, absent_parts=tuple(kept))
 
 
 def write_results(folder: Path, study: Study, outcome: Outcome, result: Mapping[str, Any]) -> None:
     """Write everything of one run into RUN/."""
-    write_model(folder / "model.safetensors", study, outcome.parameters, outcome.statistics)
+    write_model(folder, study, outcome.parameters, outcome.statistics)
     sums = {"total": outcome.evaluated.total}
     sums |= {f"site:{name}": total for name, total in outcome.evaluated.per_site.items()}
     if outcome.personal is not None:

@@ -151,7 +151,7 @@ def peak(folder: Path, monkeypatch: pytest.MonkeyPatch, **changes: dict[str, Any
     try:
         before = tracemalloc.get_traced_memory()[0]
         found = Rounds(grid, study, plan, folder / "run", run="ab" * 16, sites=SITES, patience=5.0).run()
-        write_model(folder / "model.safetensors", study, found.parameters, found.statistics)
+        write_model(folder, study, found.parameters, found.statistics)
         most = max(link.most, tracemalloc.get_traced_memory()[1])
     finally:
         tracemalloc.stop()
