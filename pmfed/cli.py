@@ -1,4 +1,4 @@
-"""The face of pmfed. It and the two files beside it alone look up at server, client and simulations.
+"""The face of pmfed. It and the three files beside it alone look up at server, client and simulations.
 
 Everything heavy is imported inside the commands: `pmfed --help` must answer at once.
 """
@@ -14,6 +14,7 @@ import typer.core
 
 from pmfed import __version__
 from pmfed.cli_coordinator import coordinator_app
+from pmfed.cli_runs import add_run_commands
 from pmfed.cli_site import site_app
 from pmfed.errors import PmfedError, StudyError, UsageError
 from pmfed.memory import keep_freed
@@ -43,6 +44,7 @@ app.add_typer(study_app, name="study")
 app.add_typer(data_app, name="data")
 app.add_typer(site_app, name="site")
 app.add_typer(coordinator_app, name="coordinator")
+add_run_commands(app)
 
 
 def main() -> None:

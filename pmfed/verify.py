@@ -24,6 +24,8 @@ from pmfed.methods import plan_for
 from pmfed.plain import plain
 from pmfed.privacy.accounting import epsilon
 from pmfed.privacy.plan import PrivacyPlan
+from pmfed.runs.description import NAME as DESCRIPTION
+from pmfed.runs.model import open_model
 from pmfed.secagg.keys import Identity, verify
 from pmfed.secagg.roster import Key, Roster
 from pmfed.secagg.succession import Chain, Succession, followed
@@ -201,6 +203,12 @@ def _contents(run: Path, found: Verified, roster: Roster | None) -> None:
     for name, fingerprint in about.items():
         if fingerprint != found.manifest.study:
             found.wrong.append(f"{name}: belongs to another study than {found.manifest.study[:12]}, which was signed")
+    if not (run / DESCRIPTION).exists():
+        found.notes.append(
+            f"there is no {DESCRIPTION}: an older pmfed finished this run, and its model predicts nothing"
+        )
+    elif not found.wrong:
+        open_model(run, study)
     named = {str(site["name"]) for site in result["sites"]}
     plan = plan_for(study, len(named))
     found.wrong += _told(study, plan, result["privacy"])

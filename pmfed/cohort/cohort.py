@@ -29,6 +29,7 @@ from pmfed.cohort.imaging.zipped import read_zipped_images
 from pmfed.cohort.pretrained.pictures import read_features
 from pmfed.cohort.records import Records, Sheet, modalities_at, read_records, read_sheets
 from pmfed.cohort.tables import MISSING, Problems, count, first_row, labels
+from pmfed.cohort.unlabelled import Unlabelled
 from pmfed.errors import DataError
 from pmfed.modality import SCANS, Dicom, Genotypes, Images, Modality, Nifti, Numeric, Signals, Table, shape_of
 from pmfed.study import Study
@@ -186,7 +187,13 @@ def pool(cohorts: Sequence[Cohort]) -> Cohort:
     )._recounted()
 
 
-def read_cohort(study: Study, sources: Mapping[str, Path | str], site: str, places: Places | None = None) -> Cohort:
+def read_cohort(
+    study: Study,
+    sources: Mapping[str, Path | str],
+    site: str,
+    places: Places | None = None,
+    unlabelled: Unlabelled | None = None,
+) -> Cohort:
     """Read a site's files into the cohort a study asks for.
 
     Parameters
@@ -200,6 +207,8 @@ def read_cohort(study: Study, sources: Mapping[str, Path | str], site: str, plac
         The site's name, for messages.
     places
         Cache and progress for what takes long to read.
+    unlabelled
+        Reads patients for a prediction instead: outcomes are zeros that mean nothing, and nobody is in training.
 
     Raises
     ------
@@ -208,14 +217,15 @@ def read_cohort(study: Study, sources: Mapping[str, Path | str], site: str, plac
     """
     problems, warnings = Problems(site), list[str]()
     here = modalities_at(study, sources, warnings)
-    sheets = read_sheets(study, sources, here, problems, warnings)
+    sheets = read_sheets(study, sources, here, problems, warnings, unlabelled)
     problems.raise_any()
-    records = read_records(study, sheets, here, problems, warnings)
+    records = read_records(study, sheets, here, problems, warnings, unlabelled)
     if records is None:
         # Nothing will come of this reading, so look for whatever else is wrong before saying so.
         for modality in here.values():
             if isinstance(modality, Table | Genotypes):
-                encode(modality, sheets[modality.table].frame, sheets[modality.table].path, problems)
+                sheet = sheets[modality.table]
+                encode(modality, sheet.frame, sheet.path, problems, lenient=unlabelled is not None)
         problems.raise_any()
     assert records is not None
     inputs: dict[str, NDArray[np.float32]] = {}
@@ -224,7 +234,9 @@ def read_cohort(study: Study, sources: Mapping[str, Path | str], site: str, plac
     counts: dict[str, int] = {}
     uses: dict[str, Use] = {}
     when = None
-    if study.cohort.index is not None:
+    if unlabelled is not None and unlabelled.at is not None:
+        when = np.full(len(records.owner), unlabelled.at.astype("datetime64[s]"))
+    elif study.cohort.index is not None:
         when = _moments(
             sheets[study.cohort.table], study.cohort.index, records.rows[study.cohort.table], problems, first=True
         )
@@ -247,15 +259,19 @@ def read_cohort(study: Study, sources: Mapping[str, Path | str], site: str, plac
             continue
         sheet = sheets[modality.table]
         used, place = np.unique(rows[there], return_inverse=True)
-        encoded = encode(modality, sheet.frame.take(used), sheet.path, problems)
+        encoded = encode(modality, sheet.frame.take(used), sheet.path, problems, lenient=unlabelled is not None)
+        for key, where in encoded.outside.items():
+            assert unlabelled is not None
+            unlabelled.outside[f"{name}.{key}"] = marked = np.zeros(len(there), dtype=bool)
+            marked[there] = where[place]
         inputs[name][there] = encoded.inputs[place]
         uses |= {f"{name}.{key}": use for key, use in encoded.uses.items()}
         warnings += [line for key, use in encoded.uses.items() for line in told(str(sheet.path), key, use)]
         for key, raw in encoded.raw.items():
             missing[f"{name}.{key}"] = gaps = int(np.isnan(raw[place]).sum())
-            if gaps == len(place):
+            if gaps == len(place) and unlabelled is None:
                 warnings.append(f"{sheet.path}: '{key}' is missing in every record.")
-        if isinstance(modality, Table) and not problems and study.outcome.columns:
+        if isinstance(modality, Table) and not problems and study.outcome.columns and unlabelled is None:
             _check_leaks(modality, encoded, records, there, place, sheet.path, problems, warnings)
     problems.raise_any()
     for name in here:
@@ -263,10 +279,12 @@ def read_cohort(study: Study, sources: Mapping[str, Path | str], site: str, plac
             warnings.append(f"modality '{name}' is absent: no patient of the cohort has it.")
     if not any(there.any() for there in present.values()):
         raise DataError(f"site '{site}': no patient has any of the study's modalities.", "Check [data] in site.toml.")
+    if unlabelled is not None:
+        unlabelled.when = when
     for split, size in (("training", records.training.sum()), ("held-out", (~records.training).sum())):
-        if not size:
+        if not size and unlabelled is None:
             warnings.append(f"there are no {split} patients.")
-    if study.outcome.task == "segmentation":
+    if study.outcome.task == "segmentation" and unlabelled is None:
         targets: NDArray[Any] = _masks(study, sources, sheets, records, present, when, problems, places or Places())
         problems.raise_any()
     else:

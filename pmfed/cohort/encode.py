@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import lgamma, log
 from pathlib import Path
 
@@ -39,14 +39,20 @@ class Encoded:
         missing.
     uses : dict
         Per number, what became of its cells.
+    outside : dict of (T,) bool
+        Per feature, where the column held what the study does not allow, so that it counts as missing; only of a
+        ``lenient`` reading.
     """
 
     inputs: NDArray[np.float32]
     raw: dict[str, Floats]
     uses: dict[str, Use]
+    outside: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
 
 
-def encode(modality: Table | Genotypes, frame: pd.DataFrame, path: Path, problems: Problems) -> Encoded:
+def encode(
+    modality: Table | Genotypes, frame: pd.DataFrame, path: Path, problems: Problems, *, lenient: bool = False
+) -> Encoded:
     """Encode the rows of a table.
 
     Parameters
@@ -58,36 +64,50 @@ def encode(modality: Table | Genotypes, frame: pd.DataFrame, path: Path, problem
     path, problems
         The table's file, for messages, and where they are gathered. Inputs of a column with a problem are
         meaningless: raise before using them.
+    lenient
+        Whether what the study does not allow is marked and counts as missing, instead of being a problem. Text where a
+        number is expected stays one.
     """
     specs = modality.features if isinstance(modality, Table) else modality.variants
     blocks: list[Floats] = []
     raw: dict[str, Floats] = {}
     uses: dict[str, Use] = {}
     censored = modality.censored if isinstance(modality, Table) else "refuse"
+    outside: dict[str, NDArray[np.bool_]] = {}
     for key in sorted(specs):
         spec: Numeric | Categorical | Variant = specs[key]
-        report = _Report(frame, path, spec.column or key, problems)
+        report = _Report(frame, path, spec.column or key, problems, lenient)
         if isinstance(spec, Numeric):
             block, raw[key], uses[key] = _numeric(spec, report, censored)
         elif isinstance(spec, Categorical):
             block, raw[key] = _categorical(spec, report)
         else:
             block, raw[key] = _variant(spec, report)
+        if lenient and report.marked.any():
+            outside[key] = report.marked
         if spec.indicator:
             block = np.column_stack([block, np.isnan(raw[key])])
         blocks.append(block)
     inputs = np.concatenate(blocks, axis=1, dtype=np.float32, casting="unsafe")
     assert inputs.shape[1] == len(modality.names)
-    return Encoded(inputs, raw, uses)
+    return Encoded(inputs, raw, uses, outside)
 
 
 class _Report:
     """One column and what is wrong with it."""
 
-    def __init__(self, frame: pd.DataFrame, path: Path, column: str, problems: Problems) -> None:
-        self.frame, self.path, self.column, self.problems = frame, path, column, problems
+    def __init__(self, frame: pd.DataFrame, path: Path, column: str, problems: Problems, lenient: bool) -> None:
+        self.frame, self.path, self.column, self.problems, self.lenient = frame, path, column, problems, lenient
         self.cells: pd.Series = frame[column]
         self.written = written_of(path)
+        self.marked = np.zeros(len(frame), dtype=bool)
+
+    def disallowed(self, where: NDArray[np.bool_], what: str, remedy: str) -> None:
+        """Note or mark rows that hold what the study does not allow."""
+        if self.lenient:
+            self.marked |= where
+        else:
+            self.wrong(where, what, remedy)
 
     def wrong(self, where: NDArray[np.bool_], what: str, remedy: str) -> None:
         """Note the marked rows, if there are any."""
@@ -121,7 +141,7 @@ class _Report:
         """Note impossible values."""
         with np.errstate(invalid="ignore"):
             wrong = (values < minimum) | (values > maximum)
-        self.wrong(
+        self.disallowed(
             wrong,
             f"outside {minimum:g} to {maximum:g}, {what}",
             "Correct or empty the impossible values (another unit?), or correct the bounds in the study.",
@@ -227,8 +247,10 @@ def _categorical(spec: Categorical, report: _Report) -> tuple[Floats, Floats]:
     unknown = places == -2
     if not spec.other:
         hint = "List the values in the study, or set 'other = true' to take them together."
-        report.wrong(unknown, f"with a category that is none of the study's {len(spec.values)}", hint)
-    places = np.where(unknown, len(spec.values), places)
+        report.disallowed(unknown, f"with a category that is none of the study's {len(spec.values)}", hint)
+        if report.lenient:
+            places = np.where(unknown, -1, places)
+    places = np.where(places == -2, len(spec.values), places)
     columns = np.arange(len(spec.values) + spec.other)
     raw = np.where(places < 0, np.nan, places.astype(np.float64))
     return (places[:, None] == columns).astype(np.float64), raw
@@ -249,7 +271,7 @@ def _dosages(report: _Report) -> Floats:
         codes, texts = labels(cells)
         no_call = np.array([_is_no_call(text) for text in texts], dtype=bool)[codes]
         cells = cells.mask(no_call, "")
-        report = _Report(report.frame.assign(**{report.column: cells}), report.path, report.column, report.problems)
+        report.cells = cells
     return report.numbers(0.0, 2.0, "the possible dosages")[:, None]
 
 
@@ -263,9 +285,10 @@ def _calls(spec: Variant, report: _Report) -> Floats:
         pair = [allele.strip() for allele in text.replace("|", "/").split("/")]
         malformed[place] = len(pair) != 2
         unknown[place] = not malformed[place] and bool(spec.known) and not set(pair) <= set(spec.known)
-        counts[place] = [pair.count(allele) for allele in spec.alleles]
+        if not unknown[place]:
+            counts[place] = [pair.count(allele) for allele in spec.alleles]
     report.wrong(malformed[codes], "without a call of two alleles such as A/G", "Separate two alleles by '/' or '|'.")
-    report.wrong(
+    report.disallowed(
         unknown[codes],
         f"with an allele that is none of the {len(spec.known)} known ones",
         "Correct the calls (another strand?), or add the allele to 'known' in the study.",

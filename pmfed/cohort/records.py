@@ -17,6 +17,7 @@ from pmfed.cohort.encode import categories
 from pmfed.cohort.joins import left_join, under_cap
 from pmfed.cohort.split import held_out
 from pmfed.cohort.tables import MISSING, Problems, check_ids, count, first_row, labels, number, read_table, repeated
+from pmfed.cohort.unlabelled import Unlabelled
 from pmfed.errors import DataError
 from pmfed.modality import LISTED, Genotypes, Modality, Nifti, Signals, Table, sources_of
 from pmfed.study import Study
@@ -84,10 +85,12 @@ def read_sheets(
     here: Mapping[str, Modality],
     problems: Problems,
     warnings: list[str] | None = None,
+    unlabelled: Unlabelled | None = None,
 ) -> dict[str, Sheet]:
     """Read the columns that the study names of the cohort table and of every modality's table; a row counts once."""
     cohort, warnings = study.cohort, [] if warnings is None else warnings
-    if cohort.table not in sources:
+    listed = unlabelled is not None and unlabelled.only is not None
+    if cohort.table not in sources and not listed:
         near = difflib.get_close_matches(cohort.table, list(sources), n=1)
         hint = f"; did you mean '{near[0]}'?" if near else ""
         problems.add(
@@ -95,10 +98,13 @@ def read_sheets(
             f'Add {cohort.table} = "FILE" to [data] in site.toml.',
         )
         return {}
-    own = [cohort.patient, cohort.record, *study.outcome.columns, study.evaluation.split_column]
-    own += [cohort.index, cohort.consent]
+    own = [cohort.patient, cohort.record]
+    if unlabelled is None:
+        own += [*study.outcome.columns, study.evaluation.split_column, cohort.consent]
+    if unlabelled is None or unlabelled.at is None:
+        own.append(cohort.index)
     columns: dict[str, list[str]] = {cohort.table: [name for name in own if name is not None]}
-    if study.outcome.task == "segmentation":
+    if study.outcome.task == "segmentation" and unlabelled is None:
         columns[cohort.table] += [m.file for m in here.values() if isinstance(m, Nifti)]  # beside their masks
     for modality in here.values():
         if not isinstance(modality, LISTED):
@@ -115,6 +121,10 @@ def read_sheets(
     sheets = {}
     for source, names in columns.items():
         also = [cohort.record] if cohort.record else []
+        if source not in sources:
+            assert unlabelled is not None
+            sheets[source] = Sheet(Path("the patients asked for"), unlabelled.listed(cohort.patient))
+            continue
         try:
             path = path_of(sources[source])
             frame = read_table(path, names, also)
@@ -129,29 +139,40 @@ def read_sheets(
 
 
 def read_records(
-    study: Study, sheets: Mapping[str, Sheet], here: Mapping[str, Modality], problems: Problems, warnings: list[str]
+    study: Study,
+    sheets: Mapping[str, Sheet],
+    here: Mapping[str, Modality],
+    problems: Problems,
+    warnings: list[str],
+    unlabelled: Unlabelled | None = None,
 ) -> Records | None:
-    """Return the site's records, or None when there are problems."""
+    """Return the site's records, or None when there are problems; of unlabelled ones all that are asked for."""
     cohort = study.cohort
     base = sheets[cohort.table]
     codes, texts = labels(base.frame[cohort.patient])
     _check_identity(study, base, codes, texts, problems)
-    targets = _targets(study, base, problems)
-    held = _held(study, base, codes, texts, problems)
+    asked = np.ones(len(codes), dtype=bool)
+    if unlabelled is None:
+        targets, held = _targets(study, base, problems), _held(study, base, codes, texts, problems)
+    else:
+        targets, held = np.zeros(len(codes)), np.ones(len(texts), dtype=bool)
+        asked = unlabelled.wanted(base.path, codes, texts, problems)
     one_row = {modality.table for modality in here.values() if isinstance(modality, Genotypes)}
     keys = {
-        source: _keys(study, base, sheet, source in one_row, problems, warnings)
+        source: _keys(study, base, sheet, source in one_row, problems, warnings, alone=unlabelled is not None)
         for source, sheet in sheets.items()
         if source != cohort.table
     }
-    agreed, refused = _agreed(study, base), 0
+    agreed, refused = _agreed(study, base) if unlabelled is None else None, 0
     if agreed is not None and not agreed.all():
         # One "no" of a patient counts for all of the patient's records.
         refused = len(np.unique(codes[~agreed]))
         agreed = ~np.isin(codes, codes[~agreed])
     unknown = np.isnan(targets).any(axis=tuple(range(1, targets.ndim)))
-    used = np.flatnonzero(~unknown & (agreed if agreed is not None else True))
-    if not len(used) and not problems:  # an outcome that nobody's could be read is a problem already
+    used = np.flatnonzero(asked & ~unknown & (agreed if agreed is not None else True))
+    if (
+        not len(used) and unlabelled is None and not problems
+    ):  # an outcome nobody's could be read of is a problem already
         if unknown.all():
             lacks, remedy = f"the outcome '{study.outcome.column}'", "that the outcome is filled in"
         else:
@@ -171,14 +192,14 @@ def read_records(
     full = np.ones(len(owner))  # how many records each row would make without the cap
     for left, right in keys.values():
         full *= np.maximum(np.bincount(right[right >= 0], minlength=int(left.max()) + 1)[left[used]], 1)
-    split = study.evaluation.split_key
-    keep = under_cap(owner, ids, cohort.max_records, split, cohort.table)
+    split, cap = study.evaluation.split_key, cohort.max_records if unlabelled is None else len(codes) + int(full.sum())
+    keep = under_cap(owner, ids, cap, split, cohort.table)
     owner, rows = owner[keep], {name: table[keep] for name, table in rows.items()}
     for source, (left, right) in keys.items():
         left_rows, right_rows = left_join(left[rows[cohort.table]], right)
         owner, rows = owner[left_rows], {name: table[left_rows] for name, table in rows.items()}
         rows[source] = right_rows
-        keep = under_cap(owner, ids, cohort.max_records, split, source)
+        keep = under_cap(owner, ids, cap, split, source)
         owner, rows = owner[keep], {name: table[keep] for name, table in rows.items()}
     over_cap = int(full.sum()) - len(owner)
     if over_cap:
@@ -189,6 +210,8 @@ def read_records(
         training = ~held_out(ids, split, study.evaluation.test_fraction)
     else:
         training = ~held[codes[rows[cohort.table][np.searchsorted(owner, np.arange(len(ids)))]]]
+    if unlabelled is not None:
+        unlabelled.labels = _labels(study, base, rows[cohort.table])
     return Records(
         tuple(ids),
         owner,
@@ -204,6 +227,14 @@ def read_records(
 def path_of(source: Path | str) -> Path:
     """Return a source as a path; one that knows how its table is written stays so."""
     return source if isinstance(source, Path) else Path(source)
+
+
+def _labels(study: Study, base: Sheet, rows: Ints) -> tuple[str, ...]:
+    """Return what the study calls each record, "" where a patient has one row."""
+    if study.cohort.record is None:
+        return ("",) * len(rows)
+    codes, texts = labels(base.frame[study.cohort.record])
+    return tuple(texts[code] for code in codes[rows])
 
 
 def _check_identity(study: Study, base: Sheet, codes: Ints, texts: list[str], problems: Problems) -> None:
@@ -337,12 +368,13 @@ def _held(study: Study, base: Sheet, codes: Ints, texts: list[str], problems: Pr
 
 
 def _keys(
-    study: Study, base: Sheet, sheet: Sheet, one_row: bool, problems: Problems, warnings: list[str]
+    study: Study, base: Sheet, sheet: Sheet, one_row: bool, problems: Problems, warnings: list[str], *, alone: bool
 ) -> tuple[Ints, Ints]:
     """Return join keys of the cohort table's rows and of another table's; -1 joins nothing.
 
     The key is the patient, and the record too where the other table tells records apart by the same column:
-    joined by the patient alone, the images of one visit would be paired with the findings of another.
+    joined by the patient alone, the images of one visit would be paired with the findings of another. Of patients
+    ``alone``, asked for out of many, it is no news that the other table has others.
     """
     patient, record = study.cohort.patient, study.cohort.record
     codes, texts = labels(sheet.frame[patient])
@@ -352,7 +384,9 @@ def _keys(
     joint = _joint(sheet.frame, columns)
     right = pd.Index(distinct).get_indexer(pd.Index(joint)).astype(np.int64)
     strangers = int((right < 0).sum())
-    if len(right) and strangers == len(right):
+    if alone:
+        pass
+    elif len(right) and strangers == len(right):
         problems.add(
             f"{sheet.path}: column '{patient}': none of {count(len(texts), 'patient')} is in {base.path}.",
             "Do both tables write patient ids in the same way?",

@@ -20,6 +20,7 @@ from pmfed.queries.gradient import OwnSteps, step_of
 from pmfed.queries.query import Query
 from pmfed.queries.scales import Scales
 from pmfed.queries.scores import OwnScores, Scores
+from pmfed.runs.model import save_model
 from pmfed.stored import Stored
 from pmfed.study import Study
 
@@ -174,19 +175,16 @@ class Gradient(Method):
         }
 
     def write(self) -> None:
-        """Write model.safetensors, a tensor per parameter that left the sites, and evaluation.safetensors.
-
-        One key only in the header: safetensors writes several in any order, and equal runs shall give equal files.
-        """
+        """Write the finished model, an array per parameter that left the sites, and evaluation.safetensors."""
         from pmfed.models import build, named
         from pmfed.models.parts import stays
 
         model = build(self.study)
-        tensors: dict[str, NDArray[Any]] = named(model, self.optimizer.result, stays(self.study, model))
+        kept = stays(self.study, model)
+        tensors: dict[str, NDArray[Any]] = named(model, self.optimizer.result, kept)
         if self.statistics is not None:
             tensors["statistics"] = self.statistics
-        with replacing(self.folder / "model.safetensors") as beside:
-            save_file(tensors, beside, {"study": self.study.canonical()})
+        save_model(self.folder, self.study, self.kind, tensors, absent_parts=tuple(kept))
         sums = {"total": self._evaluated.total}
         sums |= {f"site:{name}": total for name, total in self._evaluated.per_site.items()}
         if self.personal is not None:

@@ -92,7 +92,7 @@ def test_what_a_run_leaves_behind(pmfed: Command, fed: Path) -> None:
     assert said.err == ""
     assert "3 hospitals with 180 patients" in flat(said.out)
     assert {path.name for path in run.iterdir()} == {
-        "study.toml", "model.safetensors", "checkpoints", "metrics.jsonl", "receipts", "enrolled.json", "report.html", "result.json",
+        "study.toml", "model.json", "model.safetensors", "checkpoints", "metrics.jsonl", "receipts", "enrolled.json", "report.html", "result.json",
         "evaluation.safetensors", "run-id", "simulation.json",
     }  # fmt: skip
 

@@ -29,6 +29,7 @@ from safetensors.numpy import load_file, save_file
 from pmfed.cli import main
 from pmfed.errors import UsageError, VerificationError
 from pmfed.methods import plan_for
+from pmfed.runs.model import save_model
 from pmfed.secagg.keys import Identity, read_key, verify
 from pmfed.secagg.roster import Roster
 from pmfed.study import Study
@@ -106,9 +107,14 @@ def test_a_run_as_it_was_signed(signed: Signed) -> None:
     found = check_run(signed.run, Roster.read(signed.sites[0].roster), read_key(signed.hub.folder / "coordinator.pub"))
     assert (found.wrong, found.notes) == ([], [])
     assert set(found.epsilons) == set(federation.SITES)
-    assert {"model.safetensors", "result.json", "metrics.jsonl", "roster.json", f"receipts/{NORTH}.json"} <= set(
-        found.manifest.files
-    )
+    assert {
+        "model.json",
+        "model.safetensors",
+        "result.json",
+        "metrics.jsonl",
+        "roster.json",
+        f"receipts/{NORTH}.json",
+    } <= set(found.manifest.files)
     charged = verify((signed.run / "receipts" / f"{NORTH}.json").read_text())["charges"]
     assert charged == {"evaluation": 1, "statistics": 1, "step": 2}
     alone = check_run(signed.run)
@@ -134,10 +140,30 @@ def test_no_file_can_be_changed_removed_or_put_in(run: Path) -> None:
     assert check_run(run).wrong == ["receipts/east.json: was not signed"]
 
 
+def test_a_model_that_does_not_fit_its_description_is_found_out_whoever_signed_it(run: Path, signed: Signed) -> None:
+    whole = (run / "model.json").read_bytes()
+    edited(run / "model.json", lambda told: told["parts"]["clinical"]["inputs"][0].update(mean=41.0))
+    again(run, signed.hub)
+    assert "model.json: says something else than the study of: parts.clinical.inputs[0].mean" in check_run(run).wrong[0]
+    (run / "model.json").write_bytes(whole)
+    header = {"study": STUDY.canonical()}
+    model = load_file(run / "model.safetensors")
+    save_file({name: np.zeros_like(one) for name, one in model.items()}, run / "model.safetensors", header)
+    again(run, signed.hub)
+    assert "are not those of its description" in check_run(run).wrong[0]
+
+
+def test_a_run_of_an_older_pmfed_is_verified_and_says_what_it_lacks(run: Path, signed: Signed) -> None:
+    (run / "model.json").unlink()
+    again(run, signed.hub)
+    found = check_run(run)
+    assert found.wrong == []
+    assert any(note.startswith("there is no model.json") for note in found.notes)
+
+
 def test_a_stranger_who_signs_it_all_anew_is_not_the_coordinator(run: Path, signed: Signed, tmp_path: Path) -> None:
     model = load_file(run / "model.safetensors")
-    header = {"study": STUDY.canonical()}
-    save_file({name: np.zeros_like(tensor) for name, tensor in model.items()}, run / "model.safetensors", header)
+    save_model(run, STUDY, "gradient", {name: np.zeros_like(tensor) for name, tensor in model.items()})
     again(run, make_coordinator(tmp_path / "stranger", ["localhost"], 9092, 18000))
     assert not check_run(run).wrong  # without a key to compare with, only the note tells
     wrong = check_run(run, coordinator=signed.hub.identity.public).wrong
