@@ -13,7 +13,7 @@ import math
 from collections.abc import Collection
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import tomli_w
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
@@ -26,7 +26,7 @@ from pmfed.sections.outcome import METRICS, NOTHING, Outcome
 from pmfed.sections.personal import Ditto, FineTune, LocalParts, Personal
 from pmfed.sections.segmentation import misfit
 from pmfed.sections.training import NO_TRAINING, Training
-from pmfed.validate import Fraction, Frozen, parse_toml, read_toml
+from pmfed.validate import Fraction, Frozen, Grown, parse_toml, read_toml
 
 
 class About(Frozen):
@@ -120,8 +120,10 @@ class Evaluation(Frozen):
         return self
 
 
-class Study(Frozen):
+class Study(Grown):
     """What is learned: outcome, modalities, model, training, privacy, evaluation."""
+
+    LATER: ClassVar[frozenset[str]] = frozenset({"method"})
 
     study: About
     cohort: CohortSpec
@@ -263,12 +265,9 @@ class Study(Frozen):
     def canonical(self) -> str:
         """Return the one spelling of this study: JSON with sorted keys and no white space.
 
-        What pmfed 0.1 did not know is left out while it says what 0.1 did: its studies keep their fingerprints.
+        What pmfed 0.1 did not know is left out while it says what 0.1 did (`Grown`): its studies keep their fingerprints.
         """
-        data = self._told()
-        if self.method == GradientMethod():
-            del data["method"]
-        return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return json.dumps(self._told(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the canonical form, in hex."""

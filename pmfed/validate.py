@@ -9,7 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from pmfed.errors import StudyError
 from pmfed.plain import LONGEST, unfit
@@ -34,6 +42,24 @@ class Frozen(BaseModel):
             if why := unfit(text, self.LONGEST):
                 raise ValueError(f"{'.'.join(path)}: {why}")
         return self
+
+
+class Grown(Frozen):
+    """A section that got keys after pmfed 0.1: ``LATER``.
+
+    While such a key says what 0.1 did, its default, it is left out of what is written, so that studies of 0.1 keep their
+    fingerprints and the approvals that hospitals gave them.
+    """
+
+    LATER: ClassVar[frozenset[str]] = frozenset()
+
+    @model_serializer(mode="wrap")
+    def _as_first_written(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        data: dict[str, Any] = plain(self)
+        for key in self.LATER & data.keys():
+            if getattr(self, key) == type(self).model_fields[key].get_default(call_default_factory=True):
+                del data[key]
+        return data
 
 
 Fraction = Annotated[float, Field(gt=0, le=1)]

@@ -7,12 +7,12 @@ a table of events is the hospital's matter.
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from pmfed.modality.table import Censored, Name, Numeric
-from pmfed.validate import Frozen
+from pmfed.validate import Frozen, Grown
 
 Code = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9 _-]*:\S(.*\S)?$")]
 Domain = Literal["condition", "drug", "measurement", "observation", "procedure", "visit", "death"]
@@ -22,7 +22,7 @@ COUNTED = ("count", "ever")
 _WORD = re.compile(r"\w\w+")
 
 
-class Concept(Frozen):
+class Concept(Grown):
     """What is meant by an event: any of these codes, ``SYSTEM:CODE``.
 
     A code may end in ``*``: all codes that begin so (``ICD10CM:E11*``). Beside the code systems (LOINC, SNOMED,
@@ -48,6 +48,8 @@ class EventFeature(Concept):
     what a limit (``<10``) counts as, where that is not what the modality says. What lies ``outside`` the possible values
     counts as missing, or as the bound (``"clamp"``).
     """
+
+    LATER: ClassVar[frozenset[str]] = frozenset({"censored", "outside"})
 
     value: Literal["last", "mean", "minimum", "maximum", "trend", "count", "ever"]
     days: PositiveFloat | None = None
@@ -132,12 +134,14 @@ class Age(Frozen):
 SEXES = ("sex=female", "sex=male")
 
 
-class Events(Frozen):
+class Events(Grown):
     """A modality of numbers computed from events strictly before each record's index date.
 
     ``censored`` says what a value that is only a limit of the laboratory (``<10``) counts as: the limit itself, which is
     counted and told; nothing; or a reason to stop.
     """
+
+    LATER: ClassVar[frozenset[str]] = frozenset({"censored"})
 
     kind: Literal["events"] = "events"
     source: str
@@ -175,12 +179,14 @@ class Events(Frozen):
         return (*age, *(SEXES if self.sex else ()), *features)
 
 
-class EventSequence(Frozen):
+class EventSequence(Grown):
     """A modality of the last ``length`` steps before the index date, for recurrent models.
 
     ``censored`` as for `Events`. With ``hours`` a step is that long and the last one ends at the index date. With ``days`` the steps are the last
     moments at which anything was recorded in that window, the latest last, after empty steps where there were fewer.
     """
+
+    LATER: ClassVar[frozenset[str]] = frozenset({"censored"})
 
     kind: Literal["sequence"] = "sequence"
     source: str
@@ -243,12 +249,14 @@ class Notes(Frozen):
         return tuple(sorted(self.vocabulary)) or tuple(f"word {place}" for place in range(self.size))
 
 
-class SignalChannel(Frozen):
+class SignalChannel(Grown):
     """One channel of a waveform; ``mean`` and ``scale`` are public constants in ``unit`` (UCUM).
 
     Values are converted to ``unit`` where the file tells its own, and taken as they are where it tells none. Samples
     outside ``minimum`` to ``maximum`` (in ``unit``) count as missing; a file of which most are outside is an error.
     """
+
+    LATER: ClassVar[frozenset[str]] = frozenset({"maximum", "minimum"})
 
     column: str | None = None
     unit: str | None = None
@@ -264,13 +272,15 @@ class SignalChannel(Frozen):
         return self
 
 
-class Signals(Frozen):
+class Signals(Grown):
     """A modality of waveforms: a table that lists files, and the folder they lie in.
 
     The first ``seconds`` of each are taken, at ``rate`` samples a second. ``when`` names the column that says when a
     waveform was recorded; what was not over before the index date is not used. With ``skip_unreadable`` files that
     cannot be used are left out and counted.
     """
+
+    LATER: ClassVar[frozenset[str]] = frozenset({"skip_unreadable"})
 
     kind: Literal["signal"] = "signal"
     table: str

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from pmfed.modality.table import Name, Numeric
-from pmfed.validate import Frozen
+from pmfed.validate import Frozen, Grown
 
 Build = Literal["NCBI36", "GRCh37", "GRCh38"]  # hg18, hg19, hg38
 Fraction = Annotated[float, Field(gt=0, le=1)]
@@ -86,7 +86,7 @@ class PanelVariant(Frozen):
         return (key, f"{key} missing") if self.indicator else (key,)
 
 
-class Panel(Frozen):
+class Panel(Grown):
     """A modality of genetic variants out of one VCF, BCF or PLINK file.
 
     ``source`` is that file (of PLINK the .bed); ``samples`` a table whose columns ``sample`` and the cohort's patient
@@ -97,6 +97,8 @@ class Panel(Frozen):
     ``hardy_weinberg`` and ``minimum_frequency`` look at all patients of a site at once, so they only warn: an input
     that depended on other patients would break the promise to each one.
     """
+
+    LATER: ClassVar[frozenset[str]] = frozenset({"without_reads"})
 
     kind: Literal["panel"] = "panel"
     source: str

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from pmfed.modality.scans import Fit
 from pmfed.modality.weights import NO_CENTRE, OWN_SCALE, UNSCALED, Weights, WeightsFile, width
-from pmfed.validate import Frozen
+from pmfed.validate import Grown
 
 
-class Images(Frozen):
+class Images(Grown):
     """A modality of images: a table that lists files, and the folder they lie in.
 
     ``size`` is (height, width) in pixels, ``fit`` what becomes of pictures of another. ``bits`` says how many of 16 bits
     pictures use, ``transparent`` what lies below transparent ones. ``mean`` and ``scale`` are public constants on the 0..1
     range. With ``weights`` the input is what that network makes of the picture.
     """
+
+    LATER: ClassVar[frozenset[str]] = frozenset({"bits", "fit", "skip_unreadable", "transparent"})
 
     kind: Literal["images"] = "images"
     table: str

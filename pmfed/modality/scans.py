@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from pmfed.modality.weights import NO_CENTRE, OWN_SCALE, UNSCALED, Weights, WeightsFile, width
-from pmfed.validate import Frozen
+from pmfed.validate import Frozen, Grown
 
 Two = tuple[PositiveInt, PositiveInt]
 Three = tuple[PositiveInt, PositiveInt, PositiveInt]
@@ -46,7 +46,7 @@ class Link(Frozen):
     column: str
 
 
-class Scan(Frozen):
+class Scan(Grown):
     """What DICOM and NIfTI have in common: from decoded values to an input."""
 
     folder: str
@@ -113,6 +113,8 @@ class Dicom(Scan):
     scan in another unit is an error. Without it a window of numbers is in Hounsfield units for CT and without a unit for
     all others, so that a dual-energy map of iodine or a PET needs one.
     """
+
+    LATER: ClassVar[frozenset[str]] = frozenset({"unit"})
 
     kind: Literal["dicom"] = "dicom"
     series: Series

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, field_validator, model_validator
 
-from pmfed.validate import Frozen
+from pmfed.validate import Frozen, Grown
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,47}$")]
 
@@ -15,7 +15,7 @@ Censored = Literal["bound", "missing", "refuse"]
 """What a limit of the laboratory (``<10``) counts as: the limit itself, nothing, or a reason to stop."""
 
 
-class Numeric(Frozen):
+class Numeric(Grown):
     """A number. ``minimum`` and ``maximum`` are the possible values; what lies ``outside`` is an error, or is brought to
     the bound (``"clamp"``), or counts as missing; it is counted either way.
 
@@ -23,6 +23,8 @@ class Numeric(Frozen):
     study must ask for federated statistics. A missing value becomes the mean; ``indicator`` adds an input
     that says so.
     """
+
+    LATER: ClassVar[frozenset[str]] = frozenset({"outside"})
 
     type: Literal["numeric"] = "numeric"
     column: str | None = None
@@ -78,8 +80,10 @@ class Categorical(Frozen):
 Feature = Annotated[Numeric | Categorical, Field(discriminator="type")]
 
 
-class Table(Frozen):
+class Table(Grown):
     """A modality of table columns. ``censored`` says what a cell that holds only a limit (``<10``) counts as."""
+
+    LATER: ClassVar[frozenset[str]] = frozenset({"censored"})
 
     kind: Literal["table"] = "table"
     table: str
