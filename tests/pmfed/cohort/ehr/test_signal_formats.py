@@ -85,6 +85,13 @@ def test_a_time_that_does_not_say_is_refused_and_the_site_may(tmp_path: Path, ra
     assert is_wave(read(tmp_path, "canary.csv"))
 
 
+def test_a_slow_study_does_not_take_the_number_of_a_sample_for_seconds(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(lines([str(one) for one in range(len(WAVE))]))
+    refused(tmp_path, "a.csv", "have a time that may be in milliseconds or count samples", rate=1.0)
+    (tmp_path / "signals.toml").write_text('time = "s"\n')
+    assert read(tmp_path, "a.csv", rate=1.0).present.all()
+
+
 @pytest.mark.parametrize("name", ["sample", "index", "Sample #"])
 def test_a_column_that_counts_samples_needs_their_rate(tmp_path: Path, name: str) -> None:
     (tmp_path / "a.csv").write_text(lines([str(one) for one in range(len(WAVE))], f"{name},II"))
