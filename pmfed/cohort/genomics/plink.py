@@ -71,9 +71,9 @@ class PlinkPanel:
         if not path.is_file():
             raise DataError(f"{path}: there is no such file.", "Name the .bed file in [data] of site.toml.")
         self._bim, fam = (_companion(path, ending) for ending in (".bim", ".fam"))
-        people = [row for block in _blocks(fam, 6) for row in block]
-        self.samples = tuple(row[1] for row in people)
-        sexes = [int(row[4]) if row[4] in ("1", "2") else 0 for row in people]
+        people = list(_blocks(fam, 6))
+        self.samples = tuple(name for block in people for name in block[1])
+        sexes = [int(sex) if sex in ("1", "2") else 0 for block in people for sex in block[4]]
         self.sex: Ints = np.array(sexes, dtype=np.int64)
         if not people:
             raise DataError(f"{fam}: lists no samples.", "Export .bed, .bim and .fam again, together.")
@@ -138,7 +138,7 @@ class PlinkPanel:
         positions = {at for _, at in lookup.spans()}
         done = 0
         for block in _blocks(self._bim, 6):
-            names, ids, _, ats, firsts, seconds = zip(*block, strict=True)
+            names, ids, _, ats, firsts, seconds = block
             try:
                 places = list(map(int, ats))
             except ValueError:
@@ -159,7 +159,7 @@ class PlinkPanel:
                 if plain is not None and at >= 0:  # below 0 is PLINK's way of leaving a variant out
                     row = _Row(done + number, at, firsts[number].upper(), seconds[number].upper())
                     yield plain, row, ids[number]
-            done += len(block)
+            done += len(names)
         self._lines = done
 
     def _note_last(self, names: Sequence[str], places: Sequence[int], plains: Mapping[str, str | None]) -> None:
@@ -213,20 +213,21 @@ def _companion(path: Path, ending: str) -> Path:
 
 
 def _blocks(path: Path, columns: int) -> Iterator[list[list[str]]]:
-    """Yield the fields of every line, some thousand lines at a time; fields are parted by white space."""
+    """Yield the columns of some thousand lines at a time; they are parted by white space."""
     number = 0
     try:
         with path.open(encoding="utf-8") as file:
             while lines := file.readlines(_BLOCK):
-                block = [line.split() for line in lines]
-                for row in block:
+                for width in map(len, map(str.split, lines)):
                     number += 1
-                    if len(row) != columns:
+                    if width != columns:
                         raise DataError(
-                            f"{path}: line {number:,} has {count(len(row), 'column')} where {columns} are expected.",
+                            f"{path}: line {number:,} has {count(width, 'column')} where {columns} are expected.",
                             "Export .bed, .bim and .fam again, together.",
                         )
-                yield block
+                # One flat list: a list per line would keep Python's collector of garbage busy.
+                words = "".join(lines).split()
+                yield [words[column::columns] for column in range(columns)]
     except UnicodeDecodeError:
         raise DataError(f"{path}: is not UTF-8 text.", "Export .bed, .bim and .fam again, together.") from None
 
