@@ -28,6 +28,7 @@ from pmfed_server.checkpoint import replacing, write_atomically
 from pmfed_server.outcome import Evaluated, Outcome
 from pmfed_server.report import write_report
 from pmfed_server.report.design import design_of
+from pmfed_server.spread import across_sites
 
 Metrics = dict[str, float | None]
 COARSE = 1e-3  # of the accountant's losses, where a second for each figure would be too long
@@ -68,7 +69,7 @@ def summarise(study: Study, plan: PrivacyPlan, outcome: Outcome, wall_s: float) 
     task = task_for(study)
     metric = headline(task, study.evaluation.metric)
     receipts = {site: json.loads(text) for site, text in outcome.receipts.items() if text}
-    return {
+    result: dict[str, Any] = {
         "study": study.study.name,
         "title": study.study.title,
         "fingerprint": study.fingerprint(),
@@ -104,6 +105,8 @@ def summarise(study: Study, plan: PrivacyPlan, outcome: Outcome, wall_s: float) 
         "traffic": {"bytes_up_per_site": round(outcome.bytes_up), "bytes_down_per_site": round(outcome.bytes_down)},
         "versions": versions(),
     }
+    result["across_sites"] = across_sites(metric.name, result["metrics"]["per_site"])
+    return result
 
 
 def personal_of(study: Study, plan: PrivacyPlan, evaluated: Evaluated, own: Evaluated | None) -> dict[str, Any]:
