@@ -23,6 +23,7 @@ from pmfed.study import Study
 from pmfed_server.outcome import Outcome
 from pmfed_server.report import write_method_report, write_report
 from pmfed_server.report.design import design_of
+from pmfed_server.spread import across_sites
 
 Metrics = dict[str, float | None]
 COARSE = 1e-3  # of the accountant's losses, where a second for each figure would be too long
@@ -42,7 +43,7 @@ def versions() -> dict[str, str]:
 def summarise(study: Study, plan: PrivacyPlan, outcome: Outcome, wall_s: float) -> dict[str, Any]:
     """Return result.json of one run."""
     receipts = {site: json.loads(text) for site, text in outcome.receipts.items() if text}
-    return {
+    result: dict[str, Any] = {
         "study": study.study.name,
         "title": study.study.title,
         "fingerprint": study.fingerprint(),
@@ -65,6 +66,9 @@ def summarise(study: Study, plan: PrivacyPlan, outcome: Outcome, wall_s: float) 
         "traffic": {"bytes_up_per_site": round(outcome.bytes_up), "bytes_down_per_site": round(outcome.bytes_down)},
         "versions": versions(),
     }
+    if METHODS[study.method.kind].predicts:
+        result["across_sites"] = across_sites(result["metric"]["name"], result["metrics"]["per_site"])
+    return result
 
 
 def privacy_of(

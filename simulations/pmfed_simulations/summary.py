@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from pmfed_client.book import cohorts as cohort_names
 from pmfed_client.ledger import Ledger
+from pmfed_server.spread import across_sites, paired
 
 from pmfed.cohort import Cohort
 from pmfed.errors import LedgerError
@@ -123,6 +124,7 @@ def summarise_series(
     metrics = over_seeds(main)
     sites = per_site(main)
     result["metrics"] = {"test": metrics, "per_site": sites}
+    result["across_sites"] = across_sites(result["metric"]["name"], sites)
     if study.personal is not None:
         result["personal"] = {**results[0]["personal"], **personal(main)}
     privacy = dict(result["privacy"])
@@ -140,6 +142,7 @@ def summarise_series(
     for series in others:
         if series.jobs:
             line = _line(series, over_seeds(series), per_site(series), study.privacy.epsilon)
+            line["difference"] = _difference(result["metric"]["name"], main, series)
             result["comparisons"].append(line)
     return result, task_for(first[0].scoring).curves(gather(main.jobs[0]).total)
 
@@ -157,6 +160,21 @@ def _all_runs(jobs: Sequence[Job], name: str) -> float | None:
                     log.warning("%s: %s", name, error)
                     return None
     return rounded_up(max(found, default=0.0))
+
+
+def _difference(metric: str, main: Series, series: Series) -> dict[str, float] | None:
+    """Return how much more the federation has of a metric than a line, paired over sites, sums of all seeds together."""
+    study = series.jobs[0][0].scoring
+    if study.evaluation.release != "exact" or main.jobs[0][0].scoring.evaluation.release != "exact":
+        return None
+    both = []
+    for line in (main, series):
+        found: dict[str, Sum] = {}
+        for row in line.jobs:
+            for name, total in gather(row).per_site.items():
+                found[name] = found.get(name, np.zeros_like(total)) + total
+        both.append({name: total for name, total in found.items() if name != "total" and total.any()})
+    return paired(task_for(study), metric, both[0], both[1], study.evaluation.average)
 
 
 def _line(series: Series, metrics: Metrics, sites: dict[str, Metrics], epsilon: float) -> dict[str, Any]:

@@ -157,6 +157,20 @@ def test_epsilon_over_colluders_goes_through_the_views_of_the_promise() -> None:
     assert list(points.values()) == sorted(points.values())
 
 
+def test_differences_and_what_another_hospital_may_expect(tmp_path: Path) -> None:
+    result, rounds, curves = whole()
+    result["comparisons"][-1]["difference"] = {"value": -0.0145, "low": -0.02, "high": -0.009}
+    result["across_sites"] = {
+        "sites": 5, "left_out": 1, "mean": 0.83, "low": 0.81, "high": 0.85, "predicted_low": 0.7, "predicted_high": 0.9,
+    }  # fmt: skip
+    shown = page(tmp_path, (result, rounds, curves))
+    assert shown.tables[0][0] == ["Model", "AUROC", "95 % interval", "Federation has more", "ε"]
+    (line,) = [line for line in shown.tables[0] if line[0] == result["comparisons"][-1]["label"]]
+    assert line[3] == "−0.015 (−0.020 to −0.009)"
+    assert "Over 5 hospitals (1 could not tell) as a sample of such hospitals, AUROC is 0.830" in shown.words
+    assert "between 0.700 and 0.900 (95 % prediction interval" in shown.words
+
+
 def test_probabilities_that_are_off_are_said_to_be() -> None:
     result = whole()[0]
     test = result["metrics"]["test"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from types import SimpleNamespace
 
 import example_run
 import pytest
@@ -12,7 +13,7 @@ from pmfed_server.report import table
 from pmfed_server.report.charts import Scale
 from pmfed_server.report.figures import epsilon_text
 from pmfed_server.report.words import headline
-from pmfed_simulations import planning
+from pmfed_simulations import display, planning
 from pmfed_simulations.planning import far_off
 from rich.console import Console
 from small import AGE, small_study
@@ -75,6 +76,21 @@ def test_a_wrong_number_of_patients_is_said(training: int, said: str) -> None:
     found = far_off(study, training)
     assert (said in found) if said else not found
     assert f"{training:,}" in found or not said
+
+
+def test_the_time_left_is_said_once_it_is_known(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(display, "EVERY", 0.0)
+    monkeypatch.setattr(display, "_said", lambda simulation: "")
+    done = iter([0, 5, 10])
+    tick = display._log(SimpleNamespace(rounds=10, rounds_done=lambda: next(done)))  # type: ignore[arg-type]
+    for _ in range(3):
+        tick()
+    first, second, last = capsys.readouterr().out.splitlines()
+    assert first == "0/10 rounds"
+    assert second.startswith("5/10 rounds, about ")
+    assert last == "10/10 rounds, about 0 s left"
 
 
 def test_a_figure_that_cannot_be_told_is_not_a_dash() -> None:

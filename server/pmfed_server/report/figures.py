@@ -38,6 +38,8 @@ class Row:
     sd: float | None = None
     epsilon: float | None = None
     note: str = ""
+    difference: tuple[float, float, float] | None = None
+    """How much more the federation has, with its interval, paired over hospitals."""
 
 
 # numbers
@@ -215,7 +217,10 @@ def rows(result: Result) -> list[Row]:
             label = f"{titles.get(site, site)} alone"
         value, low, high, sd = (finite(metrics.get(metric + end)) for end in ("", "_low", "_high", "_sd"))
         epsilon = finite(entry.get("epsilon")) if entry.get("private") and not insecure else None
-        found.append(Row(kind, label, value, low, high, sd, epsilon))
+        gap = entry.get("difference") or {}
+        parts = [finite(gap.get(key)) for key in ("value", "low", "high")]
+        told = None if None in parts else (parts[0] or 0.0, parts[1] or 0.0, parts[2] or 0.0)
+        found.append(Row(kind, label, value, low, high, sd, epsilon, difference=told))
     for entry in result.get("reference") or ():
         note = str(entry.get("source") or "")
         found.append(Row("reference", str(entry["label"]), finite(entry.get("value")), note=note))

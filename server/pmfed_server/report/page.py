@@ -77,6 +77,8 @@ def content(result: Result, rounds: Sequence[Mapping[str, Any]], curves: Mapping
         "metric": figures.metric_label(result),
         "protocol": figures.protocol(result),
         "comparison": _comparison(_order(found), digits),
+        "with_gap": any(row.difference is not None for row in found),
+        "across": _across(result, digits),
         "with_sd": any(row.sd is not None for row in found),
         "forest": _forest(result, found, digits),
         "flow": flow(result),
@@ -145,6 +147,7 @@ def _comparison(found: Sequence[figures.Row], digits: int) -> list[dict[str, str
             "note": row.note,
             "value": figures.number(row.value, digits),
             "interval": figures.interval(row.low, row.high, digits),
+            "difference": _gap(row, digits),
             "sd": "" if row.sd is None else figures.number(row.sd, digits),
             "epsilon": ""
             if row.kind in ("reference", "best")
@@ -163,6 +166,30 @@ def _forest(result: Result, found: Sequence[figures.Row], digits: int) -> tuple[
     label = figures.metric_label(result)
     told = (found, label, _better(result), digits, f"{label}: each hospital alone and together")
     return charts.forest(*told), narrow.forest(*told)
+
+
+def _gap(row: figures.Row, digits: int) -> str:
+    if row.difference is None:
+        return ""
+    value, low, high = row.difference
+    return f"{figures.number(value, digits)} ({figures.interval(low, high, digits)})"
+
+
+def _across(result: Result, digits: int) -> str:
+    """Say what hospitals like these may expect, from the spread between those there are."""
+    told = result.get("across_sites")
+    if not told:
+        return ""
+    label = figures.metric_label(result)
+    mean, low, high, least, most = (
+        figures.number(finite(told[key]), digits) for key in ("mean", "low", "high", "predicted_low", "predicted_high")
+    )
+    left_out = f" ({told['left_out']} could not tell)" if told.get("left_out") else ""
+    return (
+        f"Over {figures.count(told['sites'], 'hospital')}{left_out} as a sample of such hospitals, {label} is {mean} "
+        f"(95 % interval {low} to {high}); at another one like them it would lie between {least} and {most} "
+        "(95 % prediction interval, random effects)."
+    )
 
 
 def _thresholds(result: Result, curves: Mapping[str, Any]) -> list[tuple[str, Markup, str]]:
