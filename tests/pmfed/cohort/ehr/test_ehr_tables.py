@@ -191,7 +191,7 @@ def test_a_table_outside_the_folder_is_refused(file: str, tmp_path: Path) -> Non
     table(tmp_path / "e.csv", "1,2020-01-05,LOINC:2160-0,2.5,mg/dL")
     (folder / "link.csv").symlink_to(tmp_path / "e.csv")
     (folder / "ehr.toml").write_text(f'[[tables]]\nfile = "{file}"\n')
-    with pytest.raises(DataError, match="a file listed for it lies outside"):
+    with pytest.raises(DataError, match=r"a file listed for it lies outside|tables\.file: holds U\+0000"):
         read(folder / "ehr.toml", {"x": LAST})
 
 
