@@ -40,6 +40,8 @@ Without = Annotated[
 ]
 Own = Annotated[bool, typer.Option("--own", help="The site's own model of the run instead of the common one.")]
 
+EXPORTS = ("onnx", "scorecard", "calculator")
+
 
 def predict(
     run: Run,
@@ -70,6 +72,123 @@ def predict(
         print(line, file=sys.stderr)
     if out is not None:
         print(f"written  {out}", file=sys.stderr)
+
+
+def explain(
+    run: Run,
+    site: SiteFolder = None,
+    table: TableFile = None,
+    source: Named = None,
+    patient: Asked = None,
+    at: At = None,
+    without: Without = None,
+    own: Own = False,
+    most: Annotated[int, typer.Option(min=1, help="So many features are listed.")] = 15,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Write it here, for you alone; a table of coefficients becomes CSV.")
+    ] = None,
+) -> None:
+    """Say why: of a patient, what each feature adds; of the model, its coefficients or what it looks at.
+
+    Without patients: the coefficients of a linear model, by name and unit. With --patient: what each of this patient's
+    features adds to the answer. With --site or --table alone: how much each feature adds on average there.
+    """
+    import csv
+
+    from pmfed.explain.coefficients import linearly
+    from pmfed.explain.words import table as rows_of
+    from pmfed.runs.model import open_model
+    from pmfed.runs.sources import moment
+
+    if site is None and table is None and not source:
+        if patient or at or without or own:
+            raise UsageError("nothing says where the patients are.", "Give --site DIR, or --table FILE.")
+        model = open_model(run)
+        linear, answer = linearly(model), model.description.answer
+        place = answer.intervals.index(answer.horizon) if answer.horizon is not None else 0
+        with _written(out) as file:
+            for output in range(answer.outputs) if answer.link == "softmax" else [place]:
+                if answer.link == "softmax":
+                    print(f"class {answer.classes[output]}", file=file)
+                lines = list(rows_of(model, linear, output))
+                if out is not None:
+                    csv.writer(file, lineterminator="\n").writerows(lines)
+                else:
+                    _aligned(lines, file)
+        return
+    model, reading = _opened(run, site, table, source, own)
+    with _written(out) as file:
+        _explained(model, reading, patient, moment(at), without or (), most, file)
+
+
+def export(
+    run: Run,
+    to: Annotated[
+        str,
+        typer.Option(
+            help="onnx (any network), scorecard (JSON, of a linear model) or calculator (an HTML page, of a linear model)."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="The file to write.")],
+) -> None:
+    """Write a finished model as other programs take it. It holds no patient's data, only the model."""
+    import json
+
+    from pmfed.runs.model import open_model
+
+    if to not in EXPORTS:
+        raise UsageError(f"--to {to} is none of {', '.join(EXPORTS)}.")
+    model = open_model(run)
+    with _beside(out) as beside:
+        if to == "onnx":
+            from pmfed.runs.exports.network import write_onnx
+
+            worst = write_onnx(model, beside)
+            print(
+                f"onnxruntime gives the same, to {worst:.1g}. Its inputs and outputs are described in the file's metadata."
+            )
+        elif to == "scorecard":
+            from pmfed.runs.exports.scorecard import scorecard
+
+            beside.write_text(json.dumps(scorecard(model), indent=1) + "\n", encoding="utf-8")
+        else:
+            from pmfed.runs.exports.calculator import calculator
+
+            beside.write_text(calculator(model), encoding="utf-8")
+    print(f"written  {out}")
+
+
+def _aligned(lines: list[Any], file: TextIO) -> None:
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    for line in lines:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip(), file=file)
+
+
+def _explained(
+    model: Model, reading: dict[str, Any], patient: list[str] | None, at: Any, without: Any, most: int, file: TextIO
+) -> None:
+    """Write what each named patient's features add, or what they add on average over all."""
+    from pmfed.explain.contributions import contributions
+    from pmfed.explain.words import importance, scale_of
+    from pmfed.explain.words import patient as told_of
+    from pmfed.runs.predict import predict as answers
+
+    unit, factor = scale_of(model.description.answer)
+    found, records = [], 0
+    for part in answers(model, **reading, only=patient, at=at, without=without):
+        made = contributions(model, part.patients.cohort)
+        if patient:
+            for row, one in enumerate(part.patients.ids):
+                print(f"{one} {part.patients.labels[row]}".strip(), file=file)
+                for line in told_of(model, part.patients, part.outputs, made, row, most):
+                    print(line, file=file)
+        else:
+            found.append(made)
+            records += part.patients.cohort.records
+    if not patient:
+        print(f"what each feature adds on average, either way, over {records:,} records, in {unit}:", file=file)
+        for name, mean in list(importance(found, factor))[:most]:
+            print(f"  {mean:10.4f}  {name}", file=file)
 
 
 def _opened(
@@ -107,14 +226,25 @@ def _written(out: Path | None) -> Iterator[TextIO]:
     if out is None:
         yield sys.stdout
         return
+    with _beside(out) as beside, _private(beside) as file:
+        yield file
+
+
+def _private(path: Path) -> TextIO:
+    """Open a new file that only its owner can read."""
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8")
+
+
+@contextmanager
+def _beside(out: Path) -> Iterator[Path]:
+    """Give the name of a file to write, which becomes ``out`` when all of it is written, and nothing otherwise."""
     if out.exists():
         raise UsageError(f"{out}: the file exists.", "Choose another name; nothing is overwritten.")
     if not out.parent.is_dir():
         raise UsageError(f"{out.parent}: there is no such folder.", "Make it, or name another with --out.")
     beside = out.with_name(f".{out.name}.{os.getpid()}")
     try:
-        with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-            yield file
+        yield beside
         beside.replace(out)
     finally:
         beside.unlink(missing_ok=True)
@@ -123,3 +253,5 @@ def _written(out: Path | None) -> Iterator[TextIO]:
 def add_run_commands(app: typer.Typer) -> None:
     """Add what is done with a finished run to the command line."""
     app.command()(predict)
+    app.command()(explain)
+    app.command()(export)

@@ -76,7 +76,7 @@ class Transformer(nn.Module):
         """Return embeddings (B, embedding) of series (B, T, F)."""
         tokens = self.read(together(series, self.patch))
         tokens = tokens + self._places(series, tokens.shape[2])
-        tokens = torch.cat([tokens, self.token.expand(len(series), -1, -1)], dim=1)
+        tokens = torch.cat([tokens, self.token.expand(series.shape[0], -1, -1)], dim=1)
         seen = self._seen(series)
         for block in self.blocks:
             tokens = block(tokens, seen)
@@ -84,7 +84,7 @@ class Transformer(nn.Module):
 
     def _seen(self, series: torch.Tensor) -> torch.Tensor:
         """Return which tokens may be attended to, (B, tokens + 1); the last one, the learned token, always."""
-        ends = series.new_ones(len(series), 1, dtype=torch.bool)
+        ends = series.new_ones(series.shape[0], 1, dtype=torch.bool)
         if self.observed is None:
             return ends.expand(-1, self.length // self.patch + 1)
         observed = together(series[:, :, self.observed], self.patch).amax(dim=2) > 0
@@ -96,7 +96,7 @@ class Transformer(nn.Module):
         if self.observed is not None:
             ago = series[:, self.patch - 1 :: self.patch, -1]
         else:
-            ago = (torch.arange(tokens - 1, -1, -1, device=device) / tokens).expand(len(series), -1)
+            ago = (torch.arange(tokens - 1, -1, -1, device=device) / tokens).expand(series.shape[0], -1)
         turns = torch.logspace(0, math.log10(max(1.0, tokens / 2)), width // 2, device=device)  # in twice the span
         angles = math.pi * ago[:, :, None] * turns
         return torch.cat([angles.sin(), angles.cos()], dim=2)

@@ -15,12 +15,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from finished import CLINIC, LEARNED, SMALL, finished, table
 from numpy.typing import NDArray
-from PIL import Image
 from pmfed_client.personal import Shelf
 from pmfed_client.site import Site, read_sites
 from pmfed_client.trainer import Trainer
-from pmfed_server.results import write_model
 from pmfed_simulations.datasets import write_sites
 from pmfed_simulations.hospitals import FEWEST, write_hospitals, write_real_hospitals
 from pmfed_simulations.simulate import find_study
@@ -28,9 +27,8 @@ from small import small_study
 
 from pmfed.cli import main
 from pmfed.cohort import Cohort, read_cohort
-from pmfed.cohort.statistics import rows, statistics_size
 from pmfed.errors import DataError, UsageError, VerificationError
-from pmfed.models import build, load, shared_start
+from pmfed.models import build, load
 from pmfed.privacy.noise import SecretSource
 from pmfed.privacy.plan import PrivacyPlan
 from pmfed.runs import patients as reading
@@ -42,20 +40,6 @@ from pmfed.study import Study
 from pmfed.tasks import task_for
 
 Floats = NDArray[np.float64]
-
-
-def finished(folder: Path, study: Study, cohorts: Sequence[Cohort] = ()) -> tuple[Path, NDArray[np.float32]]:
-    """Write a run whose model has numbers of its own; return it and what the coordinator would send for scoring."""
-    folder.mkdir(parents=True, exist_ok=True)
-    random = np.random.default_rng(11)
-    values = (0.3 * random.normal(size=len(shared_start(study)))).astype(np.float32)
-    sums = None
-    if study.needs_statistics:
-        total = sum((rows(study, one).sum(axis=0) for one in cohorts), np.zeros(statistics_size(study)))
-        sums = (100 * total).astype(np.float32)  # of many such patients: the noise hides nothing
-    write_model(folder, study, values, sums)
-    (folder / "run-id").write_text("ab" * 16)
-    return folder, values if sums is None else np.concatenate([values, sums])
 
 
 def by_the_training_code(study: Study, cohort: Cohort, sent: NDArray[np.float32]) -> dict[str, Floats]:
@@ -132,54 +116,10 @@ def test_answers_equal_the_training_codes_at_hospitals_with_omop_fhir_vcf_and_di
     assert compared(find_study("hospitals-real"), read_sites(hospitals), tmp_path / "run") > 100
 
 
-LEARNED = {
-    "clinic": {
-        "kind": "table",
-        "table": "patients",
-        "features": {
-            "age": {"type": "numeric", "minimum": 0, "maximum": 120},
-            "urea": {"type": "numeric", "minimum": 0, "maximum": 300, "transform": "log1p"},
-            "sex": {"type": "categorical", "values": ["f", "m"]},
-        },
-    },
-    "scan": {"kind": "images", "table": "patients", "folder": "scans", "size": [32, 32], "weights": "efficientnet-lite0", "centred": True},
-}  # fmt: skip
-
-
-def table(folder: Path, patients: int = 40, **columns: Any) -> Path:
-    """Write a site whose table has gaps, and pictures for most patients."""
-    random = np.random.default_rng(5)
-    (folder / "scans").mkdir(parents=True)
-    frame = pd.DataFrame(
-        {
-            "patient_id": [f"canary-{place:04d}" for place in range(patients)],
-            "age": random.uniform(20, 90, patients).round(1),
-            "urea": random.uniform(1, 200, patients).round(2),
-            "sex": random.choice(["f", "m"], patients),
-            "died": random.choice(["no", "yes"], patients),
-            "file": [f"{place % 3}.png" if place % 5 else "" for place in range(patients)],
-        }
-    )
-    frame["urea"] = frame["urea"].where(frame.index % 4 > 0)
-    for place in range(3):
-        Image.fromarray(random.integers(0, 255, (32, 32), dtype=np.uint8)).save(folder / "scans" / f"{place}.png")
-    frame.assign(**columns).to_csv(folder / "patients.csv", index=False)
-    (folder / "site.toml").write_text('[site]\nname = "north"\n[data]\npatients = "patients.csv"\nscans = "scans"\n')
-    return folder
-
-
 def test_learned_means_scales_and_centres_of_frozen_features_are_used_as_in_training(tmp_path: Path) -> None:
     study = small_study(LEARNED)
     site = Site.read(table(tmp_path / "north"))
     assert compared(study, [site], tmp_path / "run") == 40
-
-
-CLINIC = {"clinic": {**LEARNED["clinic"], "features": {
-    "age": {"type": "numeric", "minimum": 0, "maximum": 120, "mean": 60, "scale": 15},
-    "urea": {"type": "numeric", "minimum": 0, "maximum": 300, "mean": 3, "scale": 1, "transform": "log1p", "indicator": True},
-    "sex": {"type": "categorical", "values": ["f", "m"]},
-}}}  # fmt: skip
-SMALL = small_study(CLINIC)
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""A finished model as other programs take it: ONNX, a scorecard as JSON, a calculator as one HTML page."""
