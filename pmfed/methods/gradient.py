@@ -176,15 +176,7 @@ class Gradient(Method):
 
     def write(self) -> None:
         """Write the finished model, an array per parameter that left the sites, and evaluation.safetensors."""
-        from pmfed.models import build, named
-        from pmfed.models.parts import stays
-
-        model = build(self.study)
-        kept = stays(self.study, model)
-        tensors: dict[str, NDArray[Any]] = named(model, self.optimizer.result, kept)
-        if self.statistics is not None:
-            tensors["statistics"] = self.statistics
-        save_model(self.folder, self.study, self.kind, tensors, absent_parts=tuple(kept))
+        write_model(self.folder, self.study, self.optimizer.result, self.statistics)
         sums = {"total": self._evaluated.total}
         sums |= {f"site:{name}": total for name, total in self._evaluated.per_site.items()}
         if self.personal is not None:
@@ -221,3 +213,16 @@ class Gradient(Method):
             self.evaluated = Evaluated.of_state(state, "evaluation")
         if "personal" in state:
             self.personal = Evaluated.of_state(state, "personal")
+
+
+def write_model(folder: Path, study: Study, parameters: Parameters, statistics: Parameters | None) -> None:
+    """Write the finished model: an array per parameter that left the sites, and what was released of means and scales."""
+    from pmfed.models import build, named
+    from pmfed.models.parts import stays
+
+    model = build(study)
+    kept = stays(study, model)
+    arrays: dict[str, NDArray[Any]] = named(model, parameters, kept)
+    if statistics is not None:
+        arrays["statistics"] = statistics
+    save_model(folder, study, Gradient.kind, arrays, absent_parts=tuple(kept))

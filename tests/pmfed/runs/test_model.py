@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pmfed_server.results import write_model
 from pmfed_simulations.simulate import BUILT_IN, find_study
 from safetensors.numpy import load_file, save_file
 from small import AGE, small_study
 
 from pmfed.cohort.statistics import solve, statistics_size
 from pmfed.errors import UsageError, VerificationError
+from pmfed.methods.gradient import write_model
 from pmfed.models import flatten, shared_start
 from pmfed.runs.arrays import array_of
 from pmfed.runs.description import ARRAYS, NAME, Description

@@ -28,9 +28,9 @@ from small import small_study
 from pmfed.cli import main
 from pmfed.cohort import Cohort, read_cohort
 from pmfed.errors import DataError, UsageError, VerificationError
+from pmfed.methods import plan_for
 from pmfed.models import build, load
 from pmfed.privacy.noise import SecretSource
-from pmfed.privacy.plan import PrivacyPlan
 from pmfed.runs import patients as reading
 from pmfed.runs.description import NAME
 from pmfed.runs.model import Model, open_model
@@ -44,7 +44,7 @@ Floats = NDArray[np.float64]
 
 def by_the_training_code(study: Study, cohort: Cohort, sent: NDArray[np.float32]) -> dict[str, Floats]:
     """Return what the code that trains and scores gives for each patient's records."""
-    plan = PrivacyPlan.solve(study.replace(privacy={"colluders": 0}), 1)
+    plan = plan_for(study.replace(privacy={"colluders": 0}), 1)
     trainer = Trainer(study, plan, cohort, lambda *_: SecretSource())
     load(trainer.model, trainer.parts.join(sent[: trainer.size]))
     found: dict[str, Floats] = {}
