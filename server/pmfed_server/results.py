@@ -121,7 +121,7 @@ def personal_of(study: Study, plan: PrivacyPlan, evaluated: Evaluated, own: Eval
     if plan.personal_noise is not None and plan.private:
         told["epsilon"] = rounded_up(plan.alone().epsilon())
     if found is not None and found.total.any():
-        told["test"] = metrics_of(study, found, evaluation_noise(study, plan))
+        told["test"] = metrics_of(study, found, evaluation_noise(study, plan), detailed=True)
         told["per_site"] = {
             site: metrics_of(study, Evaluated.of_site(site, total)) for site, total in sorted(found.per_site.items())
         }
