@@ -49,7 +49,7 @@ def personal_of(study: Study, plan: PrivacyPlan, evaluated: Evaluated, own: Eval
     if "personal" in plan and plan.private:
         told["epsilon"] = rounded_up(epsilon([plan["personal"].release()], plan.delta))
     if found is not None and found.total.any():
-        told["test"] = metrics_of(study, found, evaluation_noise(study, plan))
+        told["test"] = metrics_of(study, found, evaluation_noise(study, plan), detailed=True)
         told["per_site"] = {
             site: metrics_of(study, Evaluated.of_site(site, total)) for site, total in sorted(found.per_site.items())
         }

@@ -74,7 +74,7 @@ def personal(series: Series) -> dict[str, Any]:
         return {"test": {}, "per_site": {}}
     noise = _noise(series.jobs[0][0])
     return {
-        "test": _mean([metrics_of(study, one, noise) for one in told]),
+        "test": _mean([metrics_of(study, one, noise, detailed=True) for one in told]),
         "per_site": {
             name: _mean([metrics_of(study, Evaluated.of_site(name, one.per_site[name])) for one in told])
             for name in sorted(told[0].per_site)
