@@ -269,7 +269,11 @@ def test_the_lines_of_a_patient_add_up(
     told = float(re.findall(r"(?:yes|mg) ([\d.]+)$", shown.splitlines()[1])[0])
     total = numbers[-1]
     assert told == pytest.approx(total**2 if study is DOSE else 1 / (1 + np.exp(-total)), rel=1e-3)
-    _, shown, _ = said([*words, "canary-0001"], capsys, monkeypatch)
+    _, shown, _ = said([*words, "canary-0000", "--most", "1"], capsys, monkeypatch)
+    fewer = [float(one) for one in re.findall(r"^ +([+-][\d.]+)  ", shown, flags=re.M)]
+    assert sum(fewer[:-1]) == pytest.approx(total, abs=5e-4)
+    assert "clinic.urea: not known" in shown  # what is not known is told, however few are listed
+    _, shown, _ = said([*words, "canary-0001", "--most", "1"], capsys, monkeypatch)
     assert "clinic.age: outside the study's bounds, counted as not known" in shown
     assert "0.00 of" not in shown
 
