@@ -27,7 +27,7 @@ from pmfed.cohort.imaging.places import Places
 from pmfed.cohort.imaging.segments import read_segmentations
 from pmfed.cohort.imaging.zipped import read_zipped_images
 from pmfed.cohort.pretrained.pictures import read_features
-from pmfed.cohort.records import Records, Sheet, modalities_at, read_records, read_sheets
+from pmfed.cohort.records import Records, Sheet, modalities_at, path_of, read_records, read_sheets
 from pmfed.cohort.tables import MISSING, Problems, count, first_row, labels
 from pmfed.cohort.unlabelled import Unlabelled
 from pmfed.errors import DataError
@@ -405,7 +405,7 @@ def _masks(
         return read_segmentations(
             study.outcome, modality, files, present[name], folder, sheets[table].path, images,
             [records.ids[owner] for owner in records.owner], when, problems, patient=study.cohort.patient, places=places,
-            link=Path(sources[modality.link.table]) if modality.link else None,
+            link=path_of(sources[modality.link.table]) if modality.link else None,
         )  # fmt: skip
     scans = _files(modality.file, sheets[table], records.rows[table])
     return read_masks(study.outcome, modality, files, scans, folder, images, sheets[table].path, problems)

@@ -72,8 +72,9 @@ class EventTables:
             )
         place = {one: rank for rank, one in enumerate(asked.ids)}
         present: set[str] = set()
+        seen_of: dict[str, Seen] = {}  # files of one form may overlap: a row that two of them hold is one row
         for table in self.file.tables:
-            seen, odd = Seen(), Refused()
+            seen, odd = seen_of.setdefault(table.model_copy(update={"file": ""}).model_dump_json(), Seen()), Refused()
             for frame in self._batches(table, matcher.asks_answers):
                 check_ids(self._inside(table.file), table.patient, frame)
                 codes, texts = labels(frame[table.patient])
@@ -193,11 +194,12 @@ class EventTables:
         part = frame.take(used)
         when = self._dated(part[table.when], table.when, table.clock)
         odd.dates(table.when, part, when)
-        known = when.last
+        known, adrift = when.last, np.zeros(len(used), dtype=bool)
         if table.recorded:
             entered = self._dated(part[table.recorded], table.recorded, table.clock)
             odd.dates(table.recorded, part, entered)
             known = np.where(np.isnat(entered.last), when.last, np.maximum(when.last, entered.last))
+            adrift = entered.adrift
         measured = np.isin(
             concept, [one for one, spec in enumerate(matcher.concepts) if getattr(spec, "measured", False)]
         )
@@ -219,7 +221,7 @@ class EventTables:
             values.limit[row],
             why,
             reasons,
-            moment.adrift[dated],
+            moment.adrift[dated] | adrift[place],
         )
 
     def _units(

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
@@ -60,14 +61,15 @@ class Export:
             root = os.path.realpath(where)
             there = sorted(path for path in where.rglob("*") if path.is_file() and not path.name.startswith("."))
             files = [path for path in there if _kind(path) or _is_json(path)]
-            self.passed_over = len(there) - len(files)
+            taken = set(files)
+            self.passed_over = Counter(_ending(path) for path in there if path not in taken)
             outside = sum(os.path.commonpath([root, os.path.realpath(path)]) != root for path in files)
             if outside:
                 raise DataError(
                     f"{where}: {outside:,} of its files are links out of the folder.", "Put the files themselves there."
                 )
         elif where.is_file():
-            files, self.passed_over = [where], 0
+            files, self.passed_over = [where], Counter[str]()
         else:
             raise DataError(f"{where}: there is no such file or folder.", "Check the path in [data] of site.toml.")
         if not files:
@@ -138,6 +140,12 @@ def _is_json(path: Path) -> bool:
     except (OSError, EOFError, zlib.error):
         return False
     return start[:1] in (b"{", b"[") and b'"resourceType"' in start
+
+
+def _ending(path: Path) -> str:
+    """Return the ending of a file's name, the only part of it that is surely nobody's name."""
+    ending = path.suffix.lower()
+    return ending if re.fullmatch(r"\.[a-z0-9]{1,5}", ending) else "no ending"
 
 
 def holds_resources(path: Path) -> bool:

@@ -90,7 +90,11 @@ class Fhir:
         self._releases: Counter[str] = Counter()
         self._commas: list[int] = []
         if self.export.passed_over:
-            self.counts["files that hold no FHIR"] = self.export.passed_over
+            self.counts["files that hold no FHIR"] = self.export.passed_over.total()
+            endings = ", ".join(f"{ending}: {number:,}" for ending, number in self.export.passed_over.most_common(4))
+            self.limits.append(
+                f"{self.name}: {count(self.export.passed_over.total(), 'file')} holding no FHIR in JSON passed over ({endings})."
+            )
 
     @property
     def _registry(self) -> Registry:
@@ -243,7 +247,8 @@ class Fhir:
             if said.why == UNDECLARED and any(getattr(matcher.concepts[one], "measured", False) for one in concepts):
                 self._commas.append(entry.place)
             known = when.last if entered is None else max(when.last, entered.last)
-            rows.add(patient, when.last, known, concepts, said, when.adrift, number)
+            adrift = when.adrift or (entered is not None and entered.adrift)
+            rows.add(patient, when.last, known, concepts, said, adrift, number)
 
     def _never(self, resource: Resource, kind: Kind) -> str:
         """Return why a resource tells of nothing that happened to its patient; "" where it does."""

@@ -14,7 +14,7 @@ from pmfed.cohort.contract.times import EAST, WEST
 from pmfed.cohort.contract.uses import EARLIER, LATER, LIMIT, NO_ZONE, NOT_MEASURED, OUTSIDE, UNIT, Passed, Use
 from pmfed.cohort.ehr.codes import Matcher
 from pmfed.cohort.ehr.events import Chunk, Floats, Ints, Source
-from pmfed.cohort.ehr.moments import tomorrow
+from pmfed.cohort.ehr.moments import Moments, tomorrow
 from pmfed.cohort.ehr.units import conversion, shown
 from pmfed.cohort.ehr.window import Window
 from pmfed.cohort.tables import Problems, count
@@ -92,8 +92,9 @@ class Reading:
         """Count what counts for no record."""
         outside = np.ones(len(chunk), dtype=bool)
         outside[inside] = False
-        later = outside & ~self.window.before(chunk.patient, np.maximum(chunk.when, chunk.known))
-        earliest = chunk.when - np.timedelta64(EAST + WEST, "s")
+        latest: Moments = np.maximum(chunk.when, chunk.known)
+        later = outside & ~self.window.before(chunk.patient, latest)
+        earliest: Moments = (latest - np.timedelta64(EAST + WEST, "s")).astype("datetime64[s]")
         unsure = later & chunk.adrift & self.window.before(chunk.patient, earliest)
         self.counts["instants with an offset that no time zone places before or after an index date"] += int(
             unsure.sum()

@@ -61,11 +61,23 @@ def _found(path: Path, patient: str, written: Written) -> Source:
     """Open what a path alone tells."""
     name = path.name.lower()
     if path.is_dir():
-        files = {_stem(one): one.name for one in sorted(path.iterdir()) if one.name.lower().endswith(TABLES)}
+        tables = [one for one in sorted(path.iterdir()) if one.name.lower().endswith(TABLES)]
+        files = {_stem(one): one.name for one in tables}
+        if len(files) < len(tables):
+            raise DataError(
+                f"{path}: two of its tables have one name and different endings.",
+                "Keep one, or describe them in a .toml file.",
+            )
         if "person" in files:
             return _omop(path, SourceFile(omop=OmopPlace(database=path.name), written=written))
         if {"events", "notes"} & set(files):
-            return _tables(path, _folder(files, patient, written), str(path))
+            found = _tables(path, _folder(files, patient, written), str(path))
+            if others := len(set(files) - {"events", "persons", "notes"}):
+                found.limits.append(
+                    f"{path}: {others:,} {'table' if others == 1 else 'tables'} beside events, persons and notes not read: describe "
+                    "them in a .toml file."
+                )
+            return found
         if holds_resources(path):
             return _fhir(path, SourceFile(fhir=FhirPlace(files=path.name), written=written))
         raise DataError(

@@ -342,6 +342,7 @@ def test_files_of_any_name(tmp_path: Path) -> None:
     assert (got, problems) == ([100, 90, 80], "")
     assert read(folder, TAKES, ("1", "2"))[0] == [1, 0]
     assert block.counts["files that hold no FHIR"] == 1
+    assert any("1 file holding no FHIR in JSON passed over (.txt: 1)" in line for line in block.warnings)
 
 
 def test_two_servers_with_equal_ids(tmp_path: Path) -> None:
@@ -439,3 +440,27 @@ def test_notes_count_once(tmp_path: Path) -> None:
     )
     problems.raise_any()
     assert block.inputs[0].tolist() == pytest.approx([1 / 5**0.5, 2 / 5**0.5])
+
+
+def test_monthly_exports_that_overlap(tmp_path: Path) -> None:
+    row, other = "1,2020-06-01T10:00,LOINC:2345-7,100,mg/dL", "1,2020-06-02T10:00,LOINC:2345-7,90,mg/dL"
+    table(tmp_path / "june.csv", row, other)
+    table(tmp_path / "july.csv", other)
+    text = '[[tables]]\nfile = "june.csv"\n[[tables]]\nfile = "july.csv"\n'
+    assert read(described(tmp_path / "r.toml", text), COUNT)[0] == [2]
+
+
+def test_tables_that_are_not_read_are_told(tmp_path: Path) -> None:
+    table(tmp_path / "events.csv", "1,2020-06-01T10:00,LOINC:2345-7,100,mg/dL")
+    table(tmp_path / "events_2021.csv", "1,2020-07-01T10:00,LOINC:2345-7,90,mg/dL")
+    got, _, block = read(tmp_path, COUNT)
+    assert got == [1]
+    assert any("1 table beside events, persons and notes not read" in line for line in block.warnings)
+    table(tmp_path / "events.tsv", "1")
+    assert "two of its tables have one name" in read(tmp_path, COUNT)[1]
+
+
+def test_when_it_was_entered_may_need_the_zone_too(tmp_path: Path) -> None:
+    entered = observation("o", 100, effectiveDateTime="2020-06-01", issued="2020-12-31T23:30:00Z")
+    _, _, block = read(fhir(entered)(tmp_path), GLUCOSE)
+    assert block.uses["x"].lost == {"an offset, and no time zone to show it in": 1}
