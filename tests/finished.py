@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
-from pmfed_server.results import write_model
 from small import small_study
 
 from pmfed.cohort import Cohort
 from pmfed.cohort.statistics import rows, statistics_size
+from pmfed.methods.gradient import write_model
 from pmfed.models import shared_start
 from pmfed.study import Study
 
