@@ -11,7 +11,7 @@ export MALLOC_TRIM_THRESHOLD_ := 17179869184
 export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 
-FAULTS := tests/e2e/test_faults.py tests/e2e/test_intruders.py
+FAULTS := tests/e2e/test_faults.py tests/e2e/test_intruders.py tests/e2e/test_rotation.py
 
 .PHONY: demo test test-fast test-faults test-faults-quick lint bench clean
 

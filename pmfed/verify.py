@@ -16,16 +16,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from pmfed.charges import charges
 from pmfed.errors import PmfedError, UsageError, VerificationError
-from pmfed.methods import plan_for
+from pmfed.methods import METHODS, plan_for
 from pmfed.plain import plain
 from pmfed.privacy.accounting import epsilon
 from pmfed.privacy.plan import PrivacyPlan
-from pmfed.runs.description import NAME as DESCRIPTION
-from pmfed.runs.model import open_model
 from pmfed.secagg.keys import Identity, verify
 from pmfed.secagg.roster import Key, Roster
 from pmfed.secagg.succession import Chain, Succession, followed
@@ -193,22 +191,14 @@ def _files(run: Path, manifest: Manifest) -> Iterator[str]:
 def _contents(run: Path, found: Verified, roster: Roster | None) -> None:
     study = Study.read(run / "study.toml")
     result = json.loads((run / "result.json").read_text(encoding="utf-8"))
-    with safe_open(run / "model.safetensors", framework="numpy") as model:
-        header = str((model.metadata() or {}).get("study"))
-    about = {
-        "study.toml": study.fingerprint(),
-        "result.json": result["fingerprint"],
-        "model.safetensors": hashlib.sha256(header.encode()).hexdigest(),
-    }
+    method = METHODS[study.method.kind]
+    about = {"study.toml": study.fingerprint(), "result.json": result["fingerprint"], **method.fingerprints(run)}
     for name, fingerprint in about.items():
         if fingerprint != found.manifest.study:
             found.wrong.append(f"{name}: belongs to another study than {found.manifest.study[:12]}, which was signed")
-    if not (run / DESCRIPTION).exists():
-        found.notes.append(
-            f"there is no {DESCRIPTION}: an older pmfed finished this run, and its model predicts nothing"
-        )
-    elif not found.wrong:
-        open_model(run, study)
+    if not found.wrong:
+        found.wrong += method.wrong(run, study, result)
+    found.notes += method.notes(run)
     named = {str(site["name"]) for site in result["sites"]}
     plan = plan_for(study, len(named))
     found.wrong += _told(study, plan, result["privacy"])

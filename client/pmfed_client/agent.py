@@ -31,7 +31,7 @@ from pmfed.errors import (
     ProtocolError,
     StudyError,
 )
-from pmfed.methods import plan_for, schedule
+from pmfed.methods import METHODS, plan_for, schedule
 from pmfed.privacy.noise import SecretSource, SeededSource
 from pmfed.privacy.plan import PrivacyPlan
 from pmfed.queries.query import Query, check_state
@@ -90,6 +90,17 @@ def entries(study: Study, plan: PrivacyPlan, fold: str = "") -> dict[str, tuple[
         entry = Entry(one.query, one.sampling_rate, one.noise_multiplier, one.bound, one.times)
         booked[names[one.role]] = (*booked.get(names[one.role], ()), entry)
     return booked
+
+
+def _not_valid(text: str) -> str:
+    """Return why a study that was sent cannot be read here, as far as that helps: which method is missing."""
+    try:
+        kind = str(json.loads(text)["method"]["kind"])
+    except (ValueError, TypeError, KeyError, RecursionError):
+        kind = ""
+    if kind and kind not in METHODS and kind.replace("-", "").isalnum() and len(kind) < 48:
+        return f"this site knows no method '{kind}': it runs pmfed {__version__}."
+    return "the study that was sent is not valid here."
 
 
 def told(error: PmfedError) -> str:
@@ -255,7 +266,7 @@ class Agent:
         try:
             study = Study.parse(request.text)
         except ValidationError:
-            raise ProtocolError("the study that was sent is not valid here. Nothing was released.") from None
+            raise ProtocolError(f"{_not_valid(request.text)} Nothing was released.") from None
         if study.fingerprint() != request.study:
             raise ProtocolError("the study that was sent has another fingerprint. Nothing was released.")
         if self._audit is not None:

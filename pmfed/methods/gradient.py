@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from pmfed.file_io import replacing
@@ -20,7 +22,8 @@ from pmfed.queries.gradient import OwnSteps, step_of
 from pmfed.queries.query import Query
 from pmfed.queries.scales import Scales
 from pmfed.queries.scores import OwnScores, Scores
-from pmfed.runs.model import save_model
+from pmfed.runs.description import NAME as DESCRIPTION
+from pmfed.runs.model import open_model, save_model
 from pmfed.stored import Stored
 from pmfed.study import Study
 
@@ -183,6 +186,24 @@ class Gradient(Method):
             sums |= self.personal.state("personal")
         with replacing(self.folder / "evaluation.safetensors") as beside:
             save_file(sums, beside)
+
+    @classmethod
+    def fingerprints(cls, run: Path) -> dict[str, str]:
+        with safe_open(run / "model.safetensors", framework="numpy") as model:
+            header = str((model.metadata() or {}).get("study"))
+        return {"model.safetensors": hashlib.sha256(header.encode()).hexdigest()}
+
+    @classmethod
+    def wrong(cls, run: Path, study: Study, result: Mapping[str, Any]) -> Iterator[str]:
+        if (run / DESCRIPTION).exists():
+            open_model(run, study)  # which raises
+        yield from ()
+
+    @classmethod
+    def notes(cls, run: Path) -> list[str]:
+        if (run / DESCRIPTION).exists():
+            return []
+        return [f"there is no {DESCRIPTION}: an older pmfed finished this run, and its model predicts nothing"]
 
     def curves(self) -> dict[str, Any]:
         from pmfed.tasks import task_for

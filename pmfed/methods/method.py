@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -170,6 +170,21 @@ class Method(ABC):
     @abstractmethod
     def write(self) -> None:
         """Write the result's files into RUN/."""
+
+    @classmethod
+    def fingerprints(cls, run: Path) -> dict[str, str]:
+        """Return, by file of a finished run, the fingerprint of the study that it names."""
+        return {}
+
+    @classmethod
+    def wrong(cls, run: Path, study: Study, result: Mapping[str, Any]) -> Iterator[str]:
+        """Yield what does not fit together in a finished run's files and its result.json."""
+        yield from ()
+
+    @classmethod
+    def notes(cls, run: Path) -> list[str]:
+        """Return what whoever verifies a finished run should know."""
+        return []
 
     def files(self, result: Mapping[str, Any]) -> dict[str, bytes]:
         """Return files that are made of result.json and belong beside it, by name."""

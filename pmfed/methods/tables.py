@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -71,15 +71,18 @@ class Tables(Method):
     def result(self, plan: PrivacyPlan) -> dict[str, Any]:
         assert self.total is not None
         std = plan["tables"].noise_std(self.sites) * float(np.sqrt(self.sites)) if self.sites else 0.0
-        return {
-            "strata": list(self.query.strata),
-            "noise_std": round(std, 6),
-            "figures": [
-                figure
-                for table, cells in self.query.split(self.total)
-                for figure in figures(table, cells, self.query.strata, std, self._numbers)
-            ],
-        }
+        self.total = np.round(self.total, 4)  # as tables.json holds it: whoever checks a run comes to the same figures
+        std = round(std, 6)
+        return {"strata": list(self.query.strata), "noise_std": std, "figures": self.figures(std)}
+
+    def figures(self, std: float) -> list[Row]:
+        """Return every figure of the noised cells, in each of which the noise has this standard deviation."""
+        assert self.total is not None
+        return [
+            figure
+            for table, cells in self.query.split(self.total)
+            for figure in figures(table, cells, self.query.strata, std, self._numbers)
+        ]
 
     @cached_property
     def _numbers(self) -> dict[str, Number]:
@@ -109,6 +112,24 @@ class Tables(Method):
             ],
         }  # fmt: skip
         replace_file(self.folder / "tables.json", (json.dumps(told, indent=1) + "\n").encode())
+
+    @classmethod
+    def fingerprints(cls, run: Path) -> dict[str, str]:
+        return {"tables.json": str(json.loads((run / "tables.json").read_text(encoding="utf-8"))["study"])}
+
+    @classmethod
+    def wrong(cls, run: Path, study: Study, result: Mapping[str, Any]) -> Iterator[str]:
+        """Compute the figures anew from the noised cells; they must be those that were published."""
+        told = json.loads((run / "tables.json").read_text(encoding="utf-8"))
+        anew = cls(study, run)
+        cells = [np.array(table["counts"], dtype=np.float64).ravel() for table in told["tables"]]
+        total = np.concatenate(cells) if cells else np.zeros(0)
+        if len(total) != anew.query.size or tuple(told["strata"]) != anew.query.strata:
+            yield "tables.json: holds other tables than the study asks for"
+            return
+        anew.total = total
+        if anew.figures(float(result["noise_std"])) != result["figures"]:
+            yield "result.json: its figures are not what the cells of tables.json come to"
 
     def files(self, result: Mapping[str, Any]) -> dict[str, bytes]:
         """Return what else belongs into RUN/: the figures as CSV, for a spreadsheet."""

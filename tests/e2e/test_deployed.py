@@ -10,6 +10,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import ssl
@@ -274,6 +275,31 @@ def test_an_agent_that_is_killed_in_the_middle(deployed: Deployed) -> None:
         released = [line for line in deployed.audit(name, "step") if line["run"] == run and not line["code"]]
         assert len(released) <= len(steps)
     assert running(deployed.folder / "south")["programs"]["agent"]["starts"] == 2  # type: ignore[index]
+    assert seen(deployed.folder) == []
+
+
+def test_tables_go_the_same_way_as_models(deployed: Deployed) -> None:
+    """Another method: approved, answered, charged, signed and verified by the same commands."""
+    text = federation.STUDY[: federation.STUDY.index("[training]")] + federation.STUDY[federation.STUDY.index("[privacy]") :]
+    text = text.replace('name = "tiny"', 'name = "counts"').replace("[modalities.clinical]", '[method]\nkind = "tables"\nstratum = "outcome"\n\n[modalities.clinical]')  # fmt: skip
+    text = re.sub(r", mean = \d+, scale = \d+", "", text[: text.index("[evaluation]")]).replace("sampling_rate = 0.5\n", "")
+    path = deployed.folder / "counts.toml"
+    path.write_text(text)
+    for site in SITES:
+        assert "tables" in deployed.pmfed("site", "approve", path, site, "--yes", 2.0)
+    said = deployed.run(path)
+    out = deployed.folder / "runs" / "counts"
+    result = json.loads((out / "result.json").read_text())
+    assert result["method"] == "tables"
+    assert "Numbers are noised" in said
+    assert "verified" in deployed.pmfed("verify", out, "--roster", deployed.folder / "north" / "roster.json")
+    for name in SITES:
+        assert verify((out / "receipts" / f"{name}.json").read_text())["charges"] == {"tables": 1}
+        assert len(deployed.audit(name, "tables")) == 1
+    told = json.loads((out / "tables.json").read_text())
+    told["tables"][0]["counts"][0][0] += 100
+    (out / "tables.json").write_text(json.dumps(told))
+    assert "is not the file that was signed" in deployed.pmfed("verify", out, code=8)
     assert seen(deployed.folder) == []
 
 

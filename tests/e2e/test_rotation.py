@@ -8,8 +8,7 @@ import time
 from pathlib import Path
 
 import federation
-import pytest
-from breaking import NGINX, SITES
+from breaking import NGINX, SITES, WHEN_ASKED
 from pmfed_client.rotate import rotate
 from pmfed_client.trust import card_of, follow
 from pmfed_server.coordinator import add_card
@@ -21,7 +20,7 @@ from pmfed.secagg.succession import Changes
 from pmfed.study import Study
 from pmfed.verify import check_run
 
-pytestmark = pytest.mark.slow
+pytestmark = WHEN_ASKED
 
 
 def told(d: Deployment, *names: str) -> None:

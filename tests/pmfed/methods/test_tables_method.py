@@ -258,6 +258,32 @@ def test_a_run_charges_everybody_once_and_writes_the_figures(tmp_path: Path) -> 
     assert sum(everyone) == pytest.approx(450, abs=6 * result["noise_std"])
 
 
+def test_whoever_checks_a_run_comes_to_the_same_figures_from_its_cells(
+    tmp_path: Path, federation: tuple[Path, pd.DataFrame, list[Cohort]]
+) -> None:
+    _, _, cohorts = federation
+    asked = study()
+    query = Cells(asked)
+    method = method_for(asked, tmp_path)
+    ask, grid = method.next(), query.grid(3)
+    assert ask is not None
+    total = sum(bounded_sum(query.rows(Read(one), {}), query.size, query.bound, one.patients) for one in cohorts)
+    method.take(ask, Answer(grid.encode(np.asarray(total)), grid, 3))
+    result = json.loads(json.dumps(method.result(plan_for(asked, 3))))
+    method.write()
+    checked = METHODS["tables"]
+    assert list(checked.wrong(tmp_path, asked, result)) == []
+    assert checked.fingerprints(tmp_path) == {"tables.json": asked.fingerprint()}
+    for row in result["figures"]:
+        if row["figure"] == "patients":
+            row["value"] += 1
+    assert list(checked.wrong(tmp_path, asked, result)) == [
+        "result.json: its figures are not what the cells of tables.json come to"
+    ]
+    other = study(method={"bins": 12})
+    assert "holds other tables" in next(iter(checked.wrong(tmp_path, other, result)))
+
+
 def test_the_approval_page_lists_the_tables_and_no_model(tmp_path: Path) -> None:
     write(tmp_path / "sites", 30)
     site: Site = read_sites(tmp_path / "sites")[0]
