@@ -12,8 +12,6 @@ from pmfed.privacy.accounting import epsilon
 from pmfed.privacy.bounds import rounded_up
 from pmfed.privacy.plan import PrivacyPlan
 from pmfed.study import Study
-from pmfed.tasks import task_for
-from pmfed.tasks.task import intervals, measured
 
 Metrics = dict[str, float | None]
 
@@ -24,6 +22,9 @@ def metrics_of(study: Study, evaluated: Evaluated, noise: float = 0.0, *, detail
     ``noise`` is the standard deviation of the noise in each cell of a private release; ``detailed`` adds the task's
     details to the metrics by which models are compared.
     """
+    from pmfed.tasks import task_for  # torch, which a site's commands do without
+    from pmfed.tasks.task import intervals, measured
+
     task = task_for(study)
     totals = evaluated.measured_as(study.evaluation.average)
     found = {name: float(value) for name, value in measured(task, totals, detailed=detailed).items()}

@@ -23,7 +23,6 @@ from pmfed.queries.query import Query
 from pmfed.queries.scales import Scales
 from pmfed.queries.scores import OwnScores, Scores
 from pmfed.runs.description import NAME as DESCRIPTION
-from pmfed.runs.model import open_model, save_model
 from pmfed.stored import Stored
 from pmfed.study import Study
 
@@ -196,6 +195,8 @@ class Gradient(Method):
     @classmethod
     def wrong(cls, run: Path, study: Study, result: Mapping[str, Any]) -> Iterator[str]:
         if (run / DESCRIPTION).exists():
+            from pmfed.runs.model import open_model
+
             open_model(run, study)  # which raises
         yield from ()
 
@@ -240,6 +241,7 @@ def write_model(folder: Path, study: Study, parameters: Parameters, statistics: 
     """Write the finished model: an array per parameter that left the sites, and what was released of means and scales."""
     from pmfed.models import build, named
     from pmfed.models.parts import stays
+    from pmfed.runs.model import save_model
 
     model = build(study)
     kept = stays(study, model)

@@ -25,7 +25,6 @@ from pmfed.queries.cells import Bins, Categories, Cells, Counted, Everybody, Lif
 from pmfed.queries.query import Query
 from pmfed.stored import Stored
 from pmfed.study import Study
-from pmfed.tasks.task import nonnegative, redraw
 
 DRAWS = 400
 BY = "without the event by "
@@ -237,6 +236,8 @@ def _shares(table: Counted, row: Floats, std: float, random: np.random.Generator
 def _quantiles(table: Counted, row: Floats, std: float, random: np.random.Generator) -> list[Row]:
     """Return quantiles of a number, linear within a bin, and the share of patients of whom it is not known."""
     assert isinstance(table, Bins)
+    from pmfed.tasks.task import nonnegative  # torch, which a site's commands do without
+
     edges = np.array(table.edges)
 
     def told(cells: Floats) -> Floats:
@@ -271,6 +272,8 @@ def _survival(table: Counted, row: Floats, std: float, random: np.random.Generat
 
     At-risk numbers are what the noised cells leave; a chance of the event is kept between 0 and 1, so the curve only falls.
     """
+    from pmfed.tasks.task import nonnegative
+
     assert isinstance(table, LifeTable)
 
     def curve(cells: Floats) -> Floats:
@@ -303,6 +306,8 @@ def _booted(
     """Return figures of cells with 95 % intervals; nothing where the noise hides the stratum."""
     if row.sum() <= FEWEST * std * np.sqrt(len(row)):
         return [_row(name, np.nan, np.nan, np.nan, digits) for name in names]
+    from pmfed.tasks.task import redraw
+
     value = told(row)
     drawn = told(redraw(row, DRAWS, random) + random.normal(0.0, std, (DRAWS, len(row))))
     # The draws carry the noise twice, once from the cells and once anew: centred on the figure, their spread is an upper bound.
@@ -316,6 +321,8 @@ def _booted(
 
 def _variance(table: Bins, row: Floats) -> float:
     """Return the variance of a number between patients, from its bins, each taken as filled evenly."""
+    from pmfed.tasks.task import nonnegative
+
     mass, edges = nonnegative(row)[:-1], np.array(table.edges)
     if mass.sum() <= 0:
         return float((edges[-1] - edges[0]) ** 2 / 4)  # the most there can be

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pmfed.cohort.encode import middle_and_half, transformed
 from pmfed.modality import Categorical, Events, Numeric, Table, numbers_of
 from pmfed.privacy.mechanism import Role
-from pmfed.queries.query import Floats, Patients, Query
+from pmfed.queries.query import Floats, Patients, Query, starts_of
 from pmfed.sections.method import TablesMethod
 from pmfed.study import Study
 
@@ -213,7 +213,7 @@ class Cells(Query):
 
     def rows(self, patients: Patients, state: Mapping[str, NDArray[Any]]) -> Iterator[Floats]:
         cohort = patients.cohort
-        starts = np.searchsorted(cohort.owner, np.arange(cohort.patients + 1))
+        starts = starts_of(cohort)
         for first in range(0, cohort.patients, PATIENTS):
             chosen = np.zeros(cohort.patients, dtype=bool)
             chosen[first : first + PATIENTS] = True

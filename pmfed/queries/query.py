@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pmfed.errors import PolicyError
+from pmfed.errors import DataError, PolicyError, ProtocolError
 from pmfed.privacy.mechanism import Mechanism, Role, Unit
 from pmfed.secagg.grid import Grid, roomy
 from pmfed.study import Study
@@ -199,6 +199,20 @@ class Query(ABC):
         raise NotImplementedError(f"{self.name} is answered by the gradient engine, not by rows")
 
 
+def starts_of(cohort: Cohort) -> NDArray[np.int64]:
+    """Return where the records of each patient begin, and where the last one's end, (patients + 1,).
+
+    Raises
+    ------
+    DataError
+        A patient has no record: another's row would be taken for that patient's.
+    """
+    starts = np.searchsorted(cohort.owner, np.arange(cohort.patients + 1))
+    if cohort.patients and not (np.diff(starts) > 0).all():
+        raise DataError("a patient of this cohort has no record.", "Read the sources anew.")
+    return starts.astype(np.int64)
+
+
 def check_state(query: Query, state: Mapping[str, NDArray[Any]]) -> None:
     """Refuse a state that is not what a query comes with.
 
@@ -207,8 +221,6 @@ def check_state(query: Query, state: Mapping[str, NDArray[Any]]) -> None:
     ProtocolError
         An array is missing, unknown, of another type or length, or not finite.
     """
-    from pmfed.errors import ProtocolError
-
     for name in sorted(set(state) ^ set(query.state)):
         problem = "is missing" if name in query.state else "does not belong there"
         raise ProtocolError(f"'{query.name}': the array '{name}' {problem}. Nothing was released.")

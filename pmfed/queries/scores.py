@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pmfed.privacy.mechanism import Role
 from pmfed.queries.gradient import model_state
-from pmfed.queries.query import Floats, Patients, Query, Shapes, Stage
+from pmfed.queries.query import Floats, Patients, Query, Shapes, Stage, starts_of
 
 if TYPE_CHECKING:
     from pmfed.tasks import Task
@@ -105,8 +105,8 @@ class Scores(Query):
         cohort = patients.cohort
         if cohort.patients == 0:
             return
-        weight = 1 / np.bincount(cohort.owner, minlength=cohort.patients)[cohort.owner]
-        starts = np.append(np.searchsorted(cohort.owner, np.arange(cohort.patients)), cohort.records)
+        starts = starts_of(cohort)
+        weight = 1 / np.diff(starts)[cohort.owner]
         most = max(1, min(RECORDS, NUMBERS // max(values[0].size for values in cohort.inputs.values())))
         most = max(1, min(most, (1 << 24) // self.size))
         first = 0

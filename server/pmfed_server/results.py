@@ -163,7 +163,7 @@ def write_results(folder: Path, study: Study, outcome: Outcome, result: Mapping[
 def write_results_page(folder: Path, result: Mapping[str, Any], curves: Mapping[str, Any]) -> None:
     """Write result.json and report.html."""
     replace_file(folder / "result.json", (json.dumps(result, indent=2) + "\n").encode())
-    if METHODS[str(result["method"])].predicts:
+    if METHODS[str(result.get("method", "gradient"))].predicts:
         write_report(folder, dict(result), read_lines(folder / "metrics.jsonl"), dict(curves))
     else:
         write_method_report(folder, result)

@@ -217,7 +217,9 @@ def test_the_pages_of_a_check_show_forged_words_as_text(
 ) -> None:
     """The hospital's own files hold words from elsewhere, too: a DICOM header, a column's name."""
     lines = (Line(text, "7", 0.5),)
-    checked = Checked(text, text, lines, lines, lines, lines, lines, (text,), text, {text: text})
+    checked = Checked(
+        text, text, lines, lines, lines, lines, lines, (text,), PolicyError(text, text), (text,), lines, {text: text}
+    )
     show(checked)
     write_page(checked, tmp_path / "page.html")
     html = (tmp_path / "page.html").read_text(encoding="utf-8")

@@ -144,7 +144,7 @@ def test_the_terms_name_what_matters(tmp_path: Path, study: Study) -> None:
         "6 times",
         "7 numbers",
         "WITHOUT noise",
-        "readable by themselves",
+        "readable by itself",
     ):
         assert word in said
     assert "epsilon 2 at delta 0.001" in said
@@ -152,7 +152,7 @@ def test_the_terms_name_what_matters(tmp_path: Path, study: Study) -> None:
     private = study.replace(evaluation={"release": "private", "per_site": False}, privacy={"unit": "record"})
     said = "\n".join(terms(make_home(tmp_path / "bare", "bare"), private))
     assert "WITHOUT noise" not in said
-    assert "readable by themselves" not in said
+    assert "readable by itself" not in said
     assert "a whole record, which is weaker" in said
     assert "not in this site's [data]" in said
     assert "will refuse whatever is approved" in said

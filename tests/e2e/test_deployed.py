@@ -280,9 +280,14 @@ def test_an_agent_that_is_killed_in_the_middle(deployed: Deployed) -> None:
 
 def test_tables_go_the_same_way_as_models(deployed: Deployed) -> None:
     """Another method: approved, answered, charged, signed and verified by the same commands."""
-    text = federation.STUDY[: federation.STUDY.index("[training]")] + federation.STUDY[federation.STUDY.index("[privacy]") :]
+    text = (
+        federation.STUDY[: federation.STUDY.index("[training]")]
+        + federation.STUDY[federation.STUDY.index("[privacy]") :]
+    )
     text = text.replace('name = "tiny"', 'name = "counts"').replace("[modalities.clinical]", '[method]\nkind = "tables"\nstratum = "outcome"\n\n[modalities.clinical]')  # fmt: skip
-    text = re.sub(r", mean = \d+, scale = \d+", "", text[: text.index("[evaluation]")]).replace("sampling_rate = 0.5\n", "")
+    text = re.sub(r", mean = \d+, scale = \d+", "", text[: text.index("[evaluation]")]).replace(
+        "sampling_rate = 0.5\n", ""
+    )
     path = deployed.folder / "counts.toml"
     path.write_text(text)
     for site in SITES:

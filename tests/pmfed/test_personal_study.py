@@ -82,4 +82,4 @@ def test_check_looks_at_the_network_and_plan_tells_what_it_costs(tmp_path: Path)
     assert "valid" in CliRunner().invoke(app, ["study", "check", str(path)]).output
     told = " ".join(CliRunner().invoke(app, ["study", "plan", str(path), "--sites", "3"]).output.split())
     assert "the steps of each site's own model 3 times, noise multiplier" in told
-    assert "epsilon 1.000 of the total" in told
+    assert "epsilon 1.0 of the total" in told

@@ -48,7 +48,9 @@ def whole() -> example_run.Example:
     result["refused"] = {"hospital-9": "the study asks for epsilon 8, and this site allows 2"}
     result["metrics"]["test"] |= {name: float(value) for name, value in task.detail(total).items()}
     result["labels"] = {metric.name: metric.label for metric in (*task.metrics, *task.details)}
-    result["privacy"]["epsilon_by_colluders"] = privacy_of(study, plan_for(study, 5), 2, {})["epsilon_by_colluders"]
+    result["privacy"]["epsilon_by_colluders"] = privacy_of(study, plan_for(study, 5), {"step": 2}, {})[
+        "epsilon_by_colluders"
+    ]
     return result, rounds, task.curves(total)
 
 
@@ -149,7 +151,7 @@ def test_charts_of_every_threshold_are_there_with_their_areas(tmp_path: Path) ->
 def test_epsilon_over_colluders_goes_through_the_views_of_the_promise() -> None:
     study = small_study(CLINICAL)
     plan = plan_for(study, 5)
-    told = privacy_of(study, plan, 2, {})
+    told = privacy_of(study, plan, {"step": 2}, {})
     points = dict(told["epsilon_by_colluders"])
     assert points[0] == pytest.approx(told["epsilon_collusion"]["public"], rel=1e-3)
     assert points[plan.colluders] == pytest.approx(told["epsilon"], rel=1e-3)

@@ -17,7 +17,7 @@ def show_result(result: Mapping[str, Any], run: Path) -> None:
     """Print a result: figures, what was spent, who was left out or left, and where the rest is."""
     screen = console()
     told = plain_tree(result)  # the run may come from elsewhere
-    if METHODS[str(told["method"])].predicts:
+    if METHODS[str(told.get("method", "gradient"))].predicts:
         screen.print(table(told))
         screen.print(spending(told))
         for sentence in headline(told):
