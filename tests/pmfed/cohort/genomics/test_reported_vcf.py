@@ -260,8 +260,11 @@ def test_a_description_with_marks_in_it_does_not_hide_the_number_behind() -> Non
         (b"PK\x03\x04..", "is a zip archive, no VCF or BCF"),
         (b"\x6c\x1b\x10\x00", "is a PLINK file, no VCF or BCF"),
         (b"CRAM\x03\x00", "is a file of reads (CRAM), no VCF or BCF"),
-        (gzip.compress(b"BAM\x01\x00"), "is a file of reads (BAM), no VCF or BCF"),
-        (gzip.compress(b"BCF\x04" + struct.pack("<I", 3)), "is BCF 1, which is no longer written, no VCF or BCF"),
+        (gzip.compress(b"BAM\x01\x00", mtime=0), "is a file of reads (BAM), no VCF or BCF"),
+        (
+            gzip.compress(b"BCF\x04" + struct.pack("<I", 3), mtime=0),
+            "is BCF 1, which is no longer written, no VCF or BCF",
+        ),
         (b"##fileformat=VCFv3.3\n#CHROM\n", "states VCF 3.3 in its first line; VCF 4 is read"),
         (b"##fileformat=VCF\n#CHROM\n", "states no version of VCF in its first line"),
     ],
