@@ -49,7 +49,8 @@ class Audit:
     """All checks of one study, and the two epsilons that people compare.
 
     ``claimed`` is the plan's epsilon at ``delta`` for one ``unit``; ``lower_bound`` is shown at 95 % confidence by
-    attacking; ``most`` is the largest lower bound the attack could have shown, had every guess been right.
+    attacking; ``most`` is the largest lower bound the attack could have shown, had every guess been right; 0 where
+    none was made.
     """
 
     checks: tuple[Check, ...]
@@ -70,6 +71,11 @@ class Audit:
         if self.alarms:
             names = ", ".join(check.name for check in self.alarms)
             return f"this build does not keep the study's promise. Alarm: {names}."
+        if self.most == 0:
+            return (
+                f"nothing speaks against epsilon {self.claimed:.3g} at delta {self.delta:.2g} per {self.unit}; there is no "
+                "model to plant canaries in, so no attack was made."
+            )
         weaker = " The study protects single records, which is weaker than protecting patients."
         return (
             f"nothing speaks against epsilon {self.claimed:.3g} at delta {self.delta:.2g} per {self.unit}; the attack "

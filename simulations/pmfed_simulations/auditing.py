@@ -327,7 +327,7 @@ def show_audit(audit: Audit) -> None:
     console.print(table, highlight=False)
     console.print(
         f"\nclaimed epsilon        {audit.claimed:.3f}  (delta {audit.delta:g}, per {audit.unit})\n"
-        f"empirical lower bound  {audit.lower_bound:.3f}  (95 % confidence)",
+        + (f"empirical lower bound  {audit.lower_bound:.3f}  (95 % confidence)" if audit.most else ""),
         highlight=False,
     )
     if audit.alarms:
