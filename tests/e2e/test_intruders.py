@@ -229,7 +229,6 @@ def test_flowers_own_commands_do_nothing_from_outside(
         assert flwr.ask(*words)["success"]
 
 
-@pytest.mark.quick
 def test_tasks_are_given_to_those_who_know_the_secret(broken: Federation) -> None:
     """On the coordinator's loopback interface, and on a site's."""
     folder = broken.d.coordinator.folder
