@@ -50,15 +50,15 @@ def personal_of(study: Study, plan: PrivacyPlan, evaluated: Evaluated, own: Eval
     if "personal" in plan and plan.private:
         told["epsilon"] = rounded_up(epsilon([plan["personal"].release()], plan.delta))
     if found is not None and found.total.any():
-        told["test"] = metrics_of(study, found, evaluation_noise(study, plan), detailed=True)
+        told["test"] = metrics_of(study, found, evaluation_noise(plan), detailed=True)
         told["per_site"] = {
             site: metrics_of(study, Evaluated.of_site(site, total)) for site, total in sorted(found.per_site.items())
         }
     return {"personal": told}
 
 
-def evaluation_noise(study: Study, plan: PrivacyPlan) -> float:
+def evaluation_noise(plan: PrivacyPlan) -> float:
     """Return the noise in each cell of the evaluation: that of all sites together."""
     if "evaluation" not in plan or not plan.private:
         return 0.0
-    return float(plan["evaluation"].noise_std() * np.sqrt(plan.sites))
+    return plan["evaluation"].sum_std()

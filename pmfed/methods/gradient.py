@@ -167,7 +167,7 @@ class Gradient(Method):
             "labels": {metric.name: metric.label for metric in (*task.metrics, *task.details)},
             "average": study.evaluation.average,
             "metrics": {
-                "test": metrics_of(study, evaluated, evaluation_noise(study, plan), detailed=True),
+                "test": metrics_of(study, evaluated, evaluation_noise(plan), detailed=True),
                 "per_site": {
                     site: metrics_of(study, Evaluated.of_site(site, total))
                     for site, total in sorted(evaluated.per_site.items())

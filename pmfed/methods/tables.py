@@ -69,7 +69,7 @@ class Tables(Method):
 
     def result(self, plan: PrivacyPlan) -> dict[str, Any]:
         assert self.total is not None
-        std = plan["tables"].noise_std(self.sites) * float(np.sqrt(self.sites)) if self.sites else 0.0
+        std = plan["tables"].sum_std(self.sites)
         self.total = np.round(self.total, 4)  # as tables.json holds it: whoever checks a run comes to the same figures
         std = round(std, 6)
         return {"strata": list(self.query.strata), "noise_std": std, "figures": self.figures(std)}

@@ -107,12 +107,12 @@ class Mechanism:
         """Whether anything is promised at all."""
         return self.noise_multiplier > 0 and math.isfinite(self.bound)
 
-    def release(self, times: int | None = None, against: Against = "colluders") -> Release:
+    def release(self, times: int | None = None, against: Against | int = "colluders") -> Release:
         """Return what ``times`` answers (all when not given) show to ``against``, as the accounting takes it.
 
-        Against the public the noise of all K sites counts, sigma sqrt(K/(K-t)), unless a part that stays at a site has
-        sigma only; against all others only a site's own share, sigma/sqrt(K-t). Noise that is not shared out is whole,
-        whoever looks.
+        Who knows the shares of s sites sees the noise of the K - s others, sigma sqrt((K-s)/(K-t)): the public knows none,
+        all others together K - 1; a number is any s. Against a part that stays at a site there is sigma at most. Noise
+        that is not shared out is whole, whoever looks.
         """
         times = self.times if times is None else times
         if not 0 <= times <= self.times:
@@ -120,15 +120,15 @@ class Mechanism:
         noise = self.noise_multiplier * self._scale(against) if self.private else 0.0
         return Release(self.sampling_rate, noise, times)
 
-    def _scale(self, against: Against) -> float:
-        if against not in AGAINST:
+    def _scale(self, against: Against | int) -> float:
+        if not isinstance(against, int) and against not in AGAINST:
             raise ValueError(f"against '{against}' is not one of {', '.join(AGAINST)}")
-        left = self.sites - self.colluders
-        if not self.shared or against == "colluders":
+        if not self.shared:
             return 1.0
-        if against == "others":
-            return 1 / math.sqrt(left)
-        return 1.0 if self.local else math.sqrt(self.sites / left)
+        known = {"public": 0, "colluders": self.colluders, "others": self.sites - 1}
+        shares = min(against, self.sites - 1) if isinstance(against, int) else known[against]
+        scale = math.sqrt((self.sites - shares) / (self.sites - self.colluders))
+        return min(scale, 1.0) if self.local else scale
 
     @property
     def local_std(self) -> float:
@@ -177,3 +177,8 @@ class Mechanism:
                 "Lower privacy.epsilon.",
             )
         return std
+
+    def sum_std(self, sites: int | None = None) -> float:
+        """Return the standard deviation of the noise in the sum over ``sites`` sites (all when not given)."""
+        sites = self.sites if sites is None else sites
+        return self.noise_std(sites) * math.sqrt(sites)

@@ -129,7 +129,7 @@ class PrivacyPlan:
         return all(one.private for one in self.mechanisms if one.role != "held-out")
 
     def releases(
-        self, counts: Counts | None = None, against: Against = "colluders", role: Role = "train"
+        self, counts: Counts | None = None, against: Against | int = "colluders", role: Role = "train"
     ) -> tuple[Release, ...]:
         """Return what is released about the patients of a role, as seen by ``against``.
 
@@ -147,13 +147,13 @@ class PrivacyPlan:
         return tuple(found)
 
     def epsilon(
-        self, counts: Counts | None = None, against: Against = "colluders", grid: float = REPORT_GRID,
+        self, counts: Counts | None = None, against: Against | int = "colluders", grid: float = REPORT_GRID,
         role: Role = "train",
     ) -> float:  # fmt: skip
         """Return epsilon at ``delta`` of `releases`."""
         return accounting.epsilon(self.releases(counts, against, role), self.delta, grid)
 
-    def curve(self, query: str, times: Sequence[int], against: Against = "colluders") -> tuple[float, ...]:
+    def curve(self, query: str, times: Sequence[int], against: Against | int = "colluders") -> tuple[float, ...]:
         """Return epsilon after each of the ascending ``times`` a query was answered, quickly (grid 1e-3): for displays.
 
         Of all other queries of its role every answer counts from the beginning.
@@ -180,18 +180,6 @@ class PrivacyPlan:
             self,
             mechanisms=tuple(one if one.sites == 1 else replace(one, sites=sites) for one in self.mechanisms),
         )
-
-    def seen_by(self, colluders: int) -> PrivacyPlan:
-        """Return the same noise as ``colluders`` sites see it who tell each other their shares: a plan to account, not to run."""
-
-        def seen(one: Mechanism) -> Mechanism:
-            if not one.shared or one.sites == 1:
-                return one
-            scale = math.sqrt((one.sites - colluders) / (one.sites - one.colluders))
-            scale = min(scale, 1.0) if one.local else scale
-            return replace(one, noise_multiplier=one.noise_multiplier * scale)
-
-        return replace(self, mechanisms=tuple(seen(one) for one in self.mechanisms))
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values that JSON can hold; an infinite bound is None."""

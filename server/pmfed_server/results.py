@@ -16,6 +16,7 @@ from pmfed import __version__
 from pmfed.charges import charges
 from pmfed.file_io import replace_file
 from pmfed.methods import METHODS, schedule
+from pmfed.privacy.accounting import REPORT_GRID
 from pmfed.privacy.bounds import rounded_up
 from pmfed.privacy.groups import patient_epsilon
 from pmfed.privacy.plan import AGAINST, Against, PrivacyPlan
@@ -118,11 +119,11 @@ def _by_colluders(plan: PrivacyPlan, counts: Mapping[str, int]) -> list[tuple[in
     """Return (t, epsilon against t colluding sites) from none to all others; empty where that makes no difference."""
     if not plan.private or not plan.main.shared or plan.sites < 2 or not any(counts.values()):
         return []
-    views: dict[int, Against] = {0: "public", plan.sites - 1: "others", plan.colluders: "colluders"}
+    told = {0, plan.sites - 1, plan.colluders}
     found = []
-    for t in sorted({round(t) for t in np.linspace(0, plan.sites - 1, POINTS)} | set(views)):
+    for t in sorted({round(t) for t in np.linspace(0, plan.sites - 1, POINTS)} | told):
         # Between the views that are told anyway, a coarser grid does: it is a bound all the same.
-        value = plan.epsilon(counts, views[t]) if t in views else plan.seen_by(t).epsilon(counts, grid=COARSE)
+        value = plan.epsilon(counts, t, REPORT_GRID if t in told else COARSE)
         if np.isfinite(value):
             found.append((t, rounded_up(value)))
     return found

@@ -152,10 +152,9 @@ def _schedule(study: Study, plan: PrivacyPlan) -> Table:
             table.add_row(query.name, query.whose, str(query.times), str(query.size), "1", "none", "-", "none: exact")
             continue
         one = plan[query.name]
-        noise = one.noise_std() * one.sites**0.5
         table.add_row(
             query.name, query.whose, str(one.times), str(query.size or "-"), f"{one.sampling_rate:g}",
-            f"{one.noise_multiplier:.4g}", f"{one.bound:.4g}", f"{noise:.4g}",
+            f"{one.noise_multiplier:.4g}", f"{one.bound:.4g}", f"{one.sum_std():.4g}",
         )  # fmt: skip
     return table
 

@@ -45,7 +45,7 @@ def over_seeds(series: Series) -> Metrics:
 
 def _noise(job: Job) -> float:
     """Return the noise in the cells a job left behind; what was scored beside the federation carries none."""
-    return 0.0 if job.scored else evaluation_noise(job.study, plan_of(job.study, len(job.sites), job.books))
+    return 0.0 if job.scored else evaluation_noise(plan_of(job.study, len(job.sites), job.books))
 
 
 def per_site(series: Series) -> dict[str, Metrics]:
