@@ -269,6 +269,9 @@ class Study(Grown):
         """
         return json.dumps(self._told(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
+    def __hash__(self) -> int:
+        return hash(self._fingerprint)
+
     def fingerprint(self) -> str:
         """Return the SHA-256 of the canonical form, in hex."""
         return self._fingerprint

@@ -13,12 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from pmfed.cohort import Cohort
+from pmfed.errors import ProtocolError
 from pmfed.privacy.noise import LARGEST
 from pmfed.privacy.plan import PrivacyPlan
 from pmfed.privacy.precision import Precision
 from pmfed.queries.bounded import bounded_sum
 from pmfed.queries.gradient import Step
-from pmfed.queries.query import Query, check_fits
+from pmfed.queries.query import Query, RowSum, check_fits
 from pmfed.secagg.grid import Words
 from pmfed.study import Study
 from pmfed.wire import Shapes
@@ -101,6 +102,8 @@ class Answers:
         """
         if isinstance(query, Step) and self.trainer is not None:  # by its class: a plug-in cannot call itself one
             return {"sum": self.trainer.step(state["parameters"], sites, round, attempt)}
+        if not isinstance(query, RowSum):
+            raise ProtocolError(f"'{query.name}' cannot be asked by itself. Nothing was released.")
         grid = query.grid(sites)
         if query.exact:
             words = grid.encode(self.exact(query, state))
@@ -113,12 +116,12 @@ class Answers:
         total = self.exact(query, state)
         return {"sum": grid.encode(total + self.draw(query.name, round, attempt).gaussian(query.size, std))}
 
-    def exact(self, query: Query, state: State) -> npt.NDArray[np.float64]:
+    def exact(self, query: RowSum, state: State) -> npt.NDArray[np.float64]:
         """Return a query's bounded sum WITHOUT noise; it stays here."""
         lent = Lent(self._patients(query, state), self.trainer)
         return bounded_sum(query.rows(lent, state), query.size, query.bound, lent.cohort.patients)
 
-    def _patients(self, query: Query, state: State) -> Cohort:
+    def _patients(self, query: RowSum, state: State) -> Cohort:
         if query.scaled and self.trainer is not None:
             return self.trainer.held_out(query, state["parameters"])
         if query.whose == "all":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from pmfed.errors import StudyError
 from pmfed.methods.registry import METHODS
 from pmfed.privacy.plan import PrivacyPlan
@@ -9,6 +11,7 @@ from pmfed.queries.query import Query
 from pmfed.study import Study
 
 
+@lru_cache(maxsize=32)
 def schedule(study: Study) -> tuple[Query, ...]:
     """Return everything a run of a study may ask, in order.
 
@@ -21,11 +24,6 @@ def schedule(study: Study) -> tuple[Query, ...]:
     if len({one.name for one in found}) < len(found):
         raise StudyError(f"method '{study.method.kind}' names a query twice.")
     return found
-
-
-def query_of(study: Study, name: str) -> Query | None:
-    """Return a query of a study's schedule by its name; None when it has none of that name."""
-    return next((one for one in schedule(study) if one.name == name), None)
 
 
 def plan_for(study: Study, sites: int) -> PrivacyPlan:

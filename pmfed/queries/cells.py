@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pmfed.cohort.encode import middle_and_half, transformed
 from pmfed.modality import Categorical, Events, Numeric, Table, numbers_of
 from pmfed.privacy.mechanism import Role
-from pmfed.queries.query import Floats, Patients, Query, starts_of
+from pmfed.queries.query import Floats, Patients, RowSum, starts_of
 from pmfed.sections.method import TablesMethod
 from pmfed.study import Study
 
@@ -145,7 +145,7 @@ class Targets:
         return cohort.targets.astype(np.float64)
 
 
-class Cells(Query):
+class Cells(RowSum):
     """All tables of a study, stratum by stratum: one release.
 
     Guarantee

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import ClassVar
 
 import numpy as np
@@ -16,6 +16,7 @@ from pmfed.secagg.grid import Grid
 from pmfed.study import Study
 
 
+@lru_cache(maxsize=32)
 def model_size(study: Study) -> int:
     """Return how many numbers of the model travel: what stays at the sites is not among them."""
     from pmfed.models import shared_start
@@ -31,20 +32,12 @@ def model_state(query: Query) -> Shapes:
     return {"parameters": (np.float32, model_size(query.study) + scales)}
 
 
-class Step(Query):
-    """One round of training: the sum of clipped gradients of the patients that were drawn (`fedsgd`)."""
-
-    name: ClassVar[str] = "step"
-    stage: ClassVar[Stage] = "round"
-    repeats: ClassVar[bool] = True
+class Gradients(Query):
+    """Gradients of the patients that were drawn, each clipped: what every kind of step has in common."""
 
     @property
     def rate(self) -> float:
         return self.study.privacy.sampling_rate
-
-    @property
-    def times(self) -> int:
-        return self.study.training.rounds
 
     @property
     def bound(self) -> float:
@@ -54,6 +47,22 @@ class Step(Query):
     def unit(self) -> Unit:
         return self.study.privacy.unit
 
+    @property
+    def grid_unit(self) -> float:
+        return self.study.privacy.clip / GRID_STEPS
+
+
+class Step(Gradients):
+    """One round of training: the sum of clipped gradients of the patients that were drawn (`fedsgd`)."""
+
+    name: ClassVar[str] = "step"
+    stage: ClassVar[Stage] = "round"
+    repeats: ClassVar[bool] = True
+
+    @property
+    def times(self) -> int:
+        return self.study.training.rounds
+
     def mechanism(self, sites: int) -> Mechanism:
         found = super().mechanism(sites)
         return found if self.study.parts is None else replace(found, local=True)
@@ -61,10 +70,6 @@ class Step(Query):
     @cached_property
     def size(self) -> int:
         return model_size(self.study)
-
-    @property
-    def grid_unit(self) -> float:
-        return self.study.privacy.clip / GRID_STEPS
 
     @cached_property
     def state(self) -> Shapes:
@@ -90,10 +95,6 @@ class LocalSteps(Step):
         return self.study.training.local_steps
 
     @property
-    def shared(self) -> bool:
-        return False
-
-    @property
     def grid_unit(self) -> float:
         return 2.0**-20
 
@@ -112,28 +113,16 @@ def step_of(study: Study) -> Step:
     return Step(study) if study.training.algorithm == "fedsgd" else LocalSteps(study)
 
 
-class OwnSteps(Query):
+class OwnSteps(Gradients):
     """The steps a site takes for a model of its own. Nothing of them leaves; they are charged as if it did."""
 
     name: ClassVar[str] = "personal"
     stage: ClassVar[Stage] = "within"
 
     @property
-    def rate(self) -> float:
-        return self.study.privacy.sampling_rate
-
-    @property
     def times(self) -> int:
         assert self.study.tuned is not None
         return self.study.tuned.over(self.study.training.rounds)
-
-    @property
-    def bound(self) -> float:
-        return self.study.privacy.clip
-
-    @property
-    def unit(self) -> Unit:
-        return self.study.privacy.unit
 
     @cached_property
     def noise(self) -> float:
@@ -153,10 +142,6 @@ class OwnSteps(Query):
     @property
     def size(self) -> int:
         return 0
-
-    @property
-    def grid_unit(self) -> float:
-        return self.study.privacy.clip / GRID_STEPS
 
     @property
     def label(self) -> str:

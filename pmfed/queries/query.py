@@ -64,14 +64,11 @@ class Query(ABC):
         Whether the run fails without its answer.
     repeats
         Whether an attempt that came to nothing may be repeated, and charged again, while the reservation lasts.
-    scaled
-        Whether it looks at held-out patients through the model that came with it, their inputs scaled by the learned
-        statistics; else it sees the patients of its role as they were read.
 
     Guarantee
     ---------
-    A query promises nothing by itself. The site clips its rows to ``bound`` (`queries.bounded`), draws, adds the noise of
-    the plan's mechanism and charges for it: a wrong query is less accurate, never less private.
+    A query promises nothing by itself. The site bounds what it makes of patients, draws, adds the noise of the plan's
+    mechanism and charges for it: a wrong query is less accurate, never less private.
     """
 
     study: Study = field(repr=False)
@@ -81,7 +78,6 @@ class Query(ABC):
     stage: ClassVar[Stage] = "first"
     needed: ClassVar[bool] = True
     repeats: ClassVar[bool] = False
-    scaled: ClassVar[bool] = False
 
     # -- its part of the plan -------------------------------------------------------------------------------------
 
@@ -122,8 +118,8 @@ class Query(ABC):
 
     @property
     def shared(self) -> bool:
-        """Whether the sites share its noise out."""
-        return True
+        """Whether the sites share its noise out: in a study whose sites take local steps each adds the whole, always."""
+        return self.study.training.algorithm == "fedsgd"
 
     def mechanism(self, sites: int) -> Mechanism:
         """Return its mechanism for so many sites; the noise is 1 where the plan finds it."""
@@ -192,11 +188,26 @@ class Query(ABC):
         """What makes it cheaper: a sentence."""
         return "Raise privacy.epsilon."
 
-    # -- rows -----------------------------------------------------------------------------------------------------
 
+class RowSum(Query):
+    """A query whose sum is made of one row per patient; all others are answered by the gradient engine.
+
+    Attributes
+    ----------
+    scaled
+        Whether it looks at held-out patients through the model that came with it, their inputs scaled by the learned
+        statistics; else it sees the patients of its role as they were read.
+
+    Guarantee
+    ---------
+    The site clips every row to ``bound`` (`queries.bounded`), whatever it was made of.
+    """
+
+    scaled: ClassVar[bool] = False
+
+    @abstractmethod
     def rows(self, patients: Patients, state: Mapping[str, NDArray[Any]]) -> Iterator[Floats]:
         """Yield the patients' rows, chunk by chunk, (some patients, size); no row depends on another patient."""
-        raise NotImplementedError(f"{self.name} is answered by the gradient engine, not by rows")
 
 
 def starts_of(cohort: Cohort) -> NDArray[np.int64]:

@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 from numpy.typing import NDArray
 
 from pmfed.cohort.statistics import rows, statistics_size
-from pmfed.queries.query import Floats, Patients, Query
+from pmfed.queries.query import Floats, Patients, RowSum
 
 
-class Scales(Query):
+class Scales(RowSum):
     """The moments of every unscaled input, and of every centre: one bounded row per patient."""
 
     name: ClassVar[str] = "statistics"
@@ -24,10 +24,6 @@ class Scales(Query):
     @property
     def noise(self) -> float:
         return self.study.privacy.statistics_noise
-
-    @property
-    def shared(self) -> bool:
-        return self.study.training.algorithm == "fedsgd"
 
     @cached_property
     def size(self) -> int:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pmfed.privacy.mechanism import Role
 from pmfed.queries.gradient import model_state
-from pmfed.queries.query import Floats, Patients, Query, Shapes, Stage, starts_of
+from pmfed.queries.query import Floats, Patients, RowSum, Shapes, Stage, starts_of
 
 if TYPE_CHECKING:
     from pmfed.tasks import Task
@@ -20,7 +20,7 @@ RECORDS = 4096  # most records scored at a time,
 NUMBERS = 1 << 20  # and most numbers of one of their inputs: a network keeps many times as much
 
 
-class Scores(Query):
+class Scores(RowSum):
     """The common model's scores of held-out patients; a patient's records weigh one together."""
 
     name: ClassVar[str] = "evaluation"
@@ -60,10 +60,6 @@ class Scores(Query):
     @property
     def noise(self) -> float:
         return 0.0 if self.exact else self.study.evaluation.release_noise
-
-    @property
-    def shared(self) -> bool:
-        return self.study.training.algorithm == "fedsgd"
 
     @property
     def size(self) -> int:

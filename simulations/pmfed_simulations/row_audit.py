@@ -14,8 +14,7 @@ from pmfed.cohort import Cohort
 from pmfed.methods import schedule
 from pmfed.privacy.audit import Check, noise_check, sensitivity_check, site_std
 from pmfed.privacy.plan import PrivacyPlan
-from pmfed.queries.gradient import Step
-from pmfed.queries.query import Query
+from pmfed.queries.query import RowSum
 from pmfed.study import Study
 
 Floats = npt.NDArray[np.float64]
@@ -48,12 +47,12 @@ class RowAudit:
         """Return what was found of each query."""
         found = []
         for query in schedule(self.study):
-            # Not gradients, which the engine sums; not models that a site trains for itself first.
-            if query.name in self.plan and query.stage in ("first", "look") and not isinstance(query, Step):
+            # Not the scores of models that a site trains for itself first.
+            if isinstance(query, RowSum) and query.name in self.plan and query.stage != "last":
                 found += [self._noise(query), self._one_patient(query)]
         return found
 
-    def _noise(self, query: Query) -> Check:
+    def _noise(self, query: RowSum) -> Check:
         """Release a sum of rows many times, less what it is about: what is left must be noise."""
         answers, state = Answers(self.study, self.plan, self.cohort, self.draw), self._state(query)
         exact, grid, sites = answers.exact(query, state), query.grid(self.plan.sites), self.plan.sites
@@ -64,7 +63,7 @@ class RowAudit:
         std = site_std(self.plan[query.name])
         return noise_check(f"noise on {query.label}", {"all": np.stack(released)}, std, grid.unit)
 
-    def _one_patient(self, query: Query) -> Check:
+    def _one_patient(self, query: RowSum) -> Check:
         """Leave patients out one by one, as they are and with inputs that no reader would let through."""
         changes, mixing = [], []
         chosen = np.linspace(0, self.cohort.patients - 1, min(REMOVED, self.cohort.patients)).astype(int)
@@ -79,10 +78,10 @@ class RowAudit:
         check = sensitivity_check(np.array(changes), np.array(mixing), query.bound)
         return replace(check, name=f"one patient in {query.label}")
 
-    def _sum(self, query: Query, cohort: Cohort) -> Floats:
+    def _sum(self, query: RowSum, cohort: Cohort) -> Floats:
         return Answers(self.study, self.plan, cohort, self.draw).exact(query, self._state(query))
 
-    def _state(self, query: Query) -> dict[str, npt.NDArray[np.float32]]:
+    def _state(self, query: RowSum) -> dict[str, npt.NDArray[np.float32]]:
         if not query.state:
             return {}
         assert self.sent is not None
