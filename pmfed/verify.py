@@ -18,7 +18,6 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 
-from pmfed.charges import charges
 from pmfed.errors import PmfedError, UsageError, VerificationError
 from pmfed.methods import METHODS, plan_for
 from pmfed.plain import plain
@@ -270,7 +269,7 @@ def _receipt(
         yield f"{where}: is of another run or study"
     if told["finished"] is not True:
         yield f"{where}: the site had not closed the run in its ledger"
-    yield from _charged(where, told, study, plan, privacy)
+    yield from _charged(where, told, plan, privacy)
     spent = privacy["spent"].get(site)
     if spent is None or abs(spent["epsilon"] - told["epsilon"]) > 1e-3 or not _same(spent["delta"], told["delta"]):
         yield f"result.json: says something else of '{site}' than its receipt"
@@ -278,10 +277,10 @@ def _receipt(
 
 
 def _charged(
-    where: str, told: Mapping[str, Any], study: Study, plan: PrivacyPlan, privacy: Mapping[str, Any]
+    where: str, told: Mapping[str, Any], plan: PrivacyPlan, privacy: Mapping[str, Any]
 ) -> Iterator[str]:
     """Compare a receipt's charges with the plan, and its epsilons with what they come to."""
-    known = {charge.query: charge.mechanism for charge in charges(study, plan)}
+    known = {one.query: one for one in plan.mechanisms}
     counted = {str(what): int(count) for what, count in told["charges"].items()}
     if strange := sorted(set(counted) ^ set(known)):
         yield f"{where}: {', '.join(strange)} is charged, or should be, unlike in the study"

@@ -17,7 +17,6 @@ from typing import Any
 from pydantic import ValidationError
 
 from pmfed import __version__
-from pmfed.charges import charges
 from pmfed.cohort import Cohort, read_cohort
 from pmfed.errors import (
     ApprovalError,
@@ -85,8 +84,7 @@ def entries(study: Study, plan: PrivacyPlan, fold: str = "") -> dict[str, tuple[
     """Return what a run will charge, by cohort, from the very plan that will add the noise."""
     names = cohorts(study, fold)
     booked: dict[str, tuple[Entry, ...]] = {}
-    for charge in charges(study, plan):
-        one = charge.mechanism
+    for one in plan.mechanisms:
         entry = Entry(one.query, one.sampling_rate, one.noise_multiplier, one.bound, one.times)
         booked[names[one.role]] = (*booked.get(names[one.role], ()), entry)
     return booked

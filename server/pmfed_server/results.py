@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from pmfed import __version__
-from pmfed.charges import charges
 from pmfed.file_io import replace_file
 from pmfed.methods import METHODS, schedule
 from pmfed.privacy.accounting import REPORT_GRID
@@ -77,8 +76,8 @@ def privacy_of(
 ) -> dict[str, Any]:
     """Return the privacy part of result.json; ``charged`` are the answers, by query, that sites were charged for."""
     main = plan.main
-    at_once = {charge.query: charge.at_once for charge in charges(study, plan)}
-    steps = charged.get(main.query, 0) * at_once.get(main.query, 1)
+    at_once = next(query.charged_at_once for query in schedule(study) if query.name == main.query)
+    steps = charged.get(main.query, 0) * at_once
 
     def told(against: Against) -> float | None:
         value = plan.epsilon({main.query: steps}, against)

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from pmfed_client.agent import entries
 from pmfed_client.answers import Answers, Lent
 from pmfed_client.personal import Shelf
 from scipy import stats
 
-from pmfed.charges import charges
 from pmfed.cohort import Cohort
 from pmfed.errors import PolicyError
 from pmfed.methods import METHODS, plan_for, schedule
@@ -232,7 +232,7 @@ def test_the_plan_has_a_mechanism_for_every_query_that_is_not_exact_and_none_bes
     one = VARIANTS[variant]
     plan, queries = plan_for(one, SITES), schedule(one)
     assert [mechanism.query for mechanism in plan.mechanisms] == [query.name for query in queries if not query.exact]
-    charged = {charge.query: charge for charge in charges(one, plan)}
+    charged = {entry.what: entry for booked in entries(one, plan).values() for entry in booked}
     assert set(charged) == {mechanism.query for mechanism in plan.mechanisms}
     for query in queries:
         if query.exact:
@@ -245,7 +245,10 @@ def test_the_plan_has_a_mechanism_for_every_query_that_is_not_exact_and_none_bes
         assert found.private
         assert 0 < found.noise_multiplier < math.inf
         assert query.noise in (None, found.noise_multiplier)
-        assert (charged[query.name].mechanism, charged[query.name].at_once) == (found, query.charged_at_once)
+        booked = charged[query.name]
+        assert (booked.sampling_rate, booked.noise_multiplier, booked.clip, booked.count) == (
+            found.sampling_rate, found.noise_multiplier, found.bound, query.times * query.charged_at_once,
+        )  # fmt: skip
         own = isinstance(query, OwnSteps)
         assert (found.sites, found.colluders) == ((1, 0) if own else (SITES, one.privacy.colluders))
     assert plan.epsilon() <= one.privacy.epsilon
