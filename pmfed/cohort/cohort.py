@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 from pmfed.cohort.block import Block
 from pmfed.cohort.centres import taken_away
 from pmfed.cohort.contract.refused import Refused
-from pmfed.cohort.contract.times import dated
+from pmfed.cohort.contract.times import NEVER, Moments, dated
 from pmfed.cohort.contract.uses import Use, told
 from pmfed.cohort.contract.written import written_of
 from pmfed.cohort.detected import proposal
 from pmfed.cohort.ehr import read_signals
-from pmfed.cohort.ehr.moments import NEVER, Moments
 from pmfed.cohort.encode import Encoded, chance_equal, encode
 from pmfed.cohort.files import read_block
 from pmfed.cohort.images import read_images

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pmfed.cohort.ehr.moments import first_second
+from pmfed.cohort.contract.times import first_second
 from pmfed.cohort.tables import read_table
 from pmfed.errors import UsageError
 from pmfed.modality import Genotypes, Table, sources_of

@@ -12,14 +12,13 @@ import pandas as pd
 from pmfed.cohort.contract.identity import Seen, row_digests
 from pmfed.cohort.contract.numbers import TWO_UNITS, Values
 from pmfed.cohort.contract.refused import Refused
-from pmfed.cohort.contract.times import Dated, dated
+from pmfed.cohort.contract.times import Dated, Moments, dated, from_offsets, middle
 from pmfed.cohort.contract.uses import NO_DATE, REPEATED, SYSTEM, Passed
 from pmfed.cohort.detected import proposal
-from pmfed.cohort.ehr.batches import inside
 from pmfed.cohort.ehr.codes import Coding, Matcher, known_system, named_system, split
 from pmfed.cohort.ehr.described import EventTable, NoteTable, PersonTable, SourceFile
 from pmfed.cohort.ehr.events import FEMALE, MALE, Asked, Chunk, Ints, Persons, Texts, expand
-from pmfed.cohort.ehr.moments import Moments, from_offsets, middle
+from pmfed.cohort.ehr.folder import inside
 from pmfed.cohort.ehr.units import plain
 from pmfed.cohort.table_rows import batches
 from pmfed.cohort.tables import MISSING, check_ids, count, labels, number, read_table, values_of

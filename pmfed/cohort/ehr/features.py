@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pmfed.cohort.block import Block
+from pmfed.cohort.contract.times import DAY, Moments
 from pmfed.cohort.contract.uses import constant, told
 from pmfed.cohort.ehr.events import FEMALE, MALE, Floats, Persons
-from pmfed.cohort.ehr.moments import DAY, Moments
 from pmfed.cohort.ehr.reading import Reading
 from pmfed.cohort.ehr.reductions import reduction
 from pmfed.cohort.ehr.source import open_source

@@ -14,7 +14,7 @@ import numpy as np
 
 from pmfed.cohort.contract.identity import Settled, Versions, digest
 from pmfed.cohort.contract.numbers import NOTHING, UNDECLARED
-from pmfed.cohort.contract.times import dated, span
+from pmfed.cohort.contract.times import dated, middle, span
 from pmfed.cohort.contract.uses import (
     MODIFIED,
     NO_DATE,
@@ -32,7 +32,6 @@ from pmfed.cohort.ehr.event_tables import SEXES
 from pmfed.cohort.ehr.events import CHUNK, Asked, Chunk, Ints, Persons, Rows, Texts
 from pmfed.cohort.ehr.exports import Entry, Export, Resource
 from pmfed.cohort.ehr.fhir_people import Registry, server_of, urls_of
-from pmfed.cohort.ehr.moments import middle
 from pmfed.cohort.ehr.resources import (
     KINDS,
     VISITS,

@@ -10,11 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pmfed.cohort.contract.numbers import UNDECLARED
-from pmfed.cohort.contract.times import EAST, WEST
+from pmfed.cohort.contract.times import EAST, WEST, Moments, tomorrow
 from pmfed.cohort.contract.uses import EARLIER, LATER, LIMIT, NO_ZONE, NOT_MEASURED, OUTSIDE, UNIT, Passed, Use
 from pmfed.cohort.ehr.codes import Matcher
 from pmfed.cohort.ehr.events import Chunk, Floats, Ints, Source
-from pmfed.cohort.ehr.moments import Moments, tomorrow
 from pmfed.cohort.ehr.units import conversion, shown
 from pmfed.cohort.ehr.window import Window
 from pmfed.cohort.tables import Problems, count

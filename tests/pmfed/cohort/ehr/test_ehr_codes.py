@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from worlds import CREATININE
 
+from pmfed.cohort.contract.times import first_second, from_offsets, last_second, last_seconds, middle
 from pmfed.cohort.ehr.codes import Matcher, read, split
-from pmfed.cohort.ehr.moments import first_second, from_offsets, last_second, last_seconds, middle
 from pmfed.cohort.ehr.units import SPELLINGS, conversion, convert
 from pmfed.modality.ehr import Concept, EventFeature
 
