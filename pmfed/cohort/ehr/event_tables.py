@@ -19,7 +19,7 @@ from pmfed.cohort.ehr.codes import Coding, Matcher, known_system, named_system, 
 from pmfed.cohort.ehr.described import EventTable, NoteTable, PersonTable, SourceFile
 from pmfed.cohort.ehr.events import FEMALE, MALE, Asked, Chunk, Ints, Persons, Texts, expand
 from pmfed.cohort.ehr.folder import inside
-from pmfed.cohort.ehr.units import plain
+from pmfed.cohort.ehr.spellings import plain
 from pmfed.cohort.table_rows import batches
 from pmfed.cohort.tables import MISSING, check_ids, count, labels, number, read_table, values_of
 from pmfed.errors import DataError

@@ -11,11 +11,9 @@ from collections import Counter
 from functools import lru_cache
 from typing import Any
 
-from pmfed.cohort.ehr.spellings import SPELLINGS, harmless, plain, qualified
+from pmfed.cohort.ehr.spellings import harmless, plain, qualified
 from pmfed.errors import DataError
 from pmfed.modality.ehr import EventFeature
-
-__all__ = ["SPELLINGS", "conversion", "convert", "plain", "shown"]
 
 LONGEST = 60
 
