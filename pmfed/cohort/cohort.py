@@ -363,7 +363,7 @@ def _moments(sheet: Sheet, column: str, rows: Ints, problems: Problems, *, first
     if moments.wrong.any():
         odd = Refused()
         odd.dates(column, sheet.frame, moments)
-        for error in odd.errors(sheet.path, proposal(sheet.path)):
+        for error in odd.errors(sheet.path, proposal):
             problems.note(error)
         problems.add(
             f"{sheet.path}: column '{column}': {count(int(moments.wrong.sum()), 'row')} with no date "

@@ -11,7 +11,7 @@ from typing import IO
 
 from pmfed.cohort.contract.numbers import UNDECLARED, read_value
 from pmfed.cohort.contract.times import guessed, span
-from pmfed.cohort.contract.written import Written, written_of
+from pmfed.cohort.contract.written import PLAIN, Written, written_of
 from pmfed.errors import DataError
 
 SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "vertical bars"}
@@ -37,7 +37,7 @@ def proposal(path: Path) -> str:
         found = detect(path)
     except (OSError, EOFError, UnicodeDecodeError, csv.Error, DataError):
         return ""
-    told = {name: value for name in Written.model_fields if (value := getattr(found, name)) != getattr(Written(), name)}
+    told = {name: value for name in Written.model_fields if (value := getattr(found, name)) != getattr(PLAIN, name)}
     if not told:
         return ""
     listed = ", ".join(f'{name} = "{_escaped(str(value))}"' for name, value in told.items())
@@ -58,9 +58,9 @@ def detect(path: Path) -> Written:
     expected = "\t" if path.name.lower().removesuffix(".gz").endswith(".tsv") else ","
     rows = list(csv.reader(lines[1:-1] or lines[1:], delimiter=mark))
     cells = [cell.strip() for row in rows for cell in row if cell.strip()]
-    dates = [cell for cell in cells if _DATE.fullmatch(cell) and span(cell) is None]
+    dates = {cell for cell in cells if _DATE.fullmatch(cell) and span(cell) is None}
     styles = guessed(dates)
-    odd = [cell for cell in cells if read_value(cell).why == UNDECLARED and cell not in set(dates)]
+    odd = [cell for cell in cells if read_value(cell).why == UNDECLARED and cell not in dates]
     commas = bool(odd) and all(read_value(cell, ",", ".").why == "" for cell in odd)
     return Written(
         separator=None if mark == expected else mark,  # type: ignore[arg-type]

@@ -122,14 +122,13 @@ class _Report:
         """Return the column as values; note what is none."""
         found = values_of(self.cells, self.written, self.column)
         comma = found.refused()
-        declare = (
-            proposal(self.path) or 'Say how numbers are written: decimal = "," beside the file in [data] of site.toml.'
-        )
-        self.wrong(
-            comma,
-            "with text where a number is expected: a decimal comma, or a mark of thousands",
-            declare,
-        )
+        if comma.any():  # to propose how a table is written, its first megabyte is read again
+            self.wrong(
+                comma,
+                "with text where a number is expected: a decimal comma, or a mark of thousands",
+                proposal(self.path)
+                or 'Say how numbers are written: decimal = "," beside the file in [data] of site.toml.',
+            )
         remedy = "Correct the cells, or leave them empty where the value is unknown."
         self.wrong((found.why != 0) & ~comma, "with text where a number is expected", remedy)
         self.wrong(

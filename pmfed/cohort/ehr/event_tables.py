@@ -53,8 +53,7 @@ class EventTables:
         return inside(self.folder, file, self.file.written)
 
     def _told(self, odd: Refused, file: str) -> list[DataError]:
-        path = self._inside(file)
-        return odd.errors(path, proposal(path))
+        return odd.errors(self._inside(file), proposal)
 
     def patients(self) -> list[str]:
         """Return the ids of all patients, ascending."""
@@ -82,7 +81,7 @@ class EventTables:
                 mine = patient >= 0
                 yield from self._chunks(table, frame[mine], patient[mine], matcher, seen, odd)
             self.refused += self._told(odd, table.file)
-            self.commas += odd.commas(self._inside(table.file), proposal(self._inside(table.file)))
+            self.commas += odd.commas(self._inside(table.file), proposal)
         self._present = present - {""}
         if self._repeated:
             self.limits.append(
