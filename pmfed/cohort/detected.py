@@ -25,6 +25,11 @@ def is_utf8(encoding: str) -> bool:
     return encoding.replace("_", "-").casefold() in ("utf-8", "utf8")
 
 
+def named_separator(path: Path) -> str:
+    """Return what separates the columns of a table by its name alone."""
+    return "\t" if path.name.lower().removesuffix(".gz").endswith(".tsv") else ","
+
+
 def open_text(path: Path, encoding: str) -> IO[str]:
     """Open a table of text, compressed or not."""
     opened = gzip.GzipFile(path) if path.suffix.lower() == ".gz" else path.open("rb")
@@ -55,7 +60,6 @@ def detect(path: Path) -> Written:
     with open_text(path, encoding) as file:
         lines = [line for line in file.read(_PEEK).splitlines()[:2000] if line.strip()]
     mark = max(SEPARATORS, key=lambda one: (len(next(csv.reader(lines[:1], delimiter=one), [])), one == ","))
-    expected = "\t" if path.name.lower().removesuffix(".gz").endswith(".tsv") else ","
     rows = list(csv.reader(lines[1:-1] or lines[1:], delimiter=mark))
     cells = [cell.strip() for row in rows for cell in row if cell.strip()]
     dates = {cell for cell in cells if _DATE.fullmatch(cell) and span(cell) is None}
@@ -63,7 +67,7 @@ def detect(path: Path) -> Written:
     odd = [cell for cell in cells if read_value(cell).why == UNDECLARED and cell not in dates]
     commas = bool(odd) and all(read_value(cell, ",", ".").why == "" for cell in odd)
     return Written(
-        separator=None if mark == expected else mark,  # type: ignore[arg-type]
+        separator=None if mark == named_separator(path) else mark,  # type: ignore[arg-type]
         encoding=encoding if encoding != "utf-8" else declared.encoding,
         decimal="," if commas else declared.decimal,
         thousands="." if commas and any("." in cell for cell in odd) else declared.thousands,
