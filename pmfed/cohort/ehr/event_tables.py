@@ -12,7 +12,7 @@ import pandas as pd
 from pmfed.cohort.contract.identity import Seen, row_digests
 from pmfed.cohort.contract.numbers import TWO_UNITS, Values
 from pmfed.cohort.contract.refused import Refused
-from pmfed.cohort.contract.times import Dated, Moments, dated, from_offsets, middle
+from pmfed.cohort.contract.times import Dated, Moments, from_offsets, middle
 from pmfed.cohort.contract.uses import NO_DATE, REPEATED, SYSTEM, Passed
 from pmfed.cohort.detected import proposal
 from pmfed.cohort.ehr.codes import Coding, Matcher, known_system, named_system, split
@@ -21,7 +21,7 @@ from pmfed.cohort.ehr.events import FEMALE, MALE, Asked, Chunk, Ints, Persons, T
 from pmfed.cohort.ehr.folder import inside
 from pmfed.cohort.ehr.spellings import plain
 from pmfed.cohort.table_rows import batches
-from pmfed.cohort.tables import MISSING, check_ids, count, labels, number, read_table, values_of
+from pmfed.cohort.tables import MISSING, check_ids, count, dates_of, labels, number, read_table, values_of
 from pmfed.errors import DataError
 
 SEXES = {"f": FEMALE, "female": FEMALE, "w": FEMALE, "8532": FEMALE, "m": MALE, "male": MALE, "8507": MALE}
@@ -243,10 +243,7 @@ class EventTables:
             found, wrong = number(column, self.file.written, name)
             when = from_offsets(found, clock)
             return Dated(when, when, wrong, np.zeros(len(when), dtype=bool))
-        codes, texts = labels(column)
-        nothing = self.file.written.nothing(name)
-        told = ["" if text in nothing else text for text in texts]
-        return dated(told or [""], self.file.written.dates, self.file.zone).take(codes)
+        return dates_of(column, self.file.written, name, self.file.zone)
 
     def notes(self, asked: Asked) -> Iterator[Texts]:
         """Yield the notes of the patients asked for; NaT where they have no date."""
