@@ -195,10 +195,7 @@ class EventTables:
         when = self._dated(part[table.when], table.when, table.clock)
         odd.dates(table.when, part, when)
         known, adrift = self._known(table, part, when, odd)
-        measured = np.isin(
-            concept, [one for one, spec in enumerate(matcher.concepts) if getattr(spec, "measured", False)]
-        )
-        odd.numbers(column, frame, row[measured], values)
+        odd.numbers(column, frame, row[matcher.measured[concept]], values)
         moment = when.take(place)
         dated = ~np.isnat(moment.last)
         self.counts["events without a date"] += int((~dated).sum())

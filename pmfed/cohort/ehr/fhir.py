@@ -243,7 +243,7 @@ class Fhir:
                 continue
             entered = span(date(resource, kind.known), "iso", self.zone)
             said = value(part, self.written)
-            if said.why == UNDECLARED and any(getattr(matcher.concepts[one], "measured", False) for one in concepts):
+            if said.why == UNDECLARED and matcher.measured[list(concepts)].any():
                 self._commas.append(entry.place)
             known = when.last if entered is None else max(when.last, entered.last)
             adrift = when.adrift or (entered is not None and entered.adrift)

@@ -63,7 +63,6 @@ class Reading:
         self.matcher = Matcher(self.specs)
         self.counts: Counter[str] = Counter()
         self._censored = [spec.censored or censored for spec in self.specs]
-        self._measured = np.array([spec.measured for spec in self.specs], dtype=bool)
         self._low = np.array([-np.inf if spec.minimum is None else spec.minimum for spec in self.specs])
         self._high = np.array([np.inf if spec.maximum is None else spec.maximum for spec in self.specs])
         self._values = np.zeros(len(self.specs), dtype=np.int64)
@@ -105,7 +104,7 @@ class Reading:
     def _checked(self, events: Chunk) -> tuple[Floats, NDArray[np.bool_]]:
         """Return the values of some events in the study's units, and which can be used."""
         feature, unit, out = events.concept, events.unit, events.value.copy()
-        measured = self._measured[feature]
+        measured = self.matcher.measured[feature]
         good = ~measured
         numbers = measured & ~np.isnan(out)
         self.counts["measurements without a number"] += int((measured & ~numbers).sum())
