@@ -263,7 +263,7 @@ def read_cohort(
             marked[there] = where[place]
         inputs[name][there] = encoded.inputs[place]
         uses |= {f"{name}.{key}": use for key, use in encoded.uses.items()}
-        warnings += [line for key, use in encoded.uses.items() for line in told(str(sheet.path), key, use)]
+        warnings += told(str(sheet.path), encoded.uses)
         for key, raw in encoded.raw.items():
             missing[f"{name}.{key}"] = gaps = int(np.isnan(raw[place]).sum())
             if gaps == len(place) and unlabelled is None:

@@ -101,7 +101,7 @@ def read_events(
         key: replace(use, constant=constant(numbers[key][present]) and spec.features[key].measured)
         for key, use in reading.uses().items()
     }
-    warnings += [line for key, use in uses.items() for line in told(opened.name, key, use)]
+    warnings += told(opened.name, uses)
     return Block(inputs, present, missing, counts, tuple(warnings), uses)
 
 

@@ -82,7 +82,7 @@ def read_sequence(
     missing = {key: int((present & ~observed[:, place]).sum()) for place, key in enumerate(keys)}
     inputs[~present] = 0.0
     uses = reading.uses()
-    warnings += [line for key, use in uses.items() for line in told(opened.name, key, use)]
+    warnings += told(opened.name, uses)
     return Block(inputs, present, missing, counts, tuple(warnings), uses)
 
 
