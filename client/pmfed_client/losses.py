@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pmfed.cohort.contract.uses import MUCH, Use
 from pmfed.study import Study
 from pmfed_client.home import write_private
-from pmfed_client.site import Accepted, Site
+from pmfed_client.site import Site
 
 GROWN = 1.5
 """An acceptance lapses when the share of lost values grows by this factor."""
@@ -40,16 +40,14 @@ def red(site: Site, uses: Mapping[str, Use]) -> list[str]:
     for name, use in sorted(uses.items()):
         if use.share <= MUCH:
             continue
-        total = use.used + sum(use.lost.values())
-        open_ = {
-            why: number / total for why, number in use.lost.items() if not _accepted(site, name, why, number / total)
-        }
-        if use.share - sum(use.lost[why] / total for why in use.lost if why not in open_) > MUCH:
-            why = max(open_, key=lambda one: open_[one])
+        shares = {why: number / use.values for why, number in use.lost.items()}
+        left = {why: share for why, share in shares.items() if not _accepted(site, name, why, share)}
+        if sum(use.lost[why] for why in left) > MUCH * use.values:
+            why = max(left, key=lambda one: left[one])
             lines.append(
-                f"{name}: {use.share:.0%} of its values are lost ({', '.join(f'{one}: {share:.0%}' for one, share in open_.items())}). "
+                f"{name}: {use.share:.0%} of its values are lost ({', '.join(f'{one}: {share:.0%}' for one, share in left.items())}). "
                 f'Mend or declare the source; or accept it in site.toml: [[accept]] feature = "{name}", reason = "{why}", '
-                f"share = {min(open_[why], 1.0):.2f}"
+                f"share = {left[why]:.2f}"
             )
     return lines
 
@@ -58,20 +56,15 @@ def accepted(site: Site, uses: Mapping[str, Use]) -> list[str]:
     """Return what this site accepted and what it is now, for the approval."""
     lines = []
     for one in site.accept:
-        use = uses.get(one.feature)
-        total = 0 if use is None else use.used + sum(use.lost.values())
-        now = use.passed.get(one.reason, 0) / total if use is not None and total else 0.0
+        use = uses.get(one.feature, Use())
+        now = use.passed.get(one.reason, 0) / use.values if use.values else 0.0
         lapsed = "" if now <= GROWN * one.share else "; LAPSED, it grew by half"
         lines.append(f"{one.feature}: {one.reason}, accepted at {one.share:.0%}, now {now:.0%}{lapsed}")
     return lines
 
 
 def _accepted(site: Site, feature: str, reason: str, share: float) -> bool:
-    return any(_covers(one, feature, reason, share) for one in site.accept)
-
-
-def _covers(one: Accepted, feature: str, reason: str, share: float) -> bool:
-    return one.feature == feature and one.reason == reason and share <= GROWN * one.share
+    return any((one.feature, one.reason) == (feature, reason) and share <= GROWN * one.share for one in site.accept)
 
 
 def keep(site: Site, study: Study, uses: Mapping[str, Use], reasons: list[str]) -> None:

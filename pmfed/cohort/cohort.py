@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 from pmfed.cohort.block import Block
 from pmfed.cohort.centres import taken_away
 from pmfed.cohort.contract.refused import Refused
-from pmfed.cohort.contract.times import dated
+from pmfed.cohort.contract.times import NEVER, Moments
 from pmfed.cohort.contract.uses import Use, told
 from pmfed.cohort.contract.written import written_of
 from pmfed.cohort.detected import proposal
 from pmfed.cohort.ehr import read_signals
-from pmfed.cohort.ehr.moments import NEVER, Moments
 from pmfed.cohort.encode import Encoded, chance_equal, encode
 from pmfed.cohort.files import read_block
 from pmfed.cohort.images import read_images
@@ -28,7 +27,7 @@ from pmfed.cohort.imaging.segments import read_segmentations
 from pmfed.cohort.imaging.zipped import read_zipped_images
 from pmfed.cohort.pretrained.pictures import read_features
 from pmfed.cohort.records import Records, Sheet, modalities_at, path_of, read_records, read_sheets
-from pmfed.cohort.tables import MISSING, Problems, count, first_row, labels
+from pmfed.cohort.tables import MISSING, Problems, count, dates_of, first_row, labels
 from pmfed.cohort.unlabelled import Unlabelled
 from pmfed.errors import DataError
 from pmfed.modality import SCANS, Dicom, Genotypes, Images, Modality, Nifti, Numeric, Signals, Table, shape_of
@@ -264,7 +263,7 @@ def read_cohort(
             marked[there] = where[place]
         inputs[name][there] = encoded.inputs[place]
         uses |= {f"{name}.{key}": use for key, use in encoded.uses.items()}
-        warnings += [line for key, use in encoded.uses.items() for line in told(str(sheet.path), key, use)]
+        warnings += told(str(sheet.path), encoded.uses)
         for key, raw in encoded.raw.items():
             missing[f"{name}.{key}"] = gaps = int(np.isnan(raw[place]).sum())
             if gaps == len(place) and unlabelled is None:
@@ -354,17 +353,12 @@ def _moments(sheet: Sheet, column: str, rows: Ints, problems: Problems, *, first
     A day without a time, or at midnight, is its last second: what happened that day may have been after anything else.
     With ``first``, for index dates, it is its first: what happened that day may have been after it.
     """
-    written = written_of(sheet.path)
-    codes, texts = labels(sheet.frame[column])
-    nothing = written.nothing(column)
-    moments = dated(["" if text in nothing else text for text in texts] or [""], written.dates, written.zone).take(
-        codes
-    )
+    moments = dates_of(sheet.frame[column], written_of(sheet.path), column)
     seconds = moments.first if first else moments.last
     if moments.wrong.any():
         odd = Refused()
         odd.dates(column, sheet.frame, moments)
-        for error in odd.errors(sheet.path, proposal(sheet.path)):
+        for error in odd.errors(sheet.path, proposal):
             problems.note(error)
         problems.add(
             f"{sheet.path}: column '{column}': {count(int(moments.wrong.sum()), 'row')} with no date "

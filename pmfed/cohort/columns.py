@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import difflib
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,7 +31,8 @@ def check_separator(path: Path, first: str, separator: str, columns: Sequence[st
 
 def check_columns(path: Path, header: Sequence[str], columns: Sequence[str], also: Sequence[str]) -> list[str]:
     """Return the columns to read. The header is not listed: a file without one shows a patient there."""
-    missing = [name for name in columns if name not in header]
+    there = Counter(header)
+    missing = [name for name in columns if name not in there]
     if missing:
         named = []
         for name in missing:
@@ -46,8 +48,8 @@ def check_columns(path: Path, header: Sequence[str], columns: Sequence[str], als
             f"the table has {_count(len(header), 'column')}.",
             remedy,
         )
-    wanted = [*columns, *(name for name in dict.fromkeys(also) if name in header and name not in columns)]
-    if twice := [name for name in wanted if list(header).count(name) > 1]:
+    wanted = [*columns, *(name for name in dict.fromkeys(also) if name in there and name not in columns)]
+    if twice := [name for name in wanted if there[name] > 1]:
         raise DataError(
             f"{path}: {'columns are' if len(twice) > 1 else 'a column is'} there more than once: "
             f"{', '.join(repr(name) for name in twice)}.",

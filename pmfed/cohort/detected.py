@@ -11,7 +11,7 @@ from typing import IO
 
 from pmfed.cohort.contract.numbers import UNDECLARED, read_value
 from pmfed.cohort.contract.times import guessed, span
-from pmfed.cohort.contract.written import Written, written_of
+from pmfed.cohort.contract.written import PLAIN, Written, written_of
 from pmfed.errors import DataError
 
 SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "vertical bars"}
@@ -23,6 +23,11 @@ _DATE = re.compile(r"\d{1,2}[./-]\d{1,2}[./-]\d{4}.*|\d{8}(\d{4}(\d\d)?)?", re.A
 def is_utf8(encoding: str) -> bool:
     """Return whether a name of an encoding is UTF-8's."""
     return encoding.replace("_", "-").casefold() in ("utf-8", "utf8")
+
+
+def named_separator(path: Path) -> str:
+    """Return what separates the columns of a table by its name alone."""
+    return "\t" if path.name.lower().removesuffix(".gz").endswith(".tsv") else ","
 
 
 def open_text(path: Path, encoding: str) -> IO[str]:
@@ -37,7 +42,7 @@ def proposal(path: Path) -> str:
         found = detect(path)
     except (OSError, EOFError, UnicodeDecodeError, csv.Error, DataError):
         return ""
-    told = {name: value for name in Written.model_fields if (value := getattr(found, name)) != getattr(Written(), name)}
+    told = {name: value for name in Written.model_fields if (value := getattr(found, name)) != getattr(PLAIN, name)}
     if not told:
         return ""
     listed = ", ".join(f'{name} = "{_escaped(str(value))}"' for name, value in told.items())
@@ -55,15 +60,14 @@ def detect(path: Path) -> Written:
     with open_text(path, encoding) as file:
         lines = [line for line in file.read(_PEEK).splitlines()[:2000] if line.strip()]
     mark = max(SEPARATORS, key=lambda one: (len(next(csv.reader(lines[:1], delimiter=one), [])), one == ","))
-    expected = "\t" if path.name.lower().removesuffix(".gz").endswith(".tsv") else ","
     rows = list(csv.reader(lines[1:-1] or lines[1:], delimiter=mark))
     cells = [cell.strip() for row in rows for cell in row if cell.strip()]
-    dates = [cell for cell in cells if _DATE.fullmatch(cell) and span(cell) is None]
+    dates = {cell for cell in cells if _DATE.fullmatch(cell) and span(cell) is None}
     styles = guessed(dates)
-    odd = [cell for cell in cells if read_value(cell).why == UNDECLARED and cell not in set(dates)]
+    odd = [cell for cell in cells if read_value(cell).why == UNDECLARED and cell not in dates]
     commas = bool(odd) and all(read_value(cell, ",", ".").why == "" for cell in odd)
     return Written(
-        separator=None if mark == expected else mark,  # type: ignore[arg-type]
+        separator=None if mark == named_separator(path) else mark,  # type: ignore[arg-type]
         encoding=encoding if encoding != "utf-8" else declared.encoding,
         decimal="," if commas else declared.decimal,
         thousands="." if commas and any("." in cell for cell in odd) else declared.thousands,

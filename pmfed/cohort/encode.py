@@ -122,14 +122,13 @@ class _Report:
         """Return the column as values; note what is none."""
         found = values_of(self.cells, self.written, self.column)
         comma = found.refused()
-        declare = (
-            proposal(self.path) or 'Say how numbers are written: decimal = "," beside the file in [data] of site.toml.'
-        )
-        self.wrong(
-            comma,
-            "with text where a number is expected: a decimal comma, or a mark of thousands",
-            declare,
-        )
+        if comma.any():  # to propose how a table is written, its first megabyte is read again
+            self.wrong(
+                comma,
+                "with text where a number is expected: a decimal comma, or a mark of thousands",
+                proposal(self.path)
+                or 'Say how numbers are written: decimal = "," beside the file in [data] of site.toml.',
+            )
         remedy = "Correct the cells, or leave them empty where the value is unknown."
         self.wrong((found.why != 0) & ~comma, "with text where a number is expected", remedy)
         self.wrong(
@@ -137,12 +136,10 @@ class _Report:
         )
         return found
 
-    def outside(self, values: Floats, minimum: float, maximum: float, what: str) -> None:
+    def impossible(self, outside: NDArray[np.bool_], minimum: float, maximum: float, what: str) -> None:
         """Note impossible values."""
-        with np.errstate(invalid="ignore"):
-            wrong = (values < minimum) | (values > maximum)
         self.disallowed(
-            wrong,
+            outside,
             f"outside {minimum:g} to {maximum:g}, {what}",
             "Correct or empty the impossible values (another unit?), or correct the bounds in the study.",
         )
@@ -151,9 +148,15 @@ class _Report:
         """Return the column as plain numbers within bounds, NaN where missing."""
         found = self.values()
         self.wrong(found.limit != EXACT, "with a limit (<, >) where a number is expected", "Write plain numbers.")
-        self.outside(found.number, minimum, maximum, what)
-        with np.errstate(invalid="ignore"):
-            return np.where((found.number < minimum) | (found.number > maximum), np.nan, found.number)
+        outside = _outside(found.number, minimum, maximum)
+        self.impossible(outside, minimum, maximum, what)
+        return np.where(outside, np.nan, found.number)
+
+
+def _outside(values: Floats, minimum: float, maximum: float) -> NDArray[np.bool_]:
+    """Return which values are impossible; a missing one is not."""
+    outside: NDArray[np.bool_] = (values < minimum) | (values > maximum)
+    return outside
 
 
 def transformed(spec: Numeric, values: Floats | float) -> Floats:
@@ -176,10 +179,9 @@ def _numeric(spec: Numeric, report: _Report, censored: Censored) -> tuple[Floats
         )
     if censored != "bound":
         values[limited] = np.nan
-    with np.errstate(invalid="ignore"):
-        outside = (values < spec.minimum) | (values > spec.maximum)
+    outside = _outside(values, spec.minimum, spec.maximum)
     if spec.outside == "error":
-        report.outside(values, spec.minimum, spec.maximum, "the possible values")
+        report.impossible(outside, spec.minimum, spec.maximum, "the possible values")
     values = (
         np.clip(values, spec.minimum, spec.maximum) if spec.outside == "clamp" else np.where(outside, np.nan, values)
     )

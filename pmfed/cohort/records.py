@@ -84,11 +84,11 @@ def read_sheets(
     sources: Mapping[str, Path | str],
     here: Mapping[str, Modality],
     problems: Problems,
-    warnings: list[str] | None = None,
+    warnings: list[str],
     unlabelled: Unlabelled | None = None,
 ) -> dict[str, Sheet]:
     """Read the columns that the study names of the cohort table and of every modality's table; a row counts once."""
-    cohort, warnings = study.cohort, [] if warnings is None else warnings
+    cohort = study.cohort
     listed = unlabelled is not None and unlabelled.only is not None
     if cohort.table not in sources and not listed:
         near = difflib.get_close_matches(cohort.table, list(sources), n=1)
@@ -120,14 +120,13 @@ def read_sheets(
                 names.append(modality.when)
     sheets = {}
     for source, names in columns.items():
-        also = [cohort.record] if cohort.record else []
         if source not in sources:
             assert unlabelled is not None
             sheets[source] = Sheet(Path("the patients asked for"), unlabelled.listed(cohort.patient))
             continue
         try:
             path = path_of(sources[source])
-            frame = read_table(path, names, also)
+            frame = read_table(path, names, [cohort.record] if cohort.record else [])
             check_ids(path, cohort.patient, frame)
             again = repeated(path, frame)
             if again.any():

@@ -18,7 +18,7 @@ import pyarrow.parquet  # type: ignore[import-untyped]
 
 from pmfed.cohort.columns import check_columns, check_separator
 from pmfed.cohort.contract.written import Written, written_of
-from pmfed.cohort.detected import is_utf8, open_text, proposal
+from pmfed.cohort.detected import is_utf8, named_separator, open_text, proposal
 from pmfed.cohort.spreadsheets import sheet_rows
 from pmfed.errors import DataError
 
@@ -113,8 +113,7 @@ def read_head(path: Path, written: Written) -> _Head:
     DataError
         Nothing is written in the file.
     """
-    expected = "\t" if path.name.lower().removesuffix(".gz").endswith(".tsv") else ","
-    separator, before = written.separator or expected, 0
+    separator, before = written.separator or named_separator(path), 0
     with open_text(path, written.encoding) as file:
         while first := file.readline(BLOCK):
             if (match := _SEP.fullmatch(first.rstrip("\r\n"))) and before == 0:  # which Excel writes for itself
@@ -140,10 +139,8 @@ def _text(path: Path, columns: list[str], also: Sequence[str], whole: bool) -> I
     head = read_head(path, written)
     check_separator(path, head.text, head.separator, columns)
     wanted = check_columns(path, head.header, columns, also)
-    places = [head.header.index(name) for name in wanted]
-    rest = [place for place in range(len(head.header)) if place not in set(places)] if whole else []
     names = [str(place) for place in range(len(head.header))]
-    kept = [names[place] for place in (*places, *rest)]
+    kept = [names[place] for place in _places(head.header, wanted, whole)]
     bad: list[int] = []
     blank: set[int] = set()
 
@@ -181,6 +178,14 @@ def _text(path: Path, columns: list[str], also: Sequence[str], whole: bool) -> I
             f"{len(head.header)} (first at row {bad[0]}).",
             "Was the file cut off, or does a field hold an unquoted separator?",
         )
+
+
+def _places(header: Sequence[str], wanted: Sequence[str], whole: bool) -> list[int]:
+    """Return which columns are read, those wanted first."""
+    place_of = {name: place for place, name in enumerate(header)}  # a name that is wanted stands there once
+    first = [place_of[name] for name in wanted]
+    rest = set(range(len(header))) - set(first) if whole else set()
+    return [*first, *sorted(rest)]
 
 
 def _parquet(path: Path, columns: list[str], also: Sequence[str], whole: bool) -> Iterator[pd.DataFrame]:
@@ -235,11 +240,10 @@ def _target(kind: pa.DataType) -> pa.DataType:
 def _spreadsheet(path: Path, columns: list[str], also: Sequence[str], whole: bool) -> Iterator[pd.DataFrame]:
     header, rows, numbers = sheet_rows(path, written_of(path).sheet)
     wanted = check_columns(path, header, columns, also)
-    places = [header.index(name) for name in wanted]
-    rest = [place for place in range(len(header)) if place not in set(places)] if whole else []
+    places = _places(header, wanted, whole)
     cells = np.array(rows, dtype=object).reshape(len(rows), len(header))
-    frame = pd.DataFrame(cells[:, [*places, *rest]], dtype="str")
-    frame.columns = pd.Index([*wanted, *(f"\x1f{place}" for place in rest)])
+    frame = pd.DataFrame(cells[:, places], dtype="str")
+    frame.columns = pd.Index([*wanted, *(f"\x1f{place}" for place in places[len(wanted) :])])
     frame.index = pd.Index(numbers, dtype="int64")
     yield frame
 

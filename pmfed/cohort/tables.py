@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from pmfed.cohort.contract.identity import Seen, row_digests
 from pmfed.cohort.contract.numbers import MISSING, Values, read_value, read_values
+from pmfed.cohort.contract.times import Dated, dated
 from pmfed.cohort.contract.written import PLAIN, Written
 from pmfed.cohort.table_rows import batches
 from pmfed.errors import DataError
@@ -24,6 +26,7 @@ __all__ = [
     "Problems",
     "check_ids",
     "count",
+    "dates_of",
     "decimal_comma",
     "first_row",
     "labels",
@@ -136,6 +139,14 @@ def values_of(column: pd.Series, written: Written = PLAIN, name: str = "", *, un
         return values_of(column.astype("boolean"), written, name, united=united)
     codes, texts = labels(column)
     return read_values(texts or [""], written.decimal, written.thousands, united, nothing).take(codes)
+
+
+def dates_of(column: pd.Series, written: Written, name: str, zone: ZoneInfo | None = None) -> Dated:
+    """Return what the dates of a column may mean, one per cell; ``zone``, where the hospital is, is else the table's."""
+    nothing = written.nothing(name)
+    codes, texts = labels(column)
+    told = ["" if text in nothing else text for text in texts]
+    return dated(told or [""], written.dates, zone or written.zone).take(codes)
 
 
 def number(

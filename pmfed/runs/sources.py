@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pmfed.cohort.ehr.moments import first_second
+from pmfed.cohort.contract.times import span
 from pmfed.cohort.tables import read_table
 from pmfed.errors import UsageError
 from pmfed.modality import Genotypes, Table, sources_of
@@ -53,7 +53,7 @@ def moment(text: str | None) -> np.datetime64 | None:
     """Return the moment of a prediction: a date, a time or ``now``; UsageError when it is none."""
     if text is None:
         return None
-    second = first_second(datetime.now().isoformat(timespec="seconds") if text == "now" else text)
-    if second is None:
+    found = span(datetime.now().isoformat(timespec="seconds") if text == "now" else text)
+    if found is None:
         raise UsageError("--at: is no date.", "Write 2024-07-31, 2024-07-31T13:05:00 or now.")
-    return np.datetime64(second, "s")
+    return np.datetime64(found.first, "s")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -40,20 +41,20 @@ class Refused:
             number, first, before = self._dates.get(column, (0, int(frame.index[row]), frozenset(STYLES)))
             self._dates[column] = (number + 1, first, before & styles)
 
-    def commas(self, path: Path, proposed: str = "") -> list[DataError]:
-        """Return what was noted of numbers."""
+    def commas(self, path: Path, propose: Callable[[Path], str]) -> list[DataError]:
+        """Return what was noted of numbers; ``propose``, asked only then, says how a table seems to be written."""
         return [
             DataError(
                 f"{path}: column '{column}': {_cells(number)} with a comma or a blank that may part thousands or decimals "
                 f"(first at row {first}).",
-                proposed
+                propose(path)
                 or 'Say how numbers are written: decimal = "," or thousands = "," beside the file in [data] of site.toml.',
             )
             for column, (number, first) in self._numbers.items()
         ]
 
-    def errors(self, path: Path, proposed: str = "") -> list[DataError]:
-        """Return what was noted of dates."""
+    def errors(self, path: Path, propose: Callable[[Path], str]) -> list[DataError]:
+        """Return what was noted of dates, with the same ``propose``."""
         found = []
         for column, (number, first, styles) in self._dates.items():
             seen = " or ".join(sorted(styles)) or "in several styles"
@@ -61,7 +62,7 @@ class Refused:
                 DataError(
                     f"{path}: column '{column}': {_cells(number)} with a date that is not written year first, perhaps {seen} "
                     f"(first at row {first}).",
-                    proposed
+                    propose(path)
                     or f'Say how dates are written: dates = "{min(styles, default="day-first")}" beside the file in [data] of site.toml.',
                 )
             )

@@ -264,23 +264,6 @@ def guessed(texts: Iterable[str]) -> list[DateStyle]:
     return [style for style in STYLES[1:] if listed and all(span(text, style) for text in listed)]
 
 
-def last_second(text: str, zone: ZoneInfo | None = None) -> int | None:
-    """Return the last second a date may mean, as seconds since 1970 on the hospital's clock; None when it is no date."""
-    found = span(text, "iso", zone)
-    return None if found is None else found.last
-
-
-def first_second(text: str, zone: ZoneInfo | None = None) -> int | None:
-    """Return the first second a date may mean: of an index date, which no event of that day may then come before."""
-    found = span(text, "iso", zone)
-    return None if found is None else found.first
-
-
-def last_seconds(texts: list[str], zone: ZoneInfo | None = None) -> Moments:
-    """Return `last_second` of many texts, NaT where there is no date."""
-    return dated(texts, "iso", zone).last
-
-
 def middle(text: str, style: str = "iso") -> np.datetime64:
     """Return the middle of the days a date of birth may mean; NaT when it is none."""
     found = span(text, style)

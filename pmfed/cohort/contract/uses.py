@@ -57,10 +57,14 @@ class Use:
         return dict(sorted(lost.items(), key=lambda one: (-one[1], one[0])))
 
     @property
+    def values(self) -> int:
+        """How many values were there, lost or used."""
+        return self.used + sum(self.lost.values())
+
+    @property
     def share(self) -> float:
         """Share of the values there that were lost."""
-        lost = sum(self.lost.values())
-        return lost / (lost + self.used) if lost else 0.0
+        return sum(self.lost.values()) / max(self.values, 1)
 
 
 class Passed:
@@ -90,19 +94,19 @@ def constant(values: NDArray[np.float64]) -> bool:
     return len(known) >= 10 and bool((known == known[0]).all())
 
 
-def told(name: str, key: str, use: Use) -> list[str]:
-    """Return sentences about a feature: what was lost when it is much, and what is odd."""
+def told(name: str, uses: Mapping[str, Use]) -> list[str]:
+    """Return sentences about the features of a source: what was lost where it is much, and what is odd."""
     lines = []
-    if use.share > WARNED:
-        why = ", ".join(f"{reason}: {number:,}" for reason, number in use.lost.items())
-        total = sum(use.lost.values())
-        lines.append(
-            f"{name}: feature '{key}': {total:,} of {total + use.used:,} values lost, {use.share:.0%} ({why})."
-        )
-    if use.limits:
-        lines.append(
-            f"{name}: feature '{key}': {use.limits:,} of {use.used:,} values are only a limit (<, >) and count as the limit."
-        )
-    if use.constant:
-        lines.append(f"{name}: feature '{key}': every record has the same value: it tells nothing here.")
+    for key, use in uses.items():
+        what = f"{name}: feature '{key}'"
+        if use.share > WARNED:
+            why = ", ".join(f"{reason}: {number:,}" for reason, number in use.lost.items())
+            lost = sum(use.lost.values())
+            lines.append(f"{what}: {lost:,} of {use.values:,} values lost, {use.share:.0%} ({why}).")
+        if use.limits:
+            lines.append(
+                f"{what}: {use.limits:,} of {use.used:,} values are only a limit (<, >) and count as the limit."
+            )
+        if use.constant:
+            lines.append(f"{what}: every record has the same value: it tells nothing here.")
     return lines

@@ -8,10 +8,23 @@ from pathlib import Path, PosixPath, WindowsPath
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from pmfed.cohort.contract.times import DateStyle
 from pmfed.validate import Frozen
+
+
+def _known_zone(name: str) -> str:
+    """Return a time zone's name; ValueError when there is no such zone."""
+    try:
+        ZoneInfo(name or "UTC")
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ValueError("is no time zone; write it as in Europe/Berlin") from None
+    return name
+
+
+Zone = Annotated[str, AfterValidator(_known_zone)]
+"""The name of a time zone that there is."""
 
 
 class Written(Frozen):
@@ -26,7 +39,7 @@ class Written(Frozen):
     decimal: Literal[".", ","] = "."
     thousands: Literal["", ".", ",", " ", "'"] = ""
     dates: DateStyle = "iso"
-    timezone: str | None = None
+    timezone: Zone | None = None
     sheet: str | None = None
     missing: dict[str, tuple[str, ...]] = Field(default_factory=dict)
 
@@ -38,11 +51,6 @@ class Written(Frozen):
         except LookupError:
             raise ValueError("is no encoding; write it as in utf-8, cp1252 or utf-16") from None
         return encoding
-
-    @field_validator("timezone")
-    @classmethod
-    def _known(cls, timezone: str | None) -> str | None:
-        return known_zone(timezone)
 
     @model_validator(mode="after")
     def _fits(self) -> Written:
@@ -58,15 +66,6 @@ class Written(Frozen):
     def nothing(self, column: str) -> tuple[str, ...]:
         """Return the site's own signs for "missing" in a column."""
         return (*self.missing.get("*", ()), *self.missing.get(column, ()))
-
-
-def known_zone(timezone: str | None) -> str | None:
-    """Return a time zone's name; ValueError when there is no such zone."""
-    try:
-        ZoneInfo(timezone or "UTC")
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise ValueError("is no time zone; write it as in Europe/Berlin") from None
-    return timezone
 
 
 PLAIN = Written()

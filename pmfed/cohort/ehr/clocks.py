@@ -70,14 +70,14 @@ class Clock:
         found = dated(texts, self._style, self._zone)
         for place in np.flatnonzero(found.wrong).tolist():
             styles: list[str] = [style for style in STYLES[1:] if span(texts[place], style)]
-            self._odd.setdefault(name, Counter()).update(styles[:2] or ["no date"])
+            self._odd.setdefault(name, Counter()).update(styles[:2])
         return found
 
     def errors(self, where: str) -> list[DataError]:
         """Return what is refused: dates of a style that nobody declared."""
         found = []
         for name, styles in self._odd.items():
-            seen = [style for style, _ in styles.most_common(2) if style != "no date"]
+            seen = [style for style, _ in styles.most_common(2)]
             if seen:
                 number = max(styles.values())
                 found.append(

@@ -7,7 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from pmfed.modality.ehr import Concept
+import numpy as np
+
+from pmfed.modality.ehr import Concept, EventFeature
 
 Coding = tuple[str, str]
 """System and code, as a source has them."""
@@ -148,11 +150,19 @@ class Matcher:
     ----------
     concepts
         Concepts of a study.
+
+    Attributes
+    ----------
+    measured : (C,) bool
+        Which of them are asked for their values.
+    seen
+        Those that any event named so far.
     """
 
     def __init__(self, concepts: Sequence[Concept]) -> None:
         self.concepts = tuple(concepts)
         self.codes = tuple(tuple(read(text) for text in concept.codes) for concept in concepts)
+        self.measured = np.array([isinstance(one, EventFeature) and one.measured for one in concepts], dtype=bool)
         self.asks_answers = any(concept.answers for concept in concepts)
         self.seen: set[int] = set()
         codes = [(place, code) for place, listed in enumerate(self.codes) for code in listed]

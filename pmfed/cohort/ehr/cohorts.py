@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from pmfed.cohort.contract.times import NEVER, Moments
 from pmfed.cohort.ehr.codes import Matcher
 from pmfed.cohort.ehr.events import Asked, Chunk, Source
-from pmfed.cohort.ehr.moments import NEVER, Moments
 from pmfed.cohort.ehr.source import open_source
 from pmfed.cohort.ehr.window import seconds
 from pmfed.cohort.tables import Problems, count, labels, read_table

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Literal
 from zoneinfo import ZoneInfo
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from pmfed.cohort.contract.written import Written, known_zone
+from pmfed.cohort.contract.written import Written, Zone
 from pmfed.modality.ehr import Code, Domain
 from pmfed.validate import Frozen
 
@@ -93,7 +93,7 @@ class SourceFile(Frozen):
     tables, or the texts of its records, write numbers and dates.
     """
 
-    timezone: str | None = None
+    timezone: Zone | None = None
     units: dict[str, str] = Field(default_factory=dict)
     systems: dict[str, str] = Field(default_factory=dict)
     written: Written = Written()
@@ -102,11 +102,6 @@ class SourceFile(Frozen):
     tables: tuple[EventTable, ...] = ()
     persons: PersonTable | None = None
     notes: tuple[NoteTable, ...] = ()
-
-    @field_validator("timezone")
-    @classmethod
-    def _known(cls, timezone: str | None) -> str | None:
-        return known_zone(timezone)
 
     @model_validator(mode="after")
     def _one(self) -> SourceFile:

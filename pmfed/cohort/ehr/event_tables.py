@@ -12,17 +12,16 @@ import pandas as pd
 from pmfed.cohort.contract.identity import Seen, row_digests
 from pmfed.cohort.contract.numbers import TWO_UNITS, Values
 from pmfed.cohort.contract.refused import Refused
-from pmfed.cohort.contract.times import Dated, dated
+from pmfed.cohort.contract.times import Bools, Dated, Moments, dated, from_offsets, middle
 from pmfed.cohort.contract.uses import NO_DATE, REPEATED, SYSTEM, Passed
 from pmfed.cohort.detected import proposal
-from pmfed.cohort.ehr.batches import inside
 from pmfed.cohort.ehr.codes import Coding, Matcher, known_system, named_system, split
 from pmfed.cohort.ehr.described import EventTable, NoteTable, PersonTable, SourceFile
 from pmfed.cohort.ehr.events import FEMALE, MALE, Asked, Chunk, Ints, Persons, Texts, expand
-from pmfed.cohort.ehr.moments import Moments, from_offsets, middle
-from pmfed.cohort.ehr.units import plain
+from pmfed.cohort.ehr.folder import inside
+from pmfed.cohort.ehr.spellings import plain
 from pmfed.cohort.table_rows import batches
-from pmfed.cohort.tables import MISSING, check_ids, count, labels, number, read_table, values_of
+from pmfed.cohort.tables import MISSING, check_ids, count, dates_of, labels, number, read_table, values_of
 from pmfed.errors import DataError
 
 SEXES = {"f": FEMALE, "female": FEMALE, "w": FEMALE, "8532": FEMALE, "m": MALE, "male": MALE, "8507": MALE}
@@ -54,8 +53,7 @@ class EventTables:
         return inside(self.folder, file, self.file.written)
 
     def _told(self, odd: Refused, file: str) -> list[DataError]:
-        path = self._inside(file)
-        return odd.errors(path, proposal(path))
+        return odd.errors(self._inside(file), proposal)
 
     def patients(self) -> list[str]:
         """Return the ids of all patients, ascending."""
@@ -77,13 +75,15 @@ class EventTables:
             seen, odd = seen_of.setdefault(table.model_copy(update={"file": ""}).model_dump_json(), Seen()), Refused()
             for frame in self._batches(table, matcher.asks_answers):
                 check_ids(self._inside(table.file), table.patient, frame)
-                codes, texts = labels(frame[table.patient])
-                present.update(texts)
-                patient = np.array([place.get(text, -1) for text in texts] or [-1], dtype=np.int64)[codes]
+                patient = _placed(frame[table.patient], place, present)
                 mine = patient >= 0
                 yield from self._chunks(table, frame[mine], patient[mine], matcher, seen, odd)
             self.refused += self._told(odd, table.file)
-            self.commas += odd.commas(self._inside(table.file), proposal(self._inside(table.file)))
+            self.commas += odd.commas(self._inside(table.file), proposal)
+        self._finish(present)
+
+    def _finish(self, present: set[str]) -> None:
+        """Tell what was seen, once every row was read."""
         self._present = present - {""}
         if self._repeated:
             self.limits.append(
@@ -194,16 +194,8 @@ class EventTables:
         part = frame.take(used)
         when = self._dated(part[table.when], table.when, table.clock)
         odd.dates(table.when, part, when)
-        known, adrift = when.last, np.zeros(len(used), dtype=bool)
-        if table.recorded:
-            entered = self._dated(part[table.recorded], table.recorded, table.clock)
-            odd.dates(table.recorded, part, entered)
-            known = np.where(np.isnat(entered.last), when.last, np.maximum(when.last, entered.last))
-            adrift = entered.adrift
-        measured = np.isin(
-            concept, [one for one, spec in enumerate(matcher.concepts) if getattr(spec, "measured", False)]
-        )
-        odd.numbers(column, frame, row[measured], values)
+        known, adrift = self._known(table, part, when, odd)
+        odd.numbers(column, frame, row[matcher.measured[concept]], values)
         moment = when.take(place)
         dated = ~np.isnat(moment.last)
         self.counts["events without a date"] += int((~dated).sum())
@@ -245,44 +237,41 @@ class EventTables:
             found, wrong = number(column, self.file.written, name)
             when = from_offsets(found, clock)
             return Dated(when, when, wrong, np.zeros(len(when), dtype=bool))
-        codes, texts = labels(column)
-        nothing = self.file.written.nothing(name)
-        told = ["" if text in nothing else text for text in texts]
-        return dated(told or [""], self.file.written.dates, self.file.zone).take(codes)
+        return dates_of(column, self.file.written, name, self.file.zone)
+
+    def _known(
+        self, table: EventTable | NoteTable, frame: pd.DataFrame, when: Dated, odd: Refused
+    ) -> tuple[Moments, Bools]:
+        """Return when rows were entered, at the latest, and where that is adrift; when they happened where nothing tells."""
+        if not table.recorded:
+            return when.last, np.zeros(len(frame), dtype=bool)
+        entered = self._dated(frame[table.recorded], table.recorded, table.clock)
+        odd.dates(table.recorded, frame, entered)
+        known = np.where(np.isnat(entered.last), when.last, np.maximum(when.last, entered.last))
+        return known, entered.adrift
 
     def notes(self, asked: Asked) -> Iterator[Texts]:
         """Yield the notes of the patients asked for; NaT where they have no date."""
         place = {one: rank for rank, one in enumerate(asked.ids)}
         present: set[str] = set()
         for table in self.file.notes:
-            path, seen = self._inside(table.file), Seen()
+            path, seen, odd = self._inside(table.file), Seen(), Refused()
             recorded = [table.recorded] if table.recorded else []
             for frame in batches(path, [table.patient, table.text, *recorded], [table.when], whole=True):
-                codes, texts = labels(frame[table.patient])
-                present.update(texts)
-                patient = np.array([place.get(text, -1) for text in texts] or [-1], dtype=np.int64)[codes]
+                patient = _placed(frame[table.patient], place, present)
                 mine = np.flatnonzero(patient >= 0)
                 fresh = seen.new(row_digests(frame.take(mine)))
                 self._repeated += int((~fresh).sum())
-                yield self._texts(table, frame.take(mine[fresh]), patient[mine[fresh]])
-        self._present = present - {""}
-        if self._repeated:
-            self.limits.append(
-                f"{self.name}: {count(self._repeated, 'row')} repeating another row in full counted once."
-            )
+                yield self._texts(table, frame.take(mine[fresh]), patient[mine[fresh]], odd)
+            self.refused += self._told(odd, table.file)
+        self._finish(present)
 
-    def _texts(self, table: NoteTable, frame: pd.DataFrame, patient: Ints) -> Texts:
-        odd = Refused()
-        when: Moments = np.full(len(frame), np.datetime64("NaT", "s"))
+    def _texts(self, table: NoteTable, frame: pd.DataFrame, patient: Ints, odd: Refused) -> Texts:
+        when = dated([""] * len(frame))
         if table.when in frame:
-            written = self._dated(frame[table.when], table.when, table.clock)
-            odd.dates(table.when, frame, written)
-            when = written.last
-        known = when
-        if table.recorded:
-            known = np.maximum(when, self._dated(frame[table.recorded], table.recorded, table.clock).last)
-        self.refused += self._told(odd, table.file)
-        return Texts(patient, when, np.where(np.isnat(known), when, known), frame[table.text].fillna("").tolist())
+            when = self._dated(frame[table.when], table.when, table.clock)
+            odd.dates(table.when, frame, when)
+        return Texts(patient, when.last, self._known(table, frame, when, odd)[0], frame[table.text].fillna("").tolist())
 
     def persons(self, asked: Asked) -> Persons:
         """Return who the patients are; without a table of persons only whether there is a row about them."""
@@ -342,6 +331,13 @@ class EventTables:
                     present.update(labels(frame[column])[1])
             self._present = present - {""}
         return self._present
+
+
+def _placed(column: pd.Series, place: dict[str, int], present: set[str]) -> Ints:
+    """Return each row's place among the patients asked for, -1 for none of them; add whoever is there to ``present``."""
+    codes, texts = labels(column)
+    present.update(texts)
+    return np.array([place.get(text, -1) for text in texts] or [-1], dtype=np.int64)[codes]
 
 
 def _column(frame: pd.DataFrame, name: str) -> tuple[Ints, list[str]]:

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pmfed.cohort.contract.numbers import Value
+from pmfed.cohort.contract.times import NEVER, Moments
 from pmfed.cohort.contract.uses import Passed
 from pmfed.cohort.ehr.codes import Matcher
-from pmfed.cohort.ehr.moments import NEVER, Moments
 from pmfed.errors import DataError
 
 Ints = NDArray[np.int64]
@@ -73,7 +73,7 @@ class Chunk:
     why : (N,) int64
         Place in ``reasons``: why something that is written is no number; 0 where there is one or nothing is written.
     adrift : (N,) bool
-        Whether ``when`` may be `moments.EAST` + `moments.WEST` seconds too late: nobody said where the hospital is.
+        Whether ``when`` may be `times.EAST` + `times.WEST` seconds too late: nobody said where the hospital is.
     """
 
     patient: Ints

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pmfed.cohort.block import Block
+from pmfed.cohort.contract.times import DAY, Moments
 from pmfed.cohort.contract.uses import constant, told
 from pmfed.cohort.ehr.events import FEMALE, MALE, Floats, Persons
-from pmfed.cohort.ehr.moments import DAY, Moments
 from pmfed.cohort.ehr.reading import Reading
 from pmfed.cohort.ehr.reductions import reduction
 from pmfed.cohort.ehr.source import open_source
@@ -101,7 +101,7 @@ def read_events(
         key: replace(use, constant=constant(numbers[key][present]) and spec.features[key].measured)
         for key, use in reading.uses().items()
     }
-    warnings += [line for key, use in uses.items() for line in told(opened.name, key, use)]
+    warnings += told(opened.name, uses)
     return Block(inputs, present, missing, counts, tuple(warnings), uses)
 
 

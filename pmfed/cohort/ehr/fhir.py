@@ -14,7 +14,7 @@ import numpy as np
 
 from pmfed.cohort.contract.identity import Settled, Versions, digest
 from pmfed.cohort.contract.numbers import NOTHING, UNDECLARED
-from pmfed.cohort.contract.times import dated, span
+from pmfed.cohort.contract.times import dated, middle, span
 from pmfed.cohort.contract.uses import (
     MODIFIED,
     NO_DATE,
@@ -32,7 +32,6 @@ from pmfed.cohort.ehr.event_tables import SEXES
 from pmfed.cohort.ehr.events import CHUNK, Asked, Chunk, Ints, Persons, Rows, Texts
 from pmfed.cohort.ehr.exports import Entry, Export, Resource
 from pmfed.cohort.ehr.fhir_people import Registry, server_of, urls_of
-from pmfed.cohort.ehr.moments import middle
 from pmfed.cohort.ehr.resources import (
     KINDS,
     VISITS,
@@ -244,7 +243,7 @@ class Fhir:
                 continue
             entered = span(date(resource, kind.known), "iso", self.zone)
             said = value(part, self.written)
-            if said.why == UNDECLARED and any(getattr(matcher.concepts[one], "measured", False) for one in concepts):
+            if said.why == UNDECLARED and matcher.measured[list(concepts)].any():
                 self._commas.append(entry.place)
             known = when.last if entered is None else max(when.last, entered.last)
             adrift = when.adrift or (entered is not None and entered.adrift)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pmfed.cohort.block import Block
+from pmfed.cohort.contract.times import Moments
 from pmfed.cohort.ehr.events import Asked, Chunk, Texts
 from pmfed.cohort.ehr.features import attendance
-from pmfed.cohort.ehr.moments import Moments
 from pmfed.cohort.ehr.source import open_source
 from pmfed.cohort.ehr.window import Window, seconds
 from pmfed.cohort.tables import Problems, count

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from pmfed.cohort.contract.identity import Seen
+from pmfed.cohort.contract.times import middle
 from pmfed.cohort.contract.uses import Passed
 from pmfed.cohort.ehr.clocks import Clock
 from pmfed.cohort.ehr.codes import Matcher
@@ -18,7 +19,6 @@ from pmfed.cohort.ehr.database import Database, Table, among, open_database
 from pmfed.cohort.ehr.described import OmopPlace, SourceFile
 from pmfed.cohort.ehr.event_tables import SEXES
 from pmfed.cohort.ehr.events import Asked, Chunk, Persons, Texts
-from pmfed.cohort.ehr.moments import middle
 from pmfed.cohort.ehr.omop_tables import KINDS, Keys, Kind, TableReader
 from pmfed.cohort.tables import count
 from pmfed.errors import DataError

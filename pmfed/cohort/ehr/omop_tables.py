@@ -111,7 +111,6 @@ class TableReader:
         self.table = source.database.tables[kind.table]
         self.clock = Clock(self.table, kind.date, source.written, source.zone)
         self._visits = {place for place, codes in enumerate(matcher.codes) for code in codes if code.system == "visit"}
-        self._measured = [getattr(concept, "measured", False) for concept in matcher.concepts]
         self._keys, self._seen, self._repeated, self._commas = Keys(self.table, kind.key), Seen(), 0, 0
         self._twice = self._shared_keys()
         self._rows: dict[int, int] = {}
@@ -224,7 +223,7 @@ class TableReader:
         self.source.passed.count(place[~dated], NO_DATE)
         row, place = row[dated], place[dated]
         said = [self._value(*one) for one in zip(value, text, operator, unit, unit_text, strict=True)]
-        measured = np.array(self._measured, dtype=bool)[place]
+        measured = self.matcher.measured[place]
         self._commas += sum(said[one].why == UNDECLARED for one in np.unique(row[measured]).tolist())
         units = {unit: at for at, unit in enumerate(dict.fromkeys(one.unit for one in said))}
         reasons = {why: at for at, why in enumerate(dict.fromkeys(["", *(one.why for one in said)]))}

@@ -10,12 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pmfed.cohort.contract.numbers import UNDECLARED
-from pmfed.cohort.contract.times import EAST, WEST
+from pmfed.cohort.contract.times import EAST, WEST, Moments, tomorrow
 from pmfed.cohort.contract.uses import EARLIER, LATER, LIMIT, NO_ZONE, NOT_MEASURED, OUTSIDE, UNIT, Passed, Use
 from pmfed.cohort.ehr.codes import Matcher
 from pmfed.cohort.ehr.events import Chunk, Floats, Ints, Source
-from pmfed.cohort.ehr.moments import Moments, tomorrow
-from pmfed.cohort.ehr.units import conversion, shown
+from pmfed.cohort.ehr.units import conversion, named, shown
 from pmfed.cohort.ehr.window import Window
 from pmfed.cohort.tables import Problems, count
 from pmfed.modality.ehr import EventFeature
@@ -64,7 +63,6 @@ class Reading:
         self.matcher = Matcher(self.specs)
         self.counts: Counter[str] = Counter()
         self._censored = [spec.censored or censored for spec in self.specs]
-        self._measured = np.array([spec.measured for spec in self.specs], dtype=bool)
         self._low = np.array([-np.inf if spec.minimum is None else spec.minimum for spec in self.specs])
         self._high = np.array([np.inf if spec.maximum is None else spec.maximum for spec in self.specs])
         self._values = np.zeros(len(self.specs), dtype=np.int64)
@@ -106,13 +104,14 @@ class Reading:
     def _checked(self, events: Chunk) -> tuple[Floats, NDArray[np.bool_]]:
         """Return the values of some events in the study's units, and which can be used."""
         feature, unit, out = events.concept, events.unit, events.value.copy()
-        measured = self._measured[feature]
+        measured = self.matcher.measured[feature]
         good = ~measured
         numbers = measured & ~np.isnan(out)
-        self.counts["measurements without a number"] += int((measured & ~numbers).sum())
-        self._undeclared |= any(events.reasons[why] == UNDECLARED for why in events.why[measured & ~numbers].tolist())
-        for why in np.unique(events.why[measured & ~numbers]).tolist():
-            self._passed.count(feature[measured & ~numbers & (events.why == why)], events.reasons[why] or NOT_MEASURED)
+        without = measured & ~numbers
+        self.counts["measurements without a number"] += int(without.sum())
+        for why in np.unique(events.why[without]).tolist():
+            self._undeclared |= events.reasons[why] == UNDECLARED
+            self._passed.count(feature[without & (events.why == why)], events.reasons[why] or NOT_MEASURED)
         numbers &= self._uncensored(events, numbers)
         units = [self.source.spellings.get(unit.strip(), unit.strip()) for unit in events.units]
         pairs, which = np.unique(feature[numbers] * len(units) + unit[numbers], return_inverse=True)
@@ -123,9 +122,7 @@ class Reading:
             here = at[which == place]
             if line is None:
                 self._no_unit.setdefault(one, Counter())[units[written]] += len(here)
-                self._passed.add(
-                    [one], f"{UNIT} ({shown(Counter({units[written]: len(here)})).rpartition(':')[0]})", len(here)
-                )
+                self._passed.add([one], f"{UNIT} ({named(units[written])})", len(here))
                 continue
             out[here] = out[here] * line[0] + line[1]
             good[here] = self._bounded(one, out, here)

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pmfed.cohort.block import Block
+from pmfed.cohort.contract.times import Moments
 from pmfed.cohort.contract.uses import told
 from pmfed.cohort.ehr.events import Floats, Ints
 from pmfed.cohort.ehr.features import attendance, bounded, scaled
-from pmfed.cohort.ehr.moments import Moments
 from pmfed.cohort.ehr.reading import Counted, Reading
 from pmfed.cohort.ehr.reductions import reduction
 from pmfed.cohort.ehr.source import open_source
@@ -82,7 +82,7 @@ def read_sequence(
     missing = {key: int((present & ~observed[:, place]).sum()) for place, key in enumerate(keys)}
     inputs[~present] = 0.0
     uses = reading.uses()
-    warnings += [line for key, use in uses.items() for line in told(opened.name, key, use)]
+    warnings += told(opened.name, uses)
     return Block(inputs, present, missing, counts, tuple(warnings), uses)
 
 

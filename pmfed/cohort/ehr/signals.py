@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pmfed.cohort.block import Block
-from pmfed.cohort.ehr.batches import inside
+from pmfed.cohort.contract.times import Moments
 from pmfed.cohort.ehr.events import Floats
-from pmfed.cohort.ehr.moments import Moments
+from pmfed.cohort.ehr.folder import inside
 from pmfed.cohort.ehr.sampled import ENDINGS, read_csv
 from pmfed.cohort.ehr.traces import (
     BOUNDS,

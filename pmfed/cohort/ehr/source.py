@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from pmfed.cohort.contract.written import PLAIN, Written, written_of
-from pmfed.cohort.ehr.batches import inside
 from pmfed.cohort.ehr.described import EventTable, FhirPlace, NoteTable, OmopPlace, PersonTable, SourceFile
 from pmfed.cohort.ehr.events import Source
 from pmfed.cohort.ehr.exports import holds_resources
+from pmfed.cohort.ehr.folder import inside
 from pmfed.cohort.table_rows import ENDINGS as TABLES
 from pmfed.errors import DataError, StudyError
 from pmfed.validate import read_toml

@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import Field, PositiveFloat, model_validator
 
 from pmfed.cohort.ehr.events import Floats
-from pmfed.cohort.ehr.units import SPELLINGS
+from pmfed.cohort.ehr.spellings import SPELLINGS
 from pmfed.modality.ehr import Signals
 from pmfed.validate import Frozen, read_toml
 

@@ -11,11 +11,9 @@ from collections import Counter
 from functools import lru_cache
 from typing import Any
 
-from pmfed.cohort.ehr.spellings import SPELLINGS, harmless, plain, qualified
+from pmfed.cohort.ehr.spellings import harmless, plain, qualified
 from pmfed.errors import DataError
 from pmfed.modality.ehr import EventFeature
-
-__all__ = ["SPELLINGS", "conversion", "convert", "plain", "shown"]
 
 LONGEST = 60
 
@@ -134,16 +132,22 @@ def _registry() -> Any:
     return PintUcumRegistry()
 
 
+def named(unit: str) -> str:
+    """Return a unit for a message: only what is a unit, for a cell may hold anything."""
+    if not unit:
+        return "no unit"
+    known = plain(unit) != unit or (len(unit) <= 20 and harmless(unit) and _quantity(unit) is not None)
+    return f"'{unit}'" if known else "others"
+
+
 def shown(units: Counter[str]) -> str:
-    """Return units for a message, most frequent first: only what is a unit, for a cell may hold anything."""
-    named: list[str] = []
+    """Return units for a message with their numbers, most frequent first."""
+    listed: list[str] = []
     odd = 0
     for unit, number in units.most_common():
-        known = plain(unit) != unit or (0 < len(unit) <= 20 and harmless(unit) and _quantity(unit) is not None)
-        if known and len(named) < 4:
-            named.append(f"'{unit}': {number:,}")
-        elif not unit:
-            named.append(f"no unit: {number:,}")
-        else:
+        name = named(unit)
+        if name == "others" or (unit and len(listed) >= 4):
             odd += number
-    return ", ".join([*named, f"others: {odd:,}"] if odd else named)
+        else:
+            listed.append(f"{name}: {number:,}")
+    return ", ".join([*listed, f"others: {odd:,}"] if odd else listed)

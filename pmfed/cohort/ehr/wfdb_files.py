@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from pmfed.cohort.ehr.batches import inside
 from pmfed.cohort.ehr.events import Floats
+from pmfed.cohort.ehr.folder import inside
 from pmfed.cohort.ehr.traces import (
     ABSENT,
     CHANNEL,

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from pmfed.cohort.contract.times import DAY, Moments
 from pmfed.cohort.ehr.events import Asked, Chunk, Ints
-from pmfed.cohort.ehr.moments import DAY, Moments
 
 EVER = 1 << 40  # seconds: longer than any record reaches back
 

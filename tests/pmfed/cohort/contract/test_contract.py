@@ -223,10 +223,10 @@ def test_a_chain_of_replaced_records_is_one_person(order: list[str]) -> None:
 
 
 def test_what_is_much() -> None:
-    assert told("s", "k", Use(95, passed={"no number": 5, LATER: 900})) == []
-    (line,) = told("s", "k", Use(80, passed={"no number": 15, "no date": 5}))
+    assert told("s", {"k": Use(95, passed={"no number": 5, LATER: 900})}) == []
+    (line,) = told("s", {"k": Use(80, passed={"no number": 15, "no date": 5})})
     assert line == "s: feature 'k': 20 of 100 values lost, 20% (no number: 15, no date: 5)."
-    assert len(told("s", "k", Use(10, limits=3, constant=True))) == 2
+    assert len(told("s", {"k": Use(10, limits=3, constant=True)})) == 2
 
 
 def test_a_path_knows_how_it_is_written_wherever_it_goes(tmp_path: object) -> None:

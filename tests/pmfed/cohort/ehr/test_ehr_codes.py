@@ -13,14 +13,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from worlds import CREATININE
 
+from pmfed.cohort.contract.times import dated, from_offsets, middle, span
 from pmfed.cohort.ehr.codes import Matcher, read, split
-from pmfed.cohort.ehr.moments import first_second, from_offsets, last_second, last_seconds, middle
-from pmfed.cohort.ehr.units import SPELLINGS, conversion, convert
+from pmfed.cohort.ehr.spellings import SPELLINGS
+from pmfed.cohort.ehr.units import conversion, convert
 from pmfed.modality.ehr import Concept, EventFeature
 
 
 def second(text: str) -> int:
     return int(np.datetime64(text, "s").astype(np.int64))
+
+
+def first_second(text: str, zone: ZoneInfo | None = None) -> int | None:
+    found = span(text, "iso", zone)
+    return None if found is None else found.first
+
+
+def last_second(text: str, zone: ZoneInfo | None = None) -> int | None:
+    found = span(text, "iso", zone)
+    return None if found is None else found.last
 
 
 @pytest.mark.parametrize(
@@ -115,7 +126,7 @@ def test_summer_time() -> None:
     assert last_second("2020-07-01T00:30:00Z", berlin) == second("2020-07-01T02:30:00")
     assert last_second("2020-01-01T00:30:00Z", berlin) == second("2020-01-01T01:30:00")
     assert last_second("9999-12-31T23:30:00-12:00", berlin) is None
-    assert last_seconds(["2020", "", "2020"], berlin).astype(str).tolist() == [
+    assert dated(["2020", "", "2020"], "iso", berlin).last.astype(str).tolist() == [
         "2020-12-31T23:59:59",
         "NaT",
         "2020-12-31T23:59:59",

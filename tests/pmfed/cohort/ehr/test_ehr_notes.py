@@ -101,6 +101,20 @@ def test_hashed_words_are_those_of_one_text(kind: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(np.linalg.norm(block.inputs[:2], axis=1), 1, rtol=1e-6)
 
 
+def test_a_note_that_was_entered_later_does_not_count(tmp_path: Path) -> None:
+    """Nor does one whose day of entry nobody can read."""
+    (tmp_path / "notes.csv").write_text(
+        "patient_id,when,entered,text\n1,2020-01-05,05.01.2020,Heart\n1,2020-01-06,13.02.2020,Eye\n2,2020-01-05,,Eye\n"
+    )
+    described = '[[notes]]\nfile = "notes.csv"\nrecorded = "entered"\n'
+    (tmp_path / "ehr.toml").write_text(described)
+    with pytest.raises(DataError, match="column 'entered': 2 cells with a date that is not written year first"):
+        read(tmp_path / "ehr.toml", vocabulary=WORDS)
+    (tmp_path / "ehr.toml").write_text(described + '[written]\ndates = "day-first"\n')
+    block = read(tmp_path / "ehr.toml", vocabulary=WORDS)
+    assert (block.inputs > 0).tolist() == [[False, True, False], [True, False, False], [False, False, False]]
+
+
 def test_without_an_index_date_every_note_counts_and_needs_no_date(tmp_path: Path) -> None:
     (tmp_path / "n.csv").write_text("who,report\n1,heart\n1,kidney\n9,eye\n")
     (tmp_path / "ehr.toml").write_text('[[notes]]\nfile = "n.csv"\npatient = "who"\ntext = "report"\n')

@@ -256,6 +256,8 @@ REFUSED: dict[str, tuple[Writer, dict[str, Any], str, tuple[str, ...]]] = {
     "a serial number": (glucose("100", date="43983"), GLUCOSE, "perhaps spreadsheet", ("1",)),
     "compact": (glucose("100", date="202006011030"), GLUCOSE, "perhaps compact", ("1",)),
     "compact dates of OMOP": (omop_of(measurement=[measured(date="20200601", moment="")]), GLUCOSE, "'measurement_date': 1 cell with a date .*perhaps compact", ("1",)),
+    "words beside compact dates of OMOP": (
+        omop_of(measurement=[measured(date="20200601", moment=""), *(measured(date="soon", moment="", key=key) for key in (2, 3))]), GLUCOSE, "'measurement_date': 1 cell with a date", ("1",)),
     "micrograms of FEU": (rows("1,2020-06-01,LOINC:48065-7,1,ug/mL{FEU}"), DIMER, r"does not convert to 'ug/mL\{DDU\}' \('ug/mL\{FEU\}': 1\)", ("1",)),
     "not per area": (rows("1,2020-06-01,LOINC:33914-3,60,mL/min"), EGFR, "does not convert", ("1",)),
     "a text without a unit": (fhir(observation("o", valueString="105")), GLUCOSE, "no unit: 1", ("1",)),
