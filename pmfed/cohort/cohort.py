@@ -20,12 +20,10 @@ from pmfed.cohort.detected import proposal
 from pmfed.cohort.ehr import read_signals
 from pmfed.cohort.encode import Encoded, chance_equal, encode
 from pmfed.cohort.files import read_block
-from pmfed.cohort.images import read_images
+from pmfed.cohort.images import read_pictures
 from pmfed.cohort.imaging.masks import read_masks
 from pmfed.cohort.imaging.places import Places
 from pmfed.cohort.imaging.segments import read_segmentations
-from pmfed.cohort.imaging.zipped import read_zipped_images
-from pmfed.cohort.pretrained.pictures import read_features
 from pmfed.cohort.records import Records, Sheet, modalities_at, path_of, read_records, read_sheets
 from pmfed.cohort.tables import MISSING, Problems, count, dates_of, first_row, labels
 from pmfed.cohort.unlabelled import Unlabelled
@@ -324,18 +322,15 @@ def _block(
         except DataError as error:
             problems.note(error)
             problems.raise_any()
+    patients = [records.ids[owner] for owner in records.owner]
     if not isinstance(modality, Images | Signals):
-        patients = [records.ids[owner] for owner in records.owner]
         return read_block(modality, sources, patients, when, problems, patient=study.cohort.patient, places=places)
     sheet, rows = sheets[modality.table], records.rows[modality.table]
     files = _files(modality.file, sheet, rows)
     folder = Path(sources[modality.folder])
-    if isinstance(modality, Images) and places.backbone is not None:
-        return read_features(modality, files, folder, sheet.path, problems, places)
     if isinstance(modality, Images):
-        read = read_zipped_images if folder.suffix.lower() == ".zip" else read_images
-        images = read(modality, files, folder, sheet.path, problems)
-        return Block(images, np.array([bool(file) for file in files], dtype=bool))
+        lines = [int(sheet.frame.index[row]) if row >= 0 else 0 for row in rows]
+        return read_pictures(modality, files, folder, sheet.path, problems, owners=patients, rows=lines, places=places)
     taken = None if modality.when is None else _moments(sheet, modality.when, rows, problems)
     return read_signals(modality, files, folder, sheet.path, problems, taken, when)
 

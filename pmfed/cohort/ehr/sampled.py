@@ -83,20 +83,24 @@ def _read(wanted: Sequence[str], seconds: float, rate: float, path: Path, descri
     plainly, bare = [name.strip(" '\"") for name in names], [name for name, _ in called]
     places = [_place(one, plainly, bare) for one in wanted]
     units = [called[place][1] for place in places]
-    needed, skip, frame = LOOK, 0, pd.DataFrame()
+    needed: int | None = None
+    held = skip = 0
+    batches = [pd.DataFrame()]
     for batch in _rows(path, encoding, mark, len(names), {at, *places}):
-        if frame.empty and len(batch) and _is_units(batch.iloc[0], at, places):
+        if not held and len(batch) and _is_units(batch.iloc[0], at, places):
             first = [_text(batch.iloc[0][place]) for place in (at, *places)]
             unit = unit or (first[0] if first[0] in _SECONDS else None)
             units = [told or said for told, said in zip(units, first[1:], strict=True)]
             skip = 1
-        frame = pd.concat([frame, batch], ignore_index=True)
-        if len(frame) >= LOOK + skip:
-            step, _ = _step(*_times(frame[at].iloc[skip : LOOK + skip], unit, described), rate)
+        batches.append(batch)
+        held += len(batch)
+        if needed is None and held >= LOOK + skip:
+            look = pd.concat(batches, ignore_index=True)[at].iloc[skip : LOOK + skip]
+            step, _ = _step(*_times(look, unit, described), rate)
             needed = int(np.ceil(1.01 * seconds / step)) + 4
-        if len(frame) >= needed + skip:
+        if needed is not None and held >= needed + skip:
             break
-    frame = frame.iloc[skip : needed + skip]
+    frame = pd.concat(batches, ignore_index=True).iloc[skip : LOOK + skip if needed is None else needed + skip]
     if frame.empty:
         raise UnusableError(UNEVEN)
     step, share = _step(*_times(frame[at], unit, described), rate)

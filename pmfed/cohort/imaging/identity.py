@@ -29,8 +29,7 @@ def check_twins(found: Found, index: Index) -> None:
 
 
 def _same(first: File, second: File, index: Index) -> bool:
-    known = [index.entries[path].digest for path, _ in (first, second)]
-    if known[0] is not None and known[0] == known[1]:
+    if _digest(first[0], index) == _digest(second[0], index):
         return True
     return _lies(first[1]) == _lies(second[1]) and _pixels(first[0], index) == _pixels(second[0], index)
 
@@ -47,8 +46,20 @@ def _lies(header: Header) -> tuple[object, ...]:
     )
 
 
+def _digest(path: str, index: Index) -> str:
+    """Return the digest of a file, which the index keeps: the next start need not read it."""
+    known = index.entries[path].digest
+    if known is None:
+        known = hashlib.sha256(_content(path, index)).hexdigest()
+        index.note_digest(path, known)
+    return known
+
+
 def _pixels(path: str, index: Index) -> str:
     """Return the digest of a file's pixels in their own units: compression and bits do not make another picture."""
-    real = os.path.join(os.path.realpath(index.folder), path)
-    values = Picture(read_bytes(real, index.entries[path].stamp)).decode().values
+    values = Picture(_content(path, index)).decode().values
     return hashlib.sha256(values.data).hexdigest()
+
+
+def _content(path: str, index: Index) -> bytes:
+    return read_bytes(os.path.join(os.path.realpath(index.folder), path), index.entries[path].stamp)

@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from small import small_study
 
+from pmfed.cohort import read_cohort
 from pmfed.cohort.block import Block
 from pmfed.cohort.images import read_pictures
 from pmfed.cohort.imaging.masks import read_masks
@@ -288,6 +290,27 @@ def test_rows_lists_and_leaving_out(tmp_path: Path) -> None:
     assert any("that are damaged, left out: 1 of 3." in one for one in block.warnings)
     (tmp_path / "link.png").symlink_to("/etc/hostname")
     refused("lead out of the folder: 1 of 1", tmp_path, "link.png", skip_unreadable=True)
+
+
+@pytest.mark.parametrize("source", ["pictures", "pictures.zip"])
+def test_what_a_study_says_of_unreadable_pictures_holds_for_its_cohort(tmp_path: Path, source: str) -> None:
+    Image.fromarray(SHOWN).save(tmp_path / "a.png")
+    contents = {"a.png": (tmp_path / "a.png").read_bytes(), "canary.png": b"no picture"}
+    (tmp_path / "pictures").mkdir()
+    with zipfile.ZipFile(tmp_path / "pictures.zip", "w") as archive:
+        for name, content in contents.items():
+            (tmp_path / "pictures" / name).write_bytes(content)
+            archive.writestr(name, content)
+    (tmp_path / "t.csv").write_text("patient_id,died,file\np1,no,a.png\np2,yes,canary.png\np3,no,a.png\n")
+    where: dict[str, Path | str] = {"t": tmp_path / "t.csv", "f": tmp_path / source}
+    said = spec(skip_unreadable=True).model_dump(mode="json")
+    strict = small_study({"photo": {**said, "skip_unreadable": False}}, cohort={"table": "t"})
+    with pytest.raises(DataError, match=r"that are not PNG, .*: 1 of 2 \(first at row 3\)\."):
+        read_cohort(strict, where, "north")
+    found = read_cohort(small_study({"photo": said}, cohort={"table": "t"}), where, "north")
+    assert found.present["photo"].tolist() == [True, False, True]
+    assert found.findings.counts["photo: patients with the very input of another"] == 2
+    assert any("left out: 1 of 2." in one for one in found.findings.warnings)
 
 
 def test_what_a_site_should_look_at(tmp_path: Path) -> None:

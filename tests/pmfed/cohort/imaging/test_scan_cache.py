@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydicom.uid import JPEG2000Lossless
 
 from pmfed.cohort.block import Block
-from pmfed.cohort.imaging import index
+from pmfed.cohort.imaging import identity, index
 from pmfed.cohort.imaging.cache import STALE, Cache, key_of
 from pmfed.cohort.imaging.seal import Seal
 
@@ -228,3 +228,16 @@ def test_warnings_come_from_the_cache_too(tmp_path: Path) -> None:
     assert second.counts["scans from the cache"] == 1
     assert first.warnings == second.warnings
     assert len(first.warnings) == 2
+
+
+def test_a_second_copy_of_a_file_is_read_once_and_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = save(picture(np.ones((8, 8), dtype=np.int16)), tmp_path / "pacs" / "a")
+    shutil.copy(original, original.with_name("b"))
+    decoded = []
+    monkeypatch.setattr(identity, "Picture", decoded.append)
+    for start in range(2):
+        block = read(spec(), tmp_path / "pacs", cache=tmp_path / "cache")
+        assert block.counts["second copies of a picture"] == 1
+        assert block.counts["scans from the cache"] == start
+        monkeypatch.setattr(identity, "read_bytes", decoded.append)  # from here on its digest is known
+    assert not decoded

@@ -68,7 +68,7 @@ def test_importing_the_readers_imports_no_library() -> None:
     import subprocess
 
     code = (
-        "import sys, pmfed.cohort.imaging.dicom, pmfed.cohort.imaging.listed, pmfed.cohort.imaging.zipped;"
+        "import sys, pmfed.cohort.imaging.dicom, pmfed.cohort.imaging.listed, pmfed.cohort.images;"
         "print([name for name in ('pydicom', 'nibabel', 'gdcm', 'monai', 'torch') if name in sys.modules])"
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

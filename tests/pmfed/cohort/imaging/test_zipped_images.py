@@ -15,7 +15,6 @@ from PIL import Image
 
 from pmfed.cohort.images import read_images
 from pmfed.cohort.imaging import archive as module
-from pmfed.cohort.imaging.zipped import read_zipped_images
 from pmfed.cohort.tables import Problems
 from pmfed.errors import DataError
 from pmfed.modality import Images
@@ -38,7 +37,7 @@ def pack(path: Path, members: dict[str, bytes], how: int = zipfile.ZIP_DEFLATED)
 
 def read(spec: Images, files: list[str], archive: Path) -> NDArray[np.float32]:
     problems = Problems("north")
-    images = read_zipped_images(spec, files, archive, Path("t.csv"), problems)
+    images = read_images(spec, files, archive, Path("t.csv"), problems)
     problems.raise_any()
     return images
 
