@@ -18,7 +18,10 @@ def replacing(path: Path) -> Iterator[Path]:
     beside.replace(path)
 
 
-def replace_file(path: Path, data: bytes) -> None:
-    """Write a file beside its name, sync it, and let it take its place."""
+def replace_file(path: Path, data: bytes, *, private: bool = False) -> None:
+    """Write a file beside its name, sync it, and let it take its place; ``private``: only its owner may read it."""
     with replacing(path) as beside:
+        if private:
+            beside.touch(mode=0o600)
+            beside.chmod(0o600)  # a crash may have left one
         beside.write_bytes(data)

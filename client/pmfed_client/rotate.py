@@ -7,13 +7,12 @@ the command again. The old ones are put aside, for what only they can open or sh
 from __future__ import annotations
 
 import json
-import os
 import shutil
-from pathlib import Path
 
 from pydantic import TypeAdapter
 
 from pmfed.errors import UsageError
+from pmfed.file_io import replace_file
 from pmfed.processes import running
 from pmfed.secagg.keys import Identity
 from pmfed.secagg.roster import Roster
@@ -54,9 +53,11 @@ def rotate(site: Site, by: str = "") -> Succession:
     made = Succession.make(old, Identity.at(new.identity), site.name, node)
     if site.roster.exists():  # its own key, which nobody else need vouch for
         pinned = Roster.read(site.roster)
-        _replace(site.roster, Roster.of({**pinned.keys, site.name: made.new}).canonical())
+        named = Roster.of({**pinned.keys, site.name: made.new})
+        replace_file(site.roster, named.canonical().encode(), private=True)
     if made not in chain:
-        _replace(site.folder / CHAIN, json.dumps([one.model_dump(mode="json") for one in (*chain, made)]))
+        told = [one.model_dump(mode="json") for one in (*chain, made)]
+        replace_file(site.folder / CHAIN, json.dumps(told).encode(), private=True)
     AuditLog(site.audit_log).add("rotate", old=made.old, new=made.new, **person)
     aside = site.folder / ASIDE / str(len(chain) + 1)
     for folder in (aside.parent, aside):
@@ -71,10 +72,3 @@ def rotate(site: Site, by: str = "") -> Succession:
     new.folder.rmdir()
     Identity.at.cache_clear()
     return made
-
-
-def _replace(path: Path, text: str) -> None:
-    beside = path.with_name(path.name + ".new")
-    beside.write_text(text, encoding="utf-8")
-    os.chmod(beside, 0o600)
-    beside.replace(path)
