@@ -11,11 +11,10 @@ from pmfed.errors import PolicyError
 from pmfed.file_io import replace_file
 from pmfed.secagg.keys import Identity, read_key
 from pmfed.secagg.roster import Roster, grouped
-from pmfed.secagg.succession import Changes, followed, unexplained
+from pmfed.secagg.succession import Changes, followed, read_chain, unexplained
 from pmfed_client.auditlog import AuditLog
 from pmfed_client.authority import take_over
 from pmfed_client.consent import who
-from pmfed_client.rotate import successions
 from pmfed_client.site import Site
 
 
@@ -23,7 +22,7 @@ def card_of(site: Site) -> str:
     """Return this site's public card: its name and keys, JSON. The identity key is made at first use."""
     node = site.node_public.read_text(encoding="utf-8").strip() if site.node_public.exists() else ""
     key = Identity.at(site.identity).public
-    return SiteCard(site=site.name, key=key, node=node, successions=successions(site)).model_dump_json()
+    return SiteCard(site=site.name, key=key, node=node, successions=read_chain(site.chain)).model_dump_json()
 
 
 def same_fingerprint(told: str, fingerprint: str) -> bool:
