@@ -6,10 +6,8 @@ the command again. The old ones are put aside, for what only they can open or sh
 
 from __future__ import annotations
 
-import shutil
-
 from pmfed.errors import UsageError
-from pmfed.file_io import replace_file
+from pmfed.file_io import replace_file, take_places
 from pmfed.processes import running
 from pmfed.secagg.keys import Identity
 from pmfed.secagg.roster import Roster
@@ -51,13 +49,8 @@ def rotate(site: Site, by: str = "") -> Succession:
     aside = site.folder / ASIDE / str(len(chain) + 1)
     for folder in (aside.parent, aside):
         folder.mkdir(mode=0o700, exist_ok=True)
-    for path in sorted(
-        new.folder.iterdir(), reverse=True
-    ):  # node.pub, node.key, identity.pem: this one says it is done
-        here = site.folder / path.name
-        if here.exists():
-            shutil.copy2(here, aside / path.name)  # never a moment without the one or the other
-        path.replace(here)
+    # node.pub, node.key, identity.pem: this one says it is done
+    take_places(sorted(new.folder.iterdir(), reverse=True), site.folder, aside)
     new.folder.rmdir()
     Identity.at.cache_clear()
     return made

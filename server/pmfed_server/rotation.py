@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
-import shutil
 from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from pmfed.errors import UsageError
-from pmfed.file_io import replace_file
+from pmfed.file_io import replace_file, take_places
 from pmfed.processes import running
 from pmfed.secagg.keys import Identity
 from pmfed.secagg.roster import Roster
@@ -105,11 +104,7 @@ def _put_in_place(folder: Path) -> None:
     aside.mkdir(mode=0o700, exist_ok=True)
     aside /= str(len(list(aside.iterdir())) + 1)
     aside.mkdir(mode=0o700)
-    for path in sorted((folder / NEXT).iterdir()):
-        here = folder / path.name
-        if here.exists():
-            shutil.copy2(here, aside / path.name)  # never a moment without the one or the other
-        path.replace(here)
+    take_places(sorted((folder / NEXT).iterdir()), folder, aside)
     (folder / NEXT).rmdir()
 
 
