@@ -93,6 +93,11 @@ class Part(Frozen):
     weights: str | None = None
     absent: Literal["adds nothing", "learned", "no answer"]
 
+    @property
+    def named(self) -> bool:
+        """Whether a record is one row of inputs with names: neither a picture nor a series."""
+        return bool(self.inputs) and self.shape == (len(self.inputs),)
+
 
 class Index(Frozen):
     """The moment of the prediction: nothing at or after it is an input.
