@@ -105,10 +105,10 @@ def explain(
             raise UsageError("nothing says where the patients are.", "Give --site DIR, or --table FILE.")
         model = open_model(run)
         linear, answer = linearly(model), model.description.answer
-        place = answer.intervals.index(answer.horizon) if answer.horizon is not None else 0
+        many = answer.link == "softmax"
         with _written(out) as file:
-            for output in range(answer.outputs) if answer.link == "softmax" else [place]:
-                if answer.link == "softmax":
+            for output in range(answer.outputs) if many else [answer.column_told]:
+                if many:
                     print(f"class {answer.classes[output]}", file=file)
                 lines = list(rows_of(model, linear, output))
                 if out is not None:

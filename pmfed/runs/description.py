@@ -133,6 +133,11 @@ class Answer(Frozen):
     intervals: tuple[PositiveFloat, ...] = ()
     horizon: PositiveFloat | None = None
 
+    @property
+    def column_told(self) -> int:
+        """Which output a single figure is of: the interval that ends at the horizon, or the first and only one."""
+        return self.intervals.index(self.horizon) if self.horizon is not None else 0
+
 
 class Straight(Frozen):
     """``kind = "straight"``: each output becomes ``intercept + slope * output``, cut off at ``bound`` either way before.
