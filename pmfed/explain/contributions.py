@@ -55,9 +55,13 @@ class Contributions:
     exact: bool
 
 
-def features_of(model: Model) -> dict[str, list[tuple[str, int | None, Input | None]]]:
-    """Return what each feature is made of: modality, column and input; of a modality of pictures column and input are None."""
-    found: dict[str, list[tuple[str, int | None, Input | None]]] = {}
+Piece = tuple[str, int | None, Input | None]
+"""Modality, column and input; of a modality of pictures column and input are None."""
+
+
+def features_of(model: Model) -> dict[str, list[Piece]]:
+    """Return what each feature is made of."""
+    found: dict[str, list[Piece]] = {}
     for name, part in sorted(model.description.parts.items()):
         for column, one in enumerate(part.inputs):
             found.setdefault(f"{name}.{one.feature}", []).append((name, column, one))
