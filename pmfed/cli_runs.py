@@ -62,12 +62,11 @@ def predict(
     """
     from pmfed.runs.predict import predict as answers
     from pmfed.runs.predict import summary, write_lines
-    from pmfed.runs.sources import moment
 
-    model, reading = _opened(run, site, table, source, own)
-    parts = answers(model, **reading, only=patient, at=moment(at), without=without or ())
+    model, asked = _opened(run, site, table, source, own)
+    asked |= _whom(patient, at, without)
     with _written(out) as file:
-        said = write_lines(model, parts, file)
+        said = write_lines(model, answers(model, **asked), file)
     for line in summary(model, said):
         print(line, file=sys.stderr)
     if out is not None:
@@ -93,32 +92,15 @@ def explain(
     Without patients: the coefficients of a linear model, by name and unit. With --patient: what each of this patient's
     features adds to the answer. With --site or --table alone: how much each feature adds on average there.
     """
-    import csv
-
-    from pmfed.explain.coefficients import linearly
-    from pmfed.explain.words import table as rows_of
-    from pmfed.runs.model import open_model
-    from pmfed.runs.sources import moment
-
     if site is None and table is None and not source:
         if patient or at or without or own:
             raise UsageError("nothing says where the patients are.", "Give --site DIR, or --table FILE.")
-        model = open_model(run)
-        linear, answer = linearly(model), model.description.answer
-        place = answer.intervals.index(answer.horizon) if answer.horizon is not None else 0
-        with _written(out) as file:
-            for output in range(answer.outputs) if answer.link == "softmax" else [place]:
-                if answer.link == "softmax":
-                    print(f"class {answer.classes[output]}", file=file)
-                lines = list(rows_of(model, linear, output))
-                if out is not None:
-                    csv.writer(file, lineterminator="\n").writerows(lines)
-                else:
-                    _aligned(lines, file)
+        _coefficients(run, out)
         return
-    model, reading = _opened(run, site, table, source, own)
+    model, asked = _opened(run, site, table, source, own)
+    asked |= _whom(patient, at, without)
     with _written(out) as file:
-        _explained(model, reading, patient, moment(at), without or (), most, file)
+        _explained(model, asked, most, file)
 
 
 def export(
@@ -158,15 +140,35 @@ def export(
     print(f"written  {out}")
 
 
+def _coefficients(run: Path, out: Path | None) -> None:
+    """Write a linear model's table of coefficients, of several classes one for each: for people, or as CSV in a file."""
+    import csv
+
+    from pmfed.explain.coefficients import linearly
+    from pmfed.explain.words import table
+    from pmfed.runs.model import open_model
+
+    model = open_model(run)
+    linear, answer = linearly(model), model.description.answer
+    several = answer.link == "softmax"
+    with _written(out) as file:
+        for output in range(answer.outputs) if several else [answer.column_told]:
+            if several:
+                print(f"class {answer.classes[output]}", file=file)
+            lines = list(table(model, linear, output))
+            if out is not None:
+                csv.writer(file, lineterminator="\n").writerows(lines)
+            else:
+                _aligned(lines, file)
+
+
 def _aligned(lines: list[Any], file: TextIO) -> None:
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     for line in lines:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip(), file=file)
 
 
-def _explained(
-    model: Model, reading: dict[str, Any], patient: list[str] | None, at: Any, without: Any, most: int, file: TextIO
-) -> None:
+def _explained(model: Model, asked: dict[str, Any], most: int, file: TextIO) -> None:
     """Write what each named patient's features add, or what they add on average over all."""
     from pmfed.explain.contributions import contributions
     from pmfed.explain.words import importance, scale_of
@@ -175,9 +177,9 @@ def _explained(
 
     unit, factor = scale_of(model.description.answer)
     found, records = [], 0
-    for part in answers(model, **reading, only=patient, at=at, without=without):
+    for part in answers(model, **asked):
         made = contributions(model, part.patients.cohort)
-        if patient:
+        if asked["only"]:
             for row, one in enumerate(part.patients.ids):
                 print(f"{one} {part.patients.labels[row]}".strip(), file=file)
                 for line in told_of(model, part.patients, part.outputs, made, row, most):
@@ -185,7 +187,7 @@ def _explained(
         else:
             found.append(made)
             records += part.patients.cohort.records
-    if not patient:
+    if not asked["only"]:
         print(f"what each feature adds on average, either way, over {records:,} records, in {unit}:", file=file)
         for name, mean in list(importance(found, factor))[:most]:
             print(f"  {mean:10.4f}  {name}", file=file)
@@ -218,6 +220,13 @@ def _opened(
         raise UsageError("nothing says where the patients are.", "Give --site DIR, or --table FILE.")
     reading["sources"] |= named_sources(model.study, source or [])
     return model, reading
+
+
+def _whom(patient: list[str] | None, at: str | None, without: list[str] | None) -> dict[str, Any]:
+    """Return whom to predict, at which moment, and what they do not have."""
+    from pmfed.runs.sources import moment
+
+    return {"only": patient, "at": moment(at), "without": without or ()}
 
 
 @contextmanager

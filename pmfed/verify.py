@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, ValidationError
 from safetensors import SafetensorError
 
 from pmfed.errors import PmfedError, UsageError, VerificationError
@@ -25,17 +25,15 @@ from pmfed.privacy.accounting import epsilon
 from pmfed.privacy.plan import PrivacyPlan
 from pmfed.secagg.keys import Identity, verify
 from pmfed.secagg.roster import Key, Roster
-from pmfed.secagg.succession import Chain, Succession, followed
+from pmfed.secagg.succession import CHAIN, Succession, followed, read_chain
 from pmfed.study import Study
 from pmfed.validate import Frozen
 from pmfed.wire import Fingerprint, RunId
 
 MANIFEST = "manifest.json"
-SUCCESSIONS = "successions.json"
 UNSIGNED = ("checkpoints",)  # the coordinator's own, of no use to others
 MAX_BYTES = 1 << 22  # of a manifest or a receipt
 CLOSE = 1e-6  # of two epsilons computed by the same formula on two machines
-_Chain: TypeAdapter[tuple[Succession, ...]] = TypeAdapter(Chain)
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -153,7 +151,7 @@ def read_manifest(run: Path) -> Manifest:
 def _successions(run: Path) -> tuple[Succession, ...]:
     """Return what is told of the coordinator's keys; it vouches for itself, by the signatures in it."""
     try:
-        return _Chain.validate_json((run / SUCCESSIONS).read_bytes()[:MAX_BYTES], strict=True)
+        return read_chain(run / CHAIN)
     except (OSError, ValidationError):
         return ()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from pmfed.errors import PolicyError
+from pmfed.file_io import replace_file
 
 
 def take_over(path: Path, told: Sequence[str]) -> bool:
@@ -48,10 +48,7 @@ def take_over(path: Path, told: Sequence[str]) -> bool:
             f"{path}: this authority did not vouch for the one that was sent. Nothing was changed.",
             "Ask the coordinator, by telephone for instance, for its ca.crt, and put it there yourself.",
         )
-    beside = path.with_name(path.name + ".new")
-    beside.write_bytes(new.public_bytes(Encoding.PEM))
-    os.chmod(beside, 0o600)
-    beside.replace(path)
+    replace_file(path, new.public_bytes(Encoding.PEM), private=True)
     return True
 
 

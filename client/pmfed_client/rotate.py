@@ -6,31 +6,18 @@ the command again. The old ones are put aside, for what only they can open or sh
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-from pathlib import Path
-
-from pydantic import TypeAdapter
-
 from pmfed.errors import UsageError
+from pmfed.file_io import replace_file, take_places
 from pmfed.processes import running
 from pmfed.secagg.keys import Identity
 from pmfed.secagg.roster import Roster
-from pmfed.secagg.succession import Chain, Succession
+from pmfed.secagg.succession import Succession, read_chain, write_chain
 from pmfed_client.auditlog import AuditLog
 from pmfed_client.consent import who
 from pmfed_client.home import make_node_key
 from pmfed_client.site import Site
 
-NEXT, ASIDE, CHAIN = "next", "replaced", "successions.json"
-_Chain: TypeAdapter[tuple[Succession, ...]] = TypeAdapter(Chain)
-
-
-def successions(site: Site) -> tuple[Succession, ...]:
-    """Return the successions of this site's key, the first first."""
-    path = site.folder / CHAIN
-    return _Chain.validate_json(path.read_bytes(), strict=True) if path.exists() else ()
+NEXT, ASIDE = "next", "replaced"
 
 
 def rotate(site: Site, by: str = "") -> Succession:
@@ -46,7 +33,7 @@ def rotate(site: Site, by: str = "") -> Succession:
     person = who(by)
     new = site.model_copy(update={"folder": site.folder / NEXT})
     new.folder.mkdir(mode=0o700, exist_ok=True)
-    old, chain = Identity.at(site.identity), successions(site)
+    old, chain = Identity.at(site.identity), read_chain(site.chain)
     if site.node_key.exists():
         make_node_key(new)
     public = new.node_public if new.node_public.exists() else site.node_public
@@ -54,27 +41,16 @@ def rotate(site: Site, by: str = "") -> Succession:
     made = Succession.make(old, Identity.at(new.identity), site.name, node)
     if site.roster.exists():  # its own key, which nobody else need vouch for
         pinned = Roster.read(site.roster)
-        _replace(site.roster, Roster.of({**pinned.keys, site.name: made.new}).canonical())
+        named = Roster.of({**pinned.keys, site.name: made.new})
+        replace_file(site.roster, named.canonical().encode(), private=True)
     if made not in chain:
-        _replace(site.folder / CHAIN, json.dumps([one.model_dump(mode="json") for one in (*chain, made)]))
+        write_chain(site.chain, (*chain, made), private=True)
     AuditLog(site.audit_log).add("rotate", old=made.old, new=made.new, **person)
     aside = site.folder / ASIDE / str(len(chain) + 1)
     for folder in (aside.parent, aside):
         folder.mkdir(mode=0o700, exist_ok=True)
-    for path in sorted(
-        new.folder.iterdir(), reverse=True
-    ):  # node.pub, node.key, identity.pem: this one says it is done
-        here = site.folder / path.name
-        if here.exists():
-            shutil.copy2(here, aside / path.name)  # never a moment without the one or the other
-        path.replace(here)
+    # node.pub, node.key, identity.pem: this one says it is done
+    take_places(sorted(new.folder.iterdir(), reverse=True), site.folder, aside)
     new.folder.rmdir()
     Identity.at.cache_clear()
     return made
-
-
-def _replace(path: Path, text: str) -> None:
-    beside = path.with_name(path.name + ".new")
-    beside.write_text(text, encoding="utf-8")
-    os.chmod(beside, 0o600)
-    beside.replace(path)

@@ -14,6 +14,7 @@ from pmfed.errors import StudyError
 from pmfed.modality import Name
 from pmfed.privacy.precision import Precision
 from pmfed.secagg.roster import FILE as ROSTER
+from pmfed.secagg.succession import CHAIN
 from pmfed.validate import Fraction, Frozen, read_toml
 from pmfed_client.policy import Policy
 
@@ -153,6 +154,11 @@ class Site(Frozen):
     def coordinator_key(self) -> Path:
         """The coordinator's public key, where the hospital keeps it; it signs who is struck out of the roster."""
         return self.folder / "coordinator.pub"
+
+    @property
+    def chain(self) -> Path:
+        """The successions of this site's own key."""
+        return self.folder / CHAIN
 
     @property
     def places(self) -> Places:

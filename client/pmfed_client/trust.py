@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from pmfed.card import SiteCard
 from pmfed.errors import PolicyError
+from pmfed.file_io import replace_file
 from pmfed.secagg.keys import Identity, read_key
 from pmfed.secagg.roster import Roster, grouped
-from pmfed.secagg.succession import Changes, followed, unexplained
+from pmfed.secagg.succession import Changes, followed, read_chain, unexplained
 from pmfed_client.auditlog import AuditLog
 from pmfed_client.authority import take_over
 from pmfed_client.consent import who
-from pmfed_client.rotate import successions
 from pmfed_client.site import Site
 
 
@@ -23,7 +22,7 @@ def card_of(site: Site) -> str:
     """Return this site's public card: its name and keys, JSON. The identity key is made at first use."""
     node = site.node_public.read_text(encoding="utf-8").strip() if site.node_public.exists() else ""
     key = Identity.at(site.identity).public
-    return SiteCard(site=site.name, key=key, node=node, successions=successions(site)).model_dump_json()
+    return SiteCard(site=site.name, key=key, node=node, successions=read_chain(site.chain)).model_dump_json()
 
 
 def same_fingerprint(told: str, fingerprint: str) -> bool:
@@ -69,14 +68,14 @@ def follow(site: Site, changes: Changes) -> Followed:
     other = bool(
         certificate and certificate.exists() and changes.authority and take_over(certificate, changes.authority)
     )
-    moved = changes.roster != pinned
-    if moved:
+    roster, key = changes.roster != pinned, kept not in (None, changes.coordinator)
+    if roster:
         _pin(site, changes.roster)
-    if kept not in (None, changes.coordinator):
-        _write(site.coordinator_key, f"{changes.coordinator}\n")
-    if other or kept not in (None, changes.coordinator):
+    if key:
+        replace_file(site.coordinator_key, f"{changes.coordinator}\n".encode(), private=True)
+    if key or other:
         AuditLog(site.audit_log).add("trust", coordinator=changes.coordinator, authority=int(other), **who())
-    return Followed(moved, kept not in (None, changes.coordinator), other)
+    return Followed(roster, key, other)
 
 
 def pin(site: Site, path: Path, agreed: Callable[[Roster, Roster | None], bool]) -> Roster:
@@ -112,11 +111,4 @@ def pin(site: Site, path: Path, agreed: Callable[[Roster, Roster | None], bool])
 
 def _pin(site: Site, roster: Roster) -> None:
     AuditLog(site.audit_log).add("trust", roster=roster.fingerprint(), sites=len(roster.members), **who())
-    _write(site.roster, roster.canonical())
-
-
-def _write(path: Path, text: str) -> None:
-    beside = path.with_name(path.name + ".new")
-    beside.write_text(text, encoding="utf-8")
-    os.chmod(beside, 0o600)
-    beside.replace(path)
+    replace_file(site.roster, roster.canonical().encode(), private=True)

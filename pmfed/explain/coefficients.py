@@ -69,7 +69,7 @@ def linearly(model: Model) -> Linearly:
     outputs, start, found = len(bias), 0, []
     zero = bias.copy()
     for name, part in sorted(model.description.parts.items()):
-        if not part.inputs or part.shape != (len(part.inputs),):
+        if not part.named:
             raise UsageError(
                 f"modality '{name}' is a picture or a series, whose many inputs have no names of their own."
             )

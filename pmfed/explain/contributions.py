@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pmfed.cohort import Cohort
 from pmfed.errors import UsageError
 from pmfed.models.linear import Linear
-from pmfed.runs.description import Input, Part, Straight
+from pmfed.runs.description import Input, Straight
 from pmfed.runs.model import Model
 from pmfed.runs.predictors import network, recalibrated
 
@@ -55,9 +55,13 @@ class Contributions:
     exact: bool
 
 
-def features_of(model: Model) -> dict[str, list[tuple[str, int | None, Input | None]]]:
-    """Return what each feature is made of: modality, column and input; of a modality of pictures column and input are None."""
-    found: dict[str, list[tuple[str, int | None, Input | None]]] = {}
+Piece = tuple[str, int | None, Input | None]
+"""Modality, column and input; of a modality of pictures column and input are None."""
+
+
+def features_of(model: Model) -> dict[str, list[Piece]]:
+    """Return what each feature is made of."""
+    found: dict[str, list[Piece]] = {}
     for name, part in sorted(model.description.parts.items()):
         for column, one in enumerate(part.inputs):
             found.setdefault(f"{name}.{one.feature}", []).append((name, column, one))
@@ -71,8 +75,7 @@ def output_of(model: Model, outputs: Floats) -> NDArray[np.int64]:
     answer = model.description.answer
     if answer.link == "softmax":
         return np.asarray(outputs.argmax(axis=1), dtype=np.int64)
-    place = answer.intervals.index(answer.horizon) if answer.horizon is not None else 0
-    return np.full(len(outputs), place, dtype=np.int64)
+    return np.full(len(outputs), answer.column_told, dtype=np.int64)
 
 
 def contributions(model: Model, cohort: Cohort) -> Contributions:
@@ -187,8 +190,3 @@ def natural(one: Input, value: float) -> float:
     """Return what an input says, in the units of its feature."""
     real = value * (one.scale or 1.0) + (one.mean or 0.0)
     return float(np.expm1(real)) if one.transform == "log1p" else real
-
-
-def part_of(model: Model, feature: str) -> Part:
-    """Return the modality that a feature belongs to."""
-    return model.description.parts[feature.partition(".")[0]]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pmfed.explain.coefficients import Linearly
-from pmfed.explain.contributions import Contributions, features_of, natural
+from pmfed.explain.contributions import Contributions, Piece, features_of, natural
 from pmfed.runs.answers import horizon, told
 from pmfed.runs.description import Answer, Input
 from pmfed.runs.model import Model
@@ -40,11 +40,10 @@ def shown_unit(one: Input) -> str:
     return f" {UNITS.get(one.unit, one.unit)}" if one.unit else ""
 
 
-def value_of(model: Model, patients: Patients, row: int, feature: str) -> str:
-    """Return what a patient's feature is, in words."""
+def value_of(patients: Patients, row: int, feature: str, made: Sequence[Piece]) -> str:
+    """Return what a patient's feature is, in words; ``made`` is what `features_of` tells of it."""
     if patients.outside.get(feature, np.zeros(row + 1, bool))[row]:
         return "outside the study's bounds, counted as not known"
-    made = features_of(model)[feature]
     name = made[0][0]
     if patients.missing.get(feature, np.zeros(row + 1, bool))[row]:
         return f"not known; {stand_in(made[0][2])}"
@@ -95,7 +94,7 @@ def patient(
     yield f"counted in {unit}; what is listed adds up to the answer{'' if found.exact else ' but for what is left over'}."
     start = "where every patient starts" if found.exact else "where a patient with the same modalities starts"
     yield f"  {factor * found.baseline[row] + _centre(answer):+10.4f}  {start}"
-    amounts = factor * found.amounts[row]
+    amounts, table = factor * found.amounts[row], features_of(model)
     listed, rest = 0, []
     for place in np.argsort(-np.abs(amounts), kind="stable"):
         feature = found.features[place]
@@ -104,7 +103,7 @@ def patient(
         unknown = any(marks[feature][row] for marks in (patients.missing, patients.outside) if feature in marks)
         if listed < most or unknown:  # what is not known is told, however little it changes
             if amounts[place] != 0.0 or unknown:
-                said = value_of(model, patients, row, feature)
+                said = value_of(patients, row, feature, table[feature])
                 yield f"  {amounts[place]:+10.4f}  {feature}: {said}{_odds(answer, amounts[place])}"
                 listed += 1
         else:

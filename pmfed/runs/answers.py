@@ -90,9 +90,7 @@ def _regression(answer: Answer, outputs: Floats) -> Columns:
 
 def _hazards(answer: Answer, outputs: Floats) -> Columns:
     chances = alive(outputs)
-    assert answer.horizon is not None
-    at = answer.intervals.index(answer.horizon)
-    found: Columns = {f"risk by {answer.horizon:g}": 1 - chances[:, at]}
+    found: Columns = {f"risk by {answer.horizon:g}": 1 - chances[:, answer.column_told]}
     return found | {f"without {end:g}": chances[:, place] for place, end in enumerate(answer.intervals)}
 
 

@@ -93,6 +93,11 @@ class Part(Frozen):
     weights: str | None = None
     absent: Literal["adds nothing", "learned", "no answer"]
 
+    @property
+    def named(self) -> bool:
+        """Whether a record is one row of inputs with names: neither a picture nor a series."""
+        return bool(self.inputs) and self.shape == (len(self.inputs),)
+
 
 class Index(Frozen):
     """The moment of the prediction: nothing at or after it is an input.
@@ -127,6 +132,11 @@ class Answer(Frozen):
     maximum: float | None = None
     intervals: tuple[PositiveFloat, ...] = ()
     horizon: PositiveFloat | None = None
+
+    @property
+    def column_told(self) -> int:
+        """Which output a single figure is of: the interval that ends at the horizon, or the first and only one."""
+        return self.intervals.index(self.horizon) if self.horizon is not None else 0
 
 
 class Straight(Frozen):

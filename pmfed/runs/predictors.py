@@ -33,12 +33,12 @@ def predictor(model: Model) -> Predictor:
         The arrays are not those of the study's model.
     """
     method = model.description.method
-    if method not in METHODS:
+    if method not in PREDICTORS:
         raise UsageError(
             f"the model was made by the method '{method}', with which this pmfed does not predict.",
-            f"It predicts with: {', '.join(sorted(METHODS))}. Is there a newer pmfed?",
+            f"It predicts with: {', '.join(sorted(PREDICTORS))}. Is there a newer pmfed?",
         )
-    outputs, changed = METHODS[method](model), model.description.recalibration
+    outputs, changed = PREDICTORS[method](model), model.description.recalibration
     return lambda cohort: recalibrated(changed, outputs(cohort))
 
 
@@ -86,7 +86,7 @@ def _of_network(model: Model) -> Predictor:
     return outputs
 
 
-METHODS: dict[str, Callable[[Model], Predictor]] = {"gradient": _of_network}
+PREDICTORS: dict[str, Callable[[Model], Predictor]] = {"gradient": _of_network}
 
 
 def recalibrated(changed: Recalibration | None, outputs: Floats) -> Floats:

@@ -7,20 +7,22 @@ that, people compare fingerprints, as at the beginning.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from pmfed.errors import PolicyError
+from pmfed.file_io import replace_file
 from pmfed.modality import Name
 from pmfed.secagg.cards import Signature
 from pmfed.secagg.keys import Identity, canonical, fits
 from pmfed.secagg.roster import Key, Roster
 from pmfed.validate import Frozen
 
-FILE = "changes.json"
+FILE, CHAIN = "changes.json", "successions.json"
 MOST = 4096  # successions in a file: each site's key a few times
 MAX_BYTES = 1 << 22
 Certificate = Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]{100,20000}={0,2}$")]
@@ -69,6 +71,27 @@ class Succession(Frozen):
 
 
 Chain = Annotated[tuple[Succession, ...], Field(max_length=MOST)]
+_Chain: TypeAdapter[tuple[Succession, ...]] = TypeAdapter(Chain)
+
+
+def read_chain(path: Path) -> tuple[Succession, ...]:
+    """Return the successions in a file, the first first; none where there is no file.
+
+    Raises
+    ------
+    OSError, ValidationError
+        The file cannot be read, or holds something else.
+    """
+    if not path.exists():
+        return ()
+    with path.open("rb") as file:
+        return _Chain.validate_json(file.read(MAX_BYTES), strict=True)
+
+
+def write_chain(path: Path, chain: Sequence[Succession], *, private: bool = False) -> None:
+    """Replace a file of successions; see `replace_file`."""
+    told = [one.model_dump(mode="json") for one in chain]
+    replace_file(path, json.dumps(told).encode(), private=private)
 
 
 class Removal(Frozen):

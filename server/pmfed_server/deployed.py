@@ -19,8 +19,9 @@ from pmfed.file_io import replace_file
 from pmfed.privacy.bounds import rounded_up
 from pmfed.processes import running
 from pmfed.secagg.roster import FILE as ROSTER
+from pmfed.secagg.succession import CHAIN
 from pmfed.study import Study
-from pmfed.verify import MANIFEST, SUCCESSIONS, seal
+from pmfed.verify import MANIFEST, seal
 from pmfed_server.bundle import bundle, failure_of
 from pmfed_server.coordinator import Coordinator
 from pmfed_server.results import read_lines
@@ -217,6 +218,6 @@ def _result(coordinator: Coordinator, out: Path) -> dict[str, Any]:
         if coordinator.roster.exists():
             replace_file(out / ROSTER, coordinator.roster.read_bytes())
         if coordinator.chain.exists():
-            replace_file(out / SUCCESSIONS, coordinator.chain.read_bytes())
+            replace_file(out / CHAIN, coordinator.chain.read_bytes())
         seal(out, Study.read(out / "study.toml"), str(read_run(out)["id"]), coordinator.identity)
     return dict(json.loads((out / "result.json").read_text(encoding="utf-8")))

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import base64
 import json
-import shutil
 from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
-from pydantic import TypeAdapter
 
 from pmfed.errors import UsageError
-from pmfed.file_io import replace_file
+from pmfed.file_io import replace_file, take_places
 from pmfed.processes import running
 from pmfed.secagg.keys import Identity
 from pmfed.secagg.roster import Roster
-from pmfed.secagg.succession import FILE, Chain, Changes, Removal, Succession
+from pmfed.secagg.succession import FILE, Changes, Removal, Succession, read_chain, write_chain
 from pmfed_server.certificates import issue, make_authority, make_out
 from pmfed_server.coordinator import LOOPBACK, Coordinator, write_roster
 
 NEXT, ASIDE, CROSSES = "next", "replaced", "crosses.json"
-_Chain: TypeAdapter[tuple[Succession, ...]] = TypeAdapter(Chain)
 
 
 def revoke(coordinator: Coordinator, site: str) -> None:
@@ -46,9 +43,9 @@ def rotate_key(coordinator: Coordinator) -> Succession:
     folder = coordinator.folder
     (folder / NEXT).mkdir(mode=0o700, exist_ok=True)
     new = folder / NEXT / "identity.pem"
-    made, chain = Succession.make(coordinator.identity, Identity.at(new)), successions(coordinator)
+    made, chain = Succession.make(coordinator.identity, Identity.at(new)), read_chain(coordinator.chain)
     if made not in chain:
-        replace_file(coordinator.chain, json.dumps([one.model_dump(mode="json") for one in (*chain, made)]).encode())
+        write_chain(coordinator.chain, (*chain, made))
     replace_file(folder / "coordinator.pub", f"{made.new}\n".encode())
     _put_in_place(folder)
     Identity.at.cache_clear()
@@ -92,7 +89,7 @@ def write_changes(coordinator: Coordinator) -> Path | None:
     changes = Changes(
         roster=Roster.read(coordinator.roster),
         coordinator=identity.public,
-        successions=(*successions(coordinator), *(one for card in cards for one in card.successions)),
+        successions=(*read_chain(coordinator.chain), *(one for card in cards for one in card.successions)),
         removals=tuple(Removal.make(identity, told["site"], told["key"]) for told in coordinator.revoked()),
         authority=(_spelled(authority), *_crosses(coordinator.folder)),
     )
@@ -101,23 +98,13 @@ def write_changes(coordinator: Coordinator) -> Path | None:
     return path
 
 
-def successions(coordinator: Coordinator) -> tuple[Succession, ...]:
-    """Return the successions of the coordinator's own key, the first first."""
-    path = coordinator.chain
-    return _Chain.validate_json(path.read_bytes(), strict=True) if path.exists() else ()
-
-
 def _put_in_place(folder: Path) -> None:
     """Put aside what is replaced, then put what is new in its place."""
     aside = folder / ASIDE
     aside.mkdir(mode=0o700, exist_ok=True)
     aside /= str(len(list(aside.iterdir())) + 1)
     aside.mkdir(mode=0o700)
-    for path in sorted((folder / NEXT).iterdir()):
-        here = folder / path.name
-        if here.exists():
-            shutil.copy2(here, aside / path.name)  # never a moment without the one or the other
-        path.replace(here)
+    take_places(sorted((folder / NEXT).iterdir()), folder, aside)
     (folder / NEXT).rmdir()
 
 

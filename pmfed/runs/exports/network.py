@@ -50,7 +50,7 @@ class Natural(nn.Module):
         self.parts = dict(sorted(model.description.parts.items()))
         self.answer, self.changed = model.description.answer, changed
         for place, part in enumerate(self.parts.values()):
-            if natural(part):
+            if part.named:
                 self._keep(place, part)
 
     def _keep(self, place: int, part: Part) -> None:
@@ -93,7 +93,7 @@ class Natural(nn.Module):
         inputs, present = {}, {}
         for place, (name, part) in enumerate(self.parts.items()):
             values, seen = given[2 * place], given[2 * place + 1]
-            if natural(part):
+            if part.named:
                 values = self._scaled(place, values)
             elif not part.inputs and part.weights is None:
                 values = (values - (part.mean or 0.0)) / (part.scale or 1.0)
@@ -106,11 +106,6 @@ class Natural(nn.Module):
             intercept = torch.tensor(self.changed.intercept).reshape(1, -1, *[1] * (outputs.ndim - 2))
             outputs = intercept + self.changed.slope * kept
         return outputs, TELLS[self.answer.link](self.answer, outputs)
-
-
-def natural(part: Part) -> bool:
-    """Return whether a modality's inputs are named in one row, and so given in natural units."""
-    return bool(part.inputs) and part.shape == (len(part.inputs),)
 
 
 def _value(answer: Answer, outputs: torch.Tensor) -> torch.Tensor:
@@ -210,7 +205,7 @@ def _told(model: Model) -> dict[str, Any]:
     """Return what stands in the file about its inputs and outputs."""
     parts = {
         name: {
-            "given": "natural units, NaN where missing" if natural(part) else "pixels 0..1"
+            "given": "natural units, NaN where missing" if part.named else "pixels 0..1"
             if not part.inputs and part.weights is None else "final form, as pmfed's readers make it",
             "columns": [f"{one.name}{f' [{one.unit}]' if one.unit else ''}" for one in part.inputs],
         }
@@ -230,7 +225,7 @@ def made_up(model: Model, records: int, seed: int = 0) -> dict[str, NDArray[Any]
     random = np.random.default_rng(seed)
     found: dict[str, NDArray[Any]] = {}
     for name, part in sorted(model.description.parts.items()):
-        if natural(part):
+        if part.named:
             values = np.zeros((records, len(part.inputs)))
             chosen = {one.feature: random.random(records) for one in part.inputs}
             sizes = {key: sum(one.feature == key and one.says == "category" for one in part.inputs) for key in chosen}

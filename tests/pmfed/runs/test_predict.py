@@ -35,7 +35,7 @@ from pmfed.runs import patients as reading
 from pmfed.runs.description import NAME
 from pmfed.runs.model import Model, open_model
 from pmfed.runs.predict import Predicted, Told, predict, write_lines
-from pmfed.runs.predictors import METHODS
+from pmfed.runs.predictors import PREDICTORS
 from pmfed.study import Study
 from pmfed.tasks import task_for
 
@@ -456,7 +456,7 @@ def test_another_methods_model_says_so(run: Path, north: Path) -> None:
     with pytest.raises(UsageError, match="the method 'trees', with which this pmfed does not predict") as raised:
         lines(run, north)
     assert "It predicts with: gradient" in raised.value.remedy
-    assert set(METHODS) == {"gradient"}
+    assert set(PREDICTORS) == {"gradient"}
 
 
 def test_a_model_whose_parts_stayed_at_the_sites_needs_the_sites_own(tmp_path: Path, north: Path) -> None:
