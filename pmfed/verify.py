@@ -274,9 +274,7 @@ def _receipt(
     found.epsilons[site] = float(told["epsilon"]), float(told["delta"])
 
 
-def _charged(
-    where: str, told: Mapping[str, Any], plan: PrivacyPlan, privacy: Mapping[str, Any]
-) -> Iterator[str]:
+def _charged(where: str, told: Mapping[str, Any], plan: PrivacyPlan, privacy: Mapping[str, Any]) -> Iterator[str]:
     """Compare a receipt's charges with the plan, and its epsilons with what they come to."""
     known = {one.query: one for one in plan.mechanisms}
     counted = {str(what): int(count) for what, count in told["charges"].items()}
