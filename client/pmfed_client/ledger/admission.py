@@ -1,39 +1,97 @@
-"""Whether the budget has room for a run: its cohorts' patients over all runs, and one study over all of its runs."""
+"""Whether the budget has room for a run: its cohorts' patients over all runs, and one study over all of its runs; and
+whether the approval that a run stands under has room for it.
+"""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
-from pmfed.errors import BudgetError
+from pmfed.errors import ApprovalError, BudgetError
 from pmfed.privacy.accounting import epsilon, rdp_epsilon
 from pmfed_client.ledger.entries import Book, Costs, Entry, as_releases, may_share
 
+Wanted = Mapping[str, tuple[str, Entry]]
+"""what -> (cohort, entry) of a plan."""
 
-def admit_study(
-    book: Book, run: str, study: str, wanted: Mapping[str, tuple[str, Entry]], allowed: float, delta: float
-) -> None:
+
+@dataclass(frozen=True)
+class Allowance:
+    """What one approval allows: so many runs, which together may cost a patient so much."""
+
+    approval: str
+    runs: int
+    epsilon: float
+
+
+def cost_of(wanted: Wanted, delta: float, runs: int = 1) -> float:
+    """Return what so many runs of a plan cost the patients it costs most, as `admit` counts them."""
+    bound = epsilon if runs == 1 else rdp_epsilon
+    return max(bound(as_releases(Counter({one: runs * n for one, n in _asked(wanted, cohort).items()})), delta)
+               for cohort in _cohorts(wanted))  # fmt: skip
+
+
+def admit_approved(book: Book, run: str, study: str, wanted: Wanted, allowed: Allowance, delta: float) -> None:
+    """Refuse a run for which its approval has no room, or beside which another of its study is not over."""
+    for name, one in book.runs.items():
+        if one.study == study and name != run and not one.finished:
+            raise ApprovalError(
+                f"run '{name[:12]}' of this study is not over at this site, which takes part in one at a time. Nothing was released.",
+                "Resume that run, or end it there: pmfed site end RUN",
+            )
+    under = [name for name, one in book.runs.items() if one.approval == allowed.approval and name != run]
+    began = sum(book.runs[name].began for name in under)
+    if began >= allowed.runs:
+        many = "one run" if allowed.runs == 1 else f"{allowed.runs} runs"
+        raise ApprovalError(
+            f"this hospital approved {many} of this study, and {'it has' if began == 1 else 'they have'} been. Nothing was released.",
+            "Approve the study again: pmfed site approve STUDY.toml SITE",
+        )
+    _admit_together(book, under, wanted, allowed.epsilon, delta, "for the runs of one approval", "approve it for more")
+
+
+def admit_study(book: Book, run: str, study: str, wanted: Wanted, allowed: float, delta: float) -> None:
     """Refuse a run whose study would cost more than one study may, over all its runs."""
     others = [name for name, one in book.runs.items() if one.study == study and name != run]
+    key = "ask for a larger [policy] study_epsilon in the hospital's site.toml"
+    _admit_together(book, others, wanted, allowed, delta, "for one study", key)
+
+
+def _admit_together(
+    book: Book, others: Collection[str], wanted: Wanted, allowed: float, delta: float, what: str, remedy: str
+) -> None:
     bound = rdp_epsilon if others else epsilon  # as in `admit`
-    for cohort in sorted({cohort for cohort, _ in wanted.values()}):
-        costs: Costs = Counter()
+    for cohort in _cohorts(wanted):
+        costs = _asked(wanted, cohort)
         for name in others:
             costs += book.costs(cohort, name)
-        for other, entry in wanted.values():
-            if may_share(cohort, other):
-                costs += entry.costs
         total = bound(as_releases(costs), delta)
         if not total <= allowed:
             raise BudgetError(
                 f"all runs of this study together would cost epsilon {total:.4f} on the cohort '{cohort}', and this site "
-                f"allows {allowed:.4f} for one study (at delta {delta:g}). Nothing was released.",
-                "Ask for less, or for a larger [policy] study_epsilon in the hospital's site.toml.",
+                f"allows {allowed:.4f} {what} (at delta {delta:g}). Nothing was released.",
+                f"Ask for less, or {remedy}.",
             )
 
 
-def admit(book: Book, run: str, cohort: str, asked: Costs, budget: tuple[float, float]) -> None:
+def _cohorts(wanted: Wanted) -> list[str]:
+    return sorted({cohort for cohort, _ in wanted.values()})
+
+
+def _asked(wanted: Wanted, cohort: str) -> Costs:
+    """Return what a plan costs the patients of a cohort."""
+    asked: Costs = Counter()
+    for other, entry in wanted.values():
+        if may_share(cohort, other):
+            asked += entry.costs
+    return asked
+
+
+def admit(book: Book, run: str, cohort: str, wanted: Wanted, budget: tuple[float, float]) -> None:
+    """Refuse a run for which the budget of a cohort has no room; one that is known asks for nothing more."""
+    asked: Costs = Counter() if run in book.runs else _asked(wanted, cohort)
     allowed, delta = budget
     if not (0 < allowed < math.inf and 0 < delta < 1):
         raise BudgetError(

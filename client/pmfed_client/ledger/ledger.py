@@ -23,7 +23,6 @@ kept elsewhere.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -35,9 +34,9 @@ from pmfed.errors import BudgetError, LedgerError
 from pmfed.file_io import replacing
 from pmfed.privacy.accounting import Release, epsilon
 from pmfed.privacy.mechanism import SAMPLED_GAUSSIAN
-from pmfed_client.ledger.admission import admit, admit_study
+from pmfed_client.ledger.admission import Allowance, admit, admit_approved, admit_study
 from pmfed_client.ledger.chain import Kind, Row
-from pmfed_client.ledger.entries import ACCOUNT, Book, Costs, Entry, Run, as_releases, by_what, cohorts, may_share
+from pmfed_client.ledger.entries import ACCOUNT, Book, Entry, Run, as_releases, by_what, cohorts
 from pmfed_client.ledger.store import Store
 
 __all__ = ["Entry", "Ledger", "cohorts"]
@@ -83,7 +82,7 @@ class Ledger:
 
     def reserve(
         self, run: str, study: str, releases: Mapping[str, tuple[Entry, ...]], budget: tuple[float, float],
-        *, per_study: float | None = None, approval: str | None = None,
+        *, per_study: float | None = None, allowance: Allowance | None = None,
     ) -> None:  # fmt: skip
         """Set aside what a whole run will charge, or refuse it.
 
@@ -97,14 +96,16 @@ class Ledger:
             (epsilon, delta): the site's total for every one of these cohorts, over all runs.
         per_study
             Most that the runs of this one study may cost together, at the same delta.
-        approval
-            What the hospital approved the study by.
+        allowance
+            What the approval allows that the run stands under; None where nobody needs one.
 
         Raises
         ------
         BudgetError
             The joint epsilon of all that is charged and reserved, plus this run, is above the budget, or that of this
-            study's runs is above what one study may cost.
+            study's runs is above what one study may cost, or that of its approval's runs above what they may.
+        ApprovalError
+            The approval's runs have been, or another run of the study is not over.
         LedgerError
             The run id is taken by another plan or a finished run, or the ledger cannot be trusted or written.
 
@@ -128,13 +129,12 @@ class Ledger:
                     )
             if per_study is not None:
                 admit_study(self._book, run, study, wanted, per_study, allowed[1])
+            if known is None and allowance is not None:
+                admit_approved(self._book, run, study, wanted, allowance, allowed[1])
             if known is None or known.budget != allowed:
                 for cohort in sorted({cohort for cohort, _ in wanted.values()}):
-                    asked: Costs = Counter()
-                    for other, entry in wanted.values():
-                        if known is None and may_share(cohort, other):
-                            asked += entry.costs
-                    admit(self._book, run, cohort, asked, allowed)
+                    admit(self._book, run, cohort, wanted, allowed)
+                approval = known.approval if known else allowance.approval if allowance else None
                 for cohort, entry in wanted.values():
                     self._append(
                         "reserve", run, study, cohort, entry, epsilon=allowed[0], delta=allowed[1], approval=approval
@@ -241,16 +241,38 @@ class Ledger:
         """
         self._close("end", run)
 
+    def end_idle(self, since: datetime) -> tuple[str, ...]:
+        """End every run that reserved and charged nothing since a moment (with its time zone); return their ids.
+
+        Guarantee
+        ---------
+        As for `end`. A clock that is wrong ends a run too early or too late; it never gives back what was charged.
+        """
+        with self._transaction():
+            idle = [run for run in self._book.unfinished() if datetime.fromisoformat(self._book.runs[run].time) < since]
+        ended = []
+        for run in idle:
+            with self._transaction(write=True):
+                known = self._book.runs[run]
+                if not known.finished and datetime.fromisoformat(known.time) < since:  # it may have gone on meanwhile
+                    self._end(known, "end", run)
+                    ended.append(run)
+        if ended:
+            self._renew_anchor()
+        return tuple(ended)
+
     def _close(self, kind: Kind, run: str) -> None:
         with self._transaction(write=True):
             known = self._reserved(run)
             if not known.finished:
-                for line in known.lines.values():
-                    if unused := line.entry.count - line.covered:
-                        entry = replace(line.entry, count=unused)
-                        self._append("refund", run, known.study, line.cohort, entry)
-                self._append(kind, run, known.study)
+                self._end(known, kind, run)
         self._renew_anchor()
+
+    def _end(self, known: Run, kind: Kind, run: str) -> None:
+        for line in known.lines.values():
+            if unused := line.entry.count - line.covered:
+                self._append("refund", run, known.study, line.cohort, replace(line.entry, count=unused))
+        self._append(kind, run, known.study)
 
     def head(self) -> str:
         """Return the hash of the newest row: it says nothing of how many there are or what they hold.
