@@ -24,7 +24,6 @@ from pmfed.file_io import replace_file
 from pmfed.methods import METHODS, schedule
 from pmfed.study import Study
 from pmfed.validate import explain
-from pmfed_simulations.datasets import write_sites
 from pmfed_simulations.hospitals import write_hospitals, write_real_hospitals
 from pmfed_simulations.jobs import Engine, Job, rounds_done, run_jobs
 from pmfed_simulations.protocols import (
@@ -36,9 +35,10 @@ from pmfed_simulations.protocols import (
     federation,
     without_refused,
 )
-from pmfed_simulations.published import warfarin_references
 from pmfed_simulations.ray_engine import check_ray
 from pmfed_simulations.rosters import pin_rosters
+from pmfed_simulations.studies import write_sites
+from pmfed_simulations.studies.warfarin.references import warfarin_references
 from pmfed_simulations.summary import summarise_series
 
 BUILT_IN = (
@@ -123,7 +123,7 @@ class Simulation:
 
 def study_text(name: str) -> str:
     """Return the study.toml of a built-in study."""
-    return (files("pmfed_simulations") / "studies" / f"{name}.toml").read_text(encoding="utf-8")
+    return (files("pmfed_simulations") / "studies" / name.replace("-", "_") / "study.toml").read_text(encoding="utf-8")
 
 
 def find_study(name: str) -> Study:

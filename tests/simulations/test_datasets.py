@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from pmfed_client.site import read_sites
-from pmfed_simulations.datasets import BUILT, warfarin, write_sites
+from pmfed_simulations.studies import BUILT, warfarin, write_sites
 
 from pmfed.cohort import Cohort, read_cohort
 from pmfed.errors import DataError, UsageError
@@ -19,7 +19,7 @@ from pmfed.study import Study
 
 
 def study(name: str) -> Study:
-    return Study.read(Path(str(files("pmfed_simulations") / "studies" / f"{name}.toml")))
+    return Study.read(Path(str(files("pmfed_simulations") / "studies" / name.replace("-", "_") / "study.toml")))
 
 
 def inputs(cohort: Cohort) -> np.ndarray:

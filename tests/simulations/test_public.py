@@ -10,8 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from pmfed_simulations.datasets import BUILT
 from pmfed_simulations.public import CATALOGUE, PublicData, fetch, find, get
+from pmfed_simulations.studies import BUILT
 
 from pmfed.errors import DataError, UsageError
 

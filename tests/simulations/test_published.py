@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from pmfed_simulations.datasets import write_sites
-from pmfed_simulations.published import warfarin_equation, warfarin_references
+from pmfed_simulations.studies import write_sites
+from pmfed_simulations.studies.warfarin.references import warfarin_equation, warfarin_references
 
 
 def test_the_consortium_s_equation_errs_as_published(public_data: Path, tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
 `write_real_hospitals` writes them in the formats of hospitals, `write_hospitals` as plain tables and PNG.
 """
 
-from pmfed_simulations.hospitals.plain import (
+from pmfed_simulations.hospitals.real import write_real_hospitals
+from pmfed_simulations.studies.hospitals.sites import (
     EFFECTS,
     FEWEST,
     FREQUENCIES,
@@ -16,7 +17,6 @@ from pmfed_simulations.hospitals.plain import (
     render,
     write_hospitals,
 )
-from pmfed_simulations.hospitals.real import write_real_hospitals
 
 __all__ = [
     "EFFECTS",

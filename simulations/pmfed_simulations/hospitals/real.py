@@ -19,7 +19,7 @@ from pmfed_simulations.hospitals.omop import write_omop
 from pmfed_simulations.hospitals.truth import PER_PATIENT, Truth, find_truth
 from pmfed_simulations.hospitals.vcf import write_vcf
 
-STUDY = Path(__file__).parents[1] / "studies" / "hospitals-real.toml"
+STUDY = Path(__file__).parents[1] / "studies" / "hospitals_real" / "study.toml"
 PACKAGES = ("duckdb", "pydicom", "pysam")
 # Figures of virtual patients may be shown exactly; a real hospital would leave the last two out.
 POLICY = {"min_patients": 20, "epsilon": 10.0, "delta": 1e-5, "exact_metrics": True, "per_site_metrics": True}

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-
-from pmfed_simulations.datasets.sources import Sites, SiteTables
+from pmfed_simulations.site_tables import Sites, SiteTables
 
 SITES = 20
 

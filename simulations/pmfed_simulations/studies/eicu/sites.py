@@ -14,8 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-
-from pmfed_simulations.datasets.sources import Sites, SiteTables, read_source
+from pmfed_simulations.site_tables import Sites, SiteTables, read_source
 
 FOLDER = "eicu_demo"
 _STAY = "patientunitstayid"

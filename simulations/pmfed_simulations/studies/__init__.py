@@ -16,8 +16,14 @@ from pathlib import Path
 import tomli_w
 
 from pmfed.errors import DataError, UsageError
-from pmfed_simulations.datasets import brca, digits, eicu, eicu_events, heart, isic, warfarin
-from pmfed_simulations.datasets.sources import Sites, remedy
+from pmfed_simulations.site_tables import Sites, remedy
+from pmfed_simulations.studies.digits import sites as digits
+from pmfed_simulations.studies.eicu import sites as eicu
+from pmfed_simulations.studies.eicu_events import sites as eicu_events
+from pmfed_simulations.studies.heart_disease import sites as heart
+from pmfed_simulations.studies.isic import sites as isic
+from pmfed_simulations.studies.tcga_brca import sites as brca
+from pmfed_simulations.studies.warfarin import sites as warfarin
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
-
-from pmfed_simulations.datasets.sources import Sites, SiteTables, read_source
+from pmfed_simulations.site_tables import Sites, SiteTables, read_source
 
 FOLDER = "iwpc_warfarin"
 FILE = "iwpc_subject_data.csv"

@@ -10,8 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-
-from pmfed_simulations.datasets.sources import Sites, SiteTables, read_source
+from pmfed_simulations.site_tables import Sites, SiteTables, read_source
 
 FOLDER = "heart_disease_uci"
 _COLUMNS = (

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pmfed_simulations.datasets.sources import Sites, SiteTables, read_source
+from pmfed_simulations.site_tables import Sites, SiteTables, read_source
 
 FOLDER = "fed_tcga_brca"
 _REGIONS = ("Northeast", "South", "West", "Midwest", "Europe", "Canada")  # in FLamby's order

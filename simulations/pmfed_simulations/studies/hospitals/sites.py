@@ -44,7 +44,7 @@ from pmfed.cohort.split import held_out
 from pmfed.errors import UsageError
 from pmfed.study import Study
 
-STUDY = Path(__file__).parents[1] / "studies" / "hospitals.toml"
+STUDY = Path(__file__).with_name("study.toml")
 MODALITIES = ("clinical", "genotype", "image")
 SIDE = 28  # pixels
 # Figures of virtual patients may be shown exactly; a real hospital would leave the last two out.

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pmfed_simulations.site_tables import Sites, SiteTables, read_source, remedy
+
 from pmfed.errors import DataError
-from pmfed_simulations.datasets.sources import Sites, SiteTables, read_source, remedy
 
 FOLDER = "fed_isic_ham10000"
 

@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-
-from pmfed_simulations.datasets.eicu import FOLDER, REGIONS, first_day
-from pmfed_simulations.datasets.sources import Sites, SiteTables, read_source
+from pmfed_simulations.site_tables import Sites, SiteTables, read_source
+from pmfed_simulations.studies.eicu.sites import FOLDER, REGIONS, first_day
 
 _STAY = "patientunitstayid"
 _BEGIN = pd.Timestamp("2015-01-01")
