@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 from pmfed_client.site import read_sites
-from pmfed_simulations.hospitals import (
+from pmfed_simulations.studies.hospitals.sites import (
     EFFECTS,
     FEWEST,
     FREQUENCIES,

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from pmfed_client.personal import Shelf
 from pmfed_client.site import Site, read_sites
 from pmfed_client.trainer import Trainer
-from pmfed_simulations.hospitals import FEWEST, write_hospitals, write_real_hospitals
-from pmfed_simulations.simulate import find_study
-from pmfed_simulations.studies import write_sites
+from pmfed_simulations.hospitals.real import write_real_hospitals
+from pmfed_simulations.studies import find_study, write_sites
+from pmfed_simulations.studies.hospitals.sites import FEWEST, write_hospitals
 from small import small_study
 
 from pmfed.cli import main

@@ -36,6 +36,7 @@ import pandas as pd
 import tomli_w
 from numpy.typing import NDArray
 from PIL import Image
+from pmfed_simulations.hospitals.virtual import VirtualSites
 from scipy.ndimage import gaussian_filter
 from scipy.special import expit
 from scipy.stats import rankdata
@@ -397,3 +398,6 @@ def render(lesion: Floats, habit: Habits, rng: np.random.Generator) -> NDArray[n
     seen = habit.brightness + habit.contrast * clean + habit.noise * rng.normal(size=(n, SIDE, SIDE))
     grey: NDArray[np.uint8] = np.rint(255 * np.clip(seen, 0, 1)).astype(np.uint8)
     return grey
+
+
+SITES = VirtualSites(write_hospitals)
