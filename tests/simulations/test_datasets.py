@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from pmfed_client.site import read_sites
+from pmfed_client.site.site import read_sites
 from pmfed_simulations.studies import built_in_studies, find_study, write_sites
 from pmfed_simulations.studies.warfarin import sites as warfarin
 
