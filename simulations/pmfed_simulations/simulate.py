@@ -23,7 +23,8 @@ from pmfed.file_io import replace_file
 from pmfed.methods import METHODS, schedule
 from pmfed.study import Study
 from pmfed.validate import explain
-from pmfed_simulations.jobs import Engine, Job, rounds_done, run_jobs
+from pmfed_simulations.job import Engine, Job
+from pmfed_simulations.jobs import rounds_done, run_jobs
 from pmfed_simulations.protocols import (
     PROTOCOLS,
     Protocol,
