@@ -44,7 +44,7 @@ def site_check(
     from pmfed_client.site.check import check, progress, show
     from pmfed_client.site.check_page import write_page
     from pmfed_client.site.site import Site
-    from pmfed_simulations.simulate import find_study
+    from pmfed_simulations.studies import find_study
 
     here = Site.read(site)
     if page is not None and not page.parent.is_dir():
