@@ -9,8 +9,10 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
-from pmfed.modality.table import Name, Numeric
-from pmfed.validate import Frozen, Grown
+from pmfed.modality.columns import Name, Numeric
+from pmfed.modality.inputs import Input, Learned, allele_inputs, indicator_input
+from pmfed.modality.spec import Modality
+from pmfed.validate import Frozen
 
 Build = Literal["NCBI36", "GRCh37", "GRCh38"]  # hg18, hg19, hg38
 Fraction = Annotated[float, Field(gt=0, le=1)]
@@ -86,7 +88,7 @@ class PanelVariant(Frozen):
         return (key, f"{key} missing") if self.indicator else (key,)
 
 
-class Panel(Grown):
+class Panel(Modality):
     """A modality of genetic variants out of one VCF, BCF or PLINK file.
 
     ``source`` is that file (of PLINK the .bed); ``samples`` a table whose columns ``sample`` and the cohort's patient
@@ -133,13 +135,17 @@ class Panel(Grown):
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """What a site needs to have this modality."""
         return (self.source,) if self.samples is None else (self.source, self.samples)
 
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the inputs, in order: variants by name, each with the inputs it makes."""
         return tuple(name for key in sorted(self.variants) for name in self.variants[key].names(key))
+
+    def inputs(self, learned: Learned) -> Iterator[Input]:
+        for key, spec in sorted(self.variants.items()):
+            yield from allele_inputs(key, (key,), (spec.frequency,))
+            yield from indicator_input(key, spec.indicator)
 
 
 class Region(Frozen):
@@ -169,7 +175,7 @@ class Region(Frozen):
         return (key, f"{key} missing") if self.indicator else (key,)
 
 
-class CopyNumber(Frozen):
+class CopyNumber(Modality):
     """A modality of copy numbers: calls <DEL>, <DUP>, <CNV> and <CNn> of one VCF or BCF over named regions.
 
     A call counts where it covers at least the share ``overlap`` of a region; a patient without such a call has two
@@ -195,7 +201,6 @@ class CopyNumber(Frozen):
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """What a site needs to have this modality."""
         return (self.source,) if self.samples is None else (self.source, self.samples)
 
     @property
@@ -203,8 +208,16 @@ class CopyNumber(Frozen):
         """Names of the inputs, in order: regions by name, each with the inputs it makes."""
         return tuple(name for key in sorted(self.regions) for name in self.regions[key].names(key))
 
+    def inputs(self, learned: Learned) -> Iterator[Input]:
+        for key, spec in sorted(self.regions.items()):
+            yield Input(
+                name=key, feature=key, says="copies", minimum=0, maximum=spec.maximum, mean=2, scale=spec.scale,
+                stand_in="mean",
+            )  # fmt: skip
+            yield from indicator_input(key, spec.indicator)
 
-class Expression(Frozen):
+
+class Expression(Modality):
     """A modality of gene expression: one matrix of genes by samples (``rows = "genes"``), or samples by genes.
 
     ``identifier`` is the column that holds the rows' ids; without it, the first. A gene's id is its ``column``, or its
@@ -232,17 +245,20 @@ class Expression(Frozen):
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """What a site needs to have this modality."""
         return (self.source,) if self.samples is None else (self.source, self.samples)
 
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the inputs, in order: genes by name, each with the inputs it makes."""
-        return tuple(self._names())
+        return tuple(name for key in sorted(self.genes) for name in self.genes[key].names(key))
 
-    def _names(self) -> Iterator[str]:
-        for key in sorted(self.genes):
-            yield from self.genes[key].names(key)
+    @property
+    def numbers(self) -> tuple[tuple[str, Numeric, int], ...]:
+        found, column = [], 0
+        for key, gene in sorted(self.genes.items()):
+            found.append((key, gene, column))
+            column += len(gene.names(key))
+        return tuple(found)
 
 
 def _check_inside(build: str, chromosome: str, position: int, key: str) -> None:

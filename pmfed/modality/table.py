@@ -1,86 +1,18 @@
-"""Table columns: how a study names and bounds every number and category."""
+"""Columns of a table."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, PositiveFloat, field_validator, model_validator
+from pydantic import Field
 
-from pmfed.validate import Frozen, Grown
-
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,47}$")]
-
-
-Censored = Literal["bound", "missing", "refuse"]
-"""What a limit of the laboratory (``<10``) counts as: the limit itself, nothing, or a reason to stop."""
+from pmfed.modality.columns import Categorical, Censored, Feature, Name, Numeric
+from pmfed.modality.inputs import Input, Learned, indicator_input, number_inputs
+from pmfed.modality.spec import Countable, Modality
 
 
-class Numeric(Grown):
-    """A number. ``minimum`` and ``maximum`` are the possible values; what lies ``outside`` is an error, or is brought to
-    the bound (``"clamp"``), or counts as missing; it is counted either way.
-
-    With ``mean`` and ``scale`` (public constants) the input is ``(value - mean) / scale``. Without them the
-    study must ask for federated statistics. A missing value becomes the mean; ``indicator`` adds an input
-    that says so.
-    """
-
-    LATER: ClassVar[frozenset[str]] = frozenset({"outside"})
-
-    type: Literal["numeric"] = "numeric"
-    column: str | None = None
-    minimum: float
-    maximum: float
-    outside: Literal["error", "clamp", "missing"] = "error"
-    mean: float | None = None
-    scale: PositiveFloat | None = None
-    transform: Literal["none", "log1p"] = "none"
-    indicator: bool = False
-
-    @model_validator(mode="after")
-    def _fits(self) -> Numeric:
-        if self.minimum >= self.maximum:
-            raise ValueError("'minimum' must be below 'maximum'")
-        if (self.mean is None) != (self.scale is None):
-            raise ValueError("give both 'mean' and 'scale', or neither")
-        if self.transform == "log1p" and self.minimum <= -1:
-            raise ValueError("transform 'log1p' needs 'minimum' above -1")
-        return self
-
-    def names(self, key: str) -> tuple[str, ...]:
-        """Names of the inputs this feature makes."""
-        return (key, f"{key} missing") if self.indicator else (key,)
-
-
-class Categorical(Frozen):
-    """A category out of a vocabulary fixed in the study: one input per value.
-
-    A missing value gives zeros everywhere. A value outside the vocabulary is an error, unless
-    ``other = true`` adds an input for all of them together.
-    """
-
-    type: Literal["categorical"] = "categorical"
-    column: str | None = None
-    values: Annotated[tuple[str, ...], Field(min_length=1)]
-    other: bool = False
-    indicator: bool = False
-
-    @field_validator("values")
-    @classmethod
-    def _once(cls, values: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(values)) != len(values):
-            raise ValueError("a value is listed twice")
-        return values
-
-    def names(self, key: str) -> tuple[str, ...]:
-        """Names of the inputs this feature makes."""
-        extra = [f"{key}=other"] * self.other + [f"{key} missing"] * self.indicator
-        return (*(f"{key}={value}" for value in self.values), *extra)
-
-
-Feature = Annotated[Numeric | Categorical, Field(discriminator="type")]
-
-
-class Table(Grown):
+class Table(Modality):
     """A modality of table columns. ``censored`` says what a cell that holds only a limit (``<10``) counts as."""
 
     LATER: ClassVar[frozenset[str]] = frozenset({"censored"})
@@ -92,21 +24,46 @@ class Table(Grown):
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """The sources a site must have."""
         return (self.table,)
 
     @property
-    def numbers(self) -> tuple[tuple[str, Numeric, int], ...]:
-        """Name, description and column of every number, in the order of the inputs."""
-        found, column = [], 0
-        for key in sorted(self.features):
-            feature = self.features[key]
-            if isinstance(feature, Numeric):
-                found.append((key, feature, column))
-            column += len(feature.names(key))
-        return tuple(found)
+    def joined(self) -> str:
+        return self.table
+
+    @property
+    def by_column(self) -> Mapping[str, Numeric | Categorical]:
+        return self.features
+
+    @property
+    def limits(self) -> Censored:
+        return self.censored
 
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the inputs, in order: features by name, each with the inputs it makes."""
         return tuple(name for key in sorted(self.features) for name in self.features[key].names(key))
+
+    @property
+    def numbers(self) -> tuple[tuple[str, Numeric, int], ...]:
+        return tuple((one.key, one.number, one.column) for one in self.countable if one.number is not None)
+
+    @property
+    def countable(self) -> tuple[Countable, ...]:
+        found, column = [], 0
+        for key, feature in sorted(self.features.items()):
+            if isinstance(feature, Numeric):
+                found.append(Countable(key, column, number=feature, scaled=feature.mean is not None))
+            else:
+                found.append(Countable(key, column, values=(*feature.values, *(("other",) if feature.other else ()))))
+            column += len(feature.names(key))
+        return tuple(found)
+
+    def inputs(self, learned: Learned) -> Iterator[Input]:
+        for key, spec in sorted(self.features.items()):
+            if isinstance(spec, Numeric):
+                yield from number_inputs(key, spec, learned)
+                continue
+            for value in (*spec.values, *([None] * spec.other)):
+                name = f"{key}={'other' if value is None else value}"
+                yield Input(name=name, feature=key, says="category", category=value, stand_in="zero")
+            yield from indicator_input(key, spec.indicator)

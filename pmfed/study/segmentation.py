@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from pmfed.modality import Dicom, Images, Modality, Nifti
+from pmfed.modality import Modality
+from pmfed.modality.spec import ONE_OF_PICTURES
 
 if TYPE_CHECKING:
     from pmfed.study.model import ModelSpec
@@ -29,16 +30,13 @@ def misfit(
     if outcome.task != "segmentation":
         return ""
     name, modality = next(iter(modalities.items()))
-    if len(modalities) > 1 or not isinstance(modality, Images | Nifti | Dicom):
-        return "modalities: a segmentation has exactly one, of kind 'images', 'nifti' or 'dicom'"
-    if not isinstance(modality, Dicom) and modality.table != table:
-        return f"modalities.{name}.table: the images are listed in the cohort's table, '{table}', beside their masks"
-    if not isinstance(modality, Images):
-        if record is not None:
-            return "cohort.record: of scans one per patient is read; leave it out, and list a row per patient"
-        if modality.view != "middle":
-            return f"modalities.{name}.view: of a mask only the middle slice is known"
-    size, halvings = modality.size, len(model.channels) - 1
+    if len(modalities) > 1:
+        return ONE_OF_PICTURES
+    if why := modality.no_masks(name, table, record):
+        return why
+    if modality.network is not None:
+        return f"modalities.{name}.weights: masks are learned from pictures, not from what a network makes of them"
+    size, halvings = modality.shape[1:], len(model.channels) - 1
     if halvings < 1:
         return "model.channels: a unet needs two numbers or more"
     if any(side % 2**halvings for side in size):

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pmfed.modality import shape_of
 from pmfed.study import Study
 from pmfed.tasks.binary import Binary
 from pmfed.tasks.multiclass import Multiclass
@@ -48,5 +47,5 @@ def extremes(study: Study) -> npt.NDArray[Any]:
     last = len(outcome.classes) - 1
     if outcome.task == "segmentation":
         (modality,) = study.modalities.values()
-        return np.stack([np.full(shape_of(modality)[1:], place, dtype=np.uint8) for place in (0, last)])
+        return np.stack([np.full(modality.shape[1:], place, dtype=np.uint8) for place in (0, last)])
     return np.array([0, last])
