@@ -24,12 +24,14 @@ from pmfed.cohort.images import read_pictures
 from pmfed.cohort.imaging.masks import read_masks
 from pmfed.cohort.imaging.places import Places
 from pmfed.cohort.imaging.segments import read_segmentations
-from pmfed.cohort.records import Records, Sheet, modalities_at, path_of, read_records, read_sheets
+from pmfed.cohort.records import Records, modalities_at, path_of, read_records, read_sheets
+from pmfed.cohort.sheet import Sheet
 from pmfed.cohort.tables import MISSING, Problems, count, dates_of, first_row, labels
 from pmfed.cohort.unlabelled import Unlabelled
 from pmfed.errors import DataError
 from pmfed.modality import SCANS, Dicom, Genotypes, Images, Modality, Nifti, Numeric, Signals, Table, shape_of
 from pmfed.study import Study
+from pmfed.study.outcome import Masks
 
 if TYPE_CHECKING:
     from pmfed.cohort.statistics import Statistics
@@ -81,8 +83,8 @@ class Cohort:
     present : dict of (R,) bool
         Whether the record has the modality; where not, its inputs are 0.
     targets : (R,) float32 or int64, or (R, ...)
-        0 or 1 (binary), natural units (regression), the class (multiclass, int64), the class of every pixel
-        (segmentation, uint8), or time and event (survival, (R, 2)).
+        The outcome in natural units, as its kind reads it (`pmfed.study.outcome`): a class is its place among the
+        classes, of a picture one per pixel.
     findings : Findings
     """
 
@@ -279,11 +281,14 @@ def read_cohort(
     for split, size in (("training", records.training.sum()), ("held-out", (~records.training).sum())):
         if not size and unlabelled is None:
             warnings.append(f"there are no {split} patients.")
-    if study.outcome.task == "segmentation" and unlabelled is None:
-        targets: NDArray[Any] = _masks(study, sources, sheets, records, present, when, problems, places or Places())
+    masks = study.outcome.masks
+    if masks is not None and unlabelled is None:
+        targets: NDArray[Any] = _masks(
+            study, masks, sources, sheets, records, present, when, problems, places or Places()
+        )
         problems.raise_any()
     else:
-        targets = records.targets.astype(np.int64 if study.outcome.task == "multiclass" else np.float32)
+        targets = records.targets.astype(study.outcome.dtype)
     return Cohort(
         ids=records.ids,
         owner=records.owner,
@@ -371,6 +376,7 @@ def _moments(sheet: Sheet, column: str, rows: Ints, problems: Problems, *, first
 
 def _masks(
     study: Study,
+    outcome: Masks,
     sources: Mapping[str, Path | str],
     sheets: Mapping[str, Sheet],
     records: Records,
@@ -382,20 +388,20 @@ def _masks(
     """Read the masks of a segmentation; the study saw to it that listed images and masks stand in one row."""
     ((name, modality),) = study.modalities.items()
     assert isinstance(modality, Images | Nifti | Dicom)
-    source, table = study.outcome.folder or "", study.cohort.table
+    source, table = outcome.folder, study.cohort.table
     if source not in sources:
         problems.add(f"there is no source '{source}', the folder of the masks.", "Add it to [data] in site.toml.")
         return np.zeros((len(records.owner), *modality.size), dtype=np.uint8)
-    files = _files(study.outcome.column, sheets[table], records.rows[table])
+    files = _files(outcome.column, sheets[table], records.rows[table])
     folder, images = Path(sources[source]), Path(sources[modality.folder])
     if isinstance(modality, Dicom):
         return read_segmentations(
-            study.outcome, modality, files, present[name], folder, sheets[table].path, images,
+            outcome, modality, files, present[name], folder, sheets[table].path, images,
             [records.ids[owner] for owner in records.owner], when, problems, patient=study.cohort.patient, places=places,
             link=path_of(sources[modality.link.table]) if modality.link else None,
         )  # fmt: skip
     scans = _files(modality.file, sheets[table], records.rows[table])
-    return read_masks(study.outcome, modality, files, scans, folder, images, sheets[table].path, problems)
+    return read_masks(outcome, modality, files, scans, folder, images, sheets[table].path, problems)
 
 
 def _files(column: str, sheet: Sheet, rows: Ints) -> list[str]:

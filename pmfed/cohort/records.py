@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pmfed.cohort.contract.written import written_of
 from pmfed.cohort.ehr.cohorts import YES
-from pmfed.cohort.encode import categories
 from pmfed.cohort.joins import left_join, under_cap
+from pmfed.cohort.outcomes import outcomes_of
+from pmfed.cohort.sheet import Sheet
 from pmfed.cohort.split import held_out
-from pmfed.cohort.tables import MISSING, Problems, check_ids, count, first_row, labels, number, read_table, repeated
+from pmfed.cohort.tables import MISSING, Problems, check_ids, count, first_row, labels, read_table, repeated
 from pmfed.cohort.unlabelled import Unlabelled
 from pmfed.errors import DataError
 from pmfed.modality import LISTED, Genotypes, Modality, Nifti, Signals, Table, sources_of
@@ -24,17 +24,6 @@ from pmfed.study import Study
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
-
-MANY = 10  # patients who share a spelling before a message may show it
-LONG, FEW = 20, 4  # characters of a spelling, and spellings: more is no set of classes
-
-
-@dataclass(frozen=True, repr=False)
-class Sheet:
-    """A table of the site and the file it was read from."""
-
-    path: Path
-    frame: pd.DataFrame
 
 
 @dataclass(frozen=True, repr=False)
@@ -49,8 +38,8 @@ class Records:
         Patient of each record, ascending.
     rows : dict of (R,) int64
         Per table the row of each record, -1 where the patient has none.
-    targets : (R,) or (R, 2) float64
-        Class, outcome in natural units, 0 where there is a mask, or time and event.
+    targets : (R,) or (R, k) float64
+        Outcomes as their kind reads them; 0 where there is a mask.
     training : (P,) bool
     dropped_no_outcome, dropped_no_consent, dropped_over_cap : int
         Patients who agreed and have no outcome, patients who did not agree, and records.
@@ -104,7 +93,7 @@ def read_sheets(
     if unlabelled is None or unlabelled.at is None:
         own.append(cohort.index)
     columns: dict[str, list[str]] = {cohort.table: [name for name in own if name is not None]}
-    if study.outcome.task == "segmentation" and unlabelled is None:
+    if study.outcome.masks is not None and unlabelled is None:
         columns[cohort.table] += [m.file for m in here.values() if isinstance(m, Nifti)]  # beside their masks
     for modality in here.values():
         if not isinstance(modality, LISTED):
@@ -152,7 +141,7 @@ def read_records(
     _check_identity(study, base, codes, texts, problems)
     asked = np.ones(len(codes), dtype=bool)
     if unlabelled is None:
-        targets, held = _targets(study, base, problems), _held(study, base, codes, texts, problems)
+        targets, held = outcomes_of(study, base, problems), _held(study, base, codes, texts, problems)
     else:
         targets, held = np.zeros(len(codes)), np.ones(len(texts), dtype=bool)
         asked = unlabelled.wanted(base.path, codes, texts, problems)
@@ -167,13 +156,13 @@ def read_records(
         # One "no" of a patient counts for all of the patient's records.
         refused = len(np.unique(codes[~agreed]))
         agreed = ~np.isin(codes, codes[~agreed])
-    unknown = np.isnan(targets).any(axis=tuple(range(1, targets.ndim)))
+    unknown = study.outcome.unknown(targets)
     used = np.flatnonzero(asked & ~unknown & (agreed if agreed is not None else True))
     if (
         not len(used) and unlabelled is None and not problems
     ):  # an outcome nobody's could be read of is a problem already
         if unknown.all():
-            lacks, remedy = f"the outcome '{study.outcome.column}'", "that the outcome is filled in"
+            lacks, remedy = f"the outcome '{study.outcome.name}'", "that the outcome is filled in"
         else:
             lacks, remedy = f"both the outcome and a consent in '{cohort.consent}'", "how a consent is written there"
         problems.add(
@@ -278,67 +267,6 @@ def _agreed(study: Study, base: Sheet) -> Bools | None:
         return None
     codes, texts = labels(base.frame[study.cohort.consent])
     return np.array([text.casefold() in YES for text in texts] or [False], dtype=bool)[codes]
-
-
-def _targets(study: Study, base: Sheet, problems: Problems) -> NDArray[np.float64]:
-    """Return the outcome of every row, NaN where it is missing; of a survival outcome time and event, (T, 2)."""
-    outcome, written = study.outcome, written_of(base.path)
-    if not outcome.columns:
-        return np.zeros(len(base.frame))  # nothing is predicted: nobody lacks it
-    cells = base.frame[outcome.column]
-    if outcome.task == "segmentation":
-        codes, texts = labels(cells)
-        return np.array([np.nan if text in MISSING else 0.0 for text in texts])[codes]
-    if outcome.event is not None:
-        times, text = number(cells, written, outcome.column)
-        places = categories(base.frame[outcome.event], outcome.classes, written.nothing(outcome.event))
-        values = np.column_stack([times, np.where(places < 0, np.nan, places.astype(np.float64))])
-        complaints = {
-            "with text where a number is expected": text,
-            "with a time below zero": times < 0,
-            f"where '{outcome.event}' is none of the study's two classes"
-            + _spelled(base.frame[outcome.event], base.frame[study.cohort.patient], places == -2): places == -2,
-        }
-    elif outcome.task == "regression":
-        values, text = number(cells, written, outcome.column)
-        assert outcome.minimum is not None
-        assert outcome.maximum is not None
-        outside = (values < outcome.minimum) | (values > outcome.maximum)
-        complaints = {
-            "with text where a number is expected": text,
-            f"outside {outcome.minimum:g} to {outcome.maximum:g}, the possible values": outside,
-        }
-    else:
-        places = categories(cells, outcome.classes, written.nothing(outcome.column))
-        values = np.where(places < 0, np.nan, places.astype(np.float64))
-        strange = places == -2
-        what = f"with a value that is none of the study's {len(outcome.classes)} classes"
-        complaints = {what + _spelled(cells, base.frame[study.cohort.patient], strange): strange}
-    for what, where in complaints.items():
-        if where.any():
-            problems.add(
-                f"{base.path}: outcome '{outcome.column}': {count(int(where.sum()), 'row')} {what} "
-                f"({first_row(base.frame, where)}).",
-                _remedy(study),
-            )
-    return values
-
-
-def _spelled(cells: pd.Series, patients: pd.Series, where: Bools) -> str:
-    """Name what stands in some cells, as far as it is a word of many patients and so of none of them."""
-    codes, texts = labels(cells)
-    who = pd.factorize(patients)[0]
-    pairs = np.unique(np.column_stack([codes[where], who[where]]), axis=0)[:, 0]
-    held = np.bincount(pairs, minlength=len(texts))
-    common = [f"'{text}'" for text, patients in zip(texts, held, strict=True) if patients >= MANY and len(text) <= LONG]
-    return f", such as {' and '.join(common)}," if 0 < len(common) <= FEW else ""
-
-
-def _remedy(study: Study) -> str:
-    words = ""
-    if study.outcome.classes and study.outcome.task != "segmentation":
-        words = f"The study writes {', '.join(repr(name) for name in study.outcome.classes)}. "
-    return words + "Correct the outcome, leave it empty where it is unknown, or correct [outcome] in the study."
 
 
 def _held(study: Study, base: Sheet, codes: Ints, texts: list[str], problems: Problems) -> Bools | None:

@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveFloat, model_validator
 
 from pmfed.modality import Name
+from pmfed.study.outcome import Link
 from pmfed.validate import Frozen
 from pmfed.wire import Fingerprint
 
@@ -121,7 +122,7 @@ class Answer(Frozen):
 
     column: str
     task: str
-    link: Literal["logistic", "softmax", "regression", "hazards"]
+    link: Link
     outputs: Annotated[int, Field(ge=1)]
     classes: tuple[str, ...] = ()
     unit: str | None = None

@@ -32,14 +32,14 @@ from pmfed.cohort.imaging.nifti import decode_nifti, grid_of
 from pmfed.cohort.imaging.pictures import opened, shown_size, upright
 from pmfed.cohort.tables import Problems
 from pmfed.modality import Images, Nifti
-from pmfed.study.outcome import Outcome
+from pmfed.study.outcome import Masks as Drawn
 
 Masks = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 
 
 def read_masks(
-    outcome: Outcome,
+    outcome: Drawn,
     spec: Images | Nifti,
     files: Sequence[str],
     scans: Sequence[str],
