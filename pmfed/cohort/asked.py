@@ -63,7 +63,7 @@ class StudyPatients(Asked):
         own = [
             cohort.patient, cohort.record, *study.outcome.columns, study.evaluation.split_column, cohort.consent, cohort.index
         ]  # fmt: skip
-        masks = study.outcome.task == "segmentation"
+        masks = study.outcome.masks is not None
         beside = [name for modality in here.values() for name in modality.beside_masks] if masks else []
         return [name for name in own if name is not None] + beside
 

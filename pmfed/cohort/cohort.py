@@ -57,8 +57,8 @@ class Cohort:
     present : dict of (R,) bool
         Whether the record has the modality; where not, its inputs are 0.
     targets : (R,) float32 or int64, or (R, ...)
-        0 or 1 (binary), natural units (regression), the class (multiclass, int64), the class of every pixel
-        (segmentation, uint8), or time and event (survival, (R, 2)).
+        The outcome in natural units, as its kind reads it (`pmfed.study.outcome`): a class is its place among the
+        classes, of a picture one per pixel.
     findings : Findings
     """
 

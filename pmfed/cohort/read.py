@@ -25,6 +25,7 @@ from pmfed.cohort.tables import Problems
 from pmfed.errors import DataError
 from pmfed.modality import Modality
 from pmfed.study import Study
+from pmfed.study.outcome import Masks
 
 Sources = Mapping[str, Path | str]
 
@@ -93,11 +94,11 @@ def read_cohort(study: Study, sources: Sources, site: str, places: Places | None
     for split, size in (("training", read.records.training.sum()), ("held-out", (~read.records.training).sum())):
         if not size:
             read.warnings.append(f"there are no {split} patients.")
-    if study.outcome.task == "segmentation":
-        targets: NDArray[Any] = _read_masks(study, sources, read)
+    if study.outcome.masks is not None:
+        targets: NDArray[Any] = _read_masks(study, study.outcome.masks, sources, read)
         read.problems.raise_any()
     else:
-        targets = read.records.targets.astype(np.int64 if study.outcome.task == "multiclass" else np.float32)
+        targets = read.records.targets.astype(study.outcome.dtype)
     return _cohort(read, targets)
 
 
@@ -191,17 +192,17 @@ def _absent(readings: Mapping[str, Reading[Any]], blocks: Mapping[str, Block]) -
     return (name for name in readings if not blocks[name].present.any())
 
 
-def _read_masks(study: Study, sources: Sources, read: _Inputs) -> NDArray[np.uint8]:
+def _read_masks(study: Study, outcome: Masks, sources: Sources, read: _Inputs) -> NDArray[np.uint8]:
     """Read the masks of a segmentation; the study saw to it that listed images and masks stand in one row."""
     ((name, modality),) = study.modalities.items()
-    records, source, table = read.records, study.outcome.folder or "", study.cohort.table
+    records, source, table = read.records, outcome.folder, study.cohort.table
     masks = READERS[modality.kind].masks
     if source not in sources or masks is None:
         read.problems.add(f"there is no source '{source}', the folder of the masks.", "Add it to [data] in site.toml.")
         return np.zeros((len(records.owner), *modality.shape[1:]), dtype=np.uint8)
     return masks(
         MaskReading(
-            read.readings[name], study.outcome, Path(sources[source]), read.sheets[table], records.rows[table],
+            read.readings[name], outcome, Path(sources[source]), read.sheets[table], records.rows[table],
             read.blocks[name].present,
         )
     )  # fmt: skip

@@ -16,7 +16,7 @@ from pmfed.cohort.imaging.places import Places
 from pmfed.cohort.sheets import Sheet, path_of
 from pmfed.cohort.tables import Problems
 from pmfed.modality import Modality
-from pmfed.study.outcome import Outcome
+from pmfed.study.outcome import Masks
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -121,7 +121,7 @@ class MaskReading(Generic[Spec]):
     """
 
     reading: Reading[Spec]
-    outcome: Outcome
+    outcome: Masks
     folder: Path
     sheet: Sheet
     rows: Ints

@@ -10,21 +10,17 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pmfed.cohort.asked import Asked
-from pmfed.cohort.contract.written import written_of
 from pmfed.cohort.ehr.cohorts import YES
-from pmfed.cohort.encode import categories
 from pmfed.cohort.joins import left_join, under_cap
+from pmfed.cohort.outcomes import outcomes_of
 from pmfed.cohort.sheets import Sheet
 from pmfed.cohort.split import held_out
-from pmfed.cohort.tables import MISSING, Problems, count, first_row, labels, number
+from pmfed.cohort.tables import MISSING, Problems, count, first_row, labels
 from pmfed.modality import Modality
 from pmfed.study import Study
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
-
-MANY = 10  # patients who share a spelling before a message may show it
-LONG, FEW = 20, 4  # characters of a spelling, and spellings: more is no set of classes
 
 
 @dataclass(frozen=True, repr=False)
@@ -39,8 +35,8 @@ class Records:
         Patient of each record, ascending.
     rows : dict of (R,) int64
         Per table the row of each record, -1 where the patient has none.
-    targets : (R,) or (R, 2) float64
-        Class, outcome in natural units, 0 where there is a mask, or time and event.
+    targets : (R,) or (R, k) float64
+        Outcomes as their kind reads them; 0 where there is a mask.
     training : (P,) bool
     dropped_no_outcome, dropped_no_consent, dropped_over_cap : int
         Patients who agreed and have no outcome, patients who did not agree, and records.
@@ -144,17 +140,13 @@ class _Chosen:
     refused: int = 0
 
 
-def _unknown(targets: NDArray[np.float64]) -> Bools:
-    return np.asarray(np.isnan(targets).any(axis=tuple(range(1, targets.ndim))), dtype=bool)
-
-
 def _with_outcome(
     study: Study, asked: Asked, base: Sheet, codes: Ints, texts: list[str], problems: Problems
 ) -> _Chosen:
     """Choose who has an outcome and agreed; one "no" of a patient counts for all of the patient's records."""
-    targets, held = _targets(study, base, problems), _held(study, base, codes, texts, problems)
+    targets, held = outcomes_of(study, base, problems), _held(study, base, codes, texts, problems)
     not_agreed = codes[~_agreed(study, base)]
-    used = np.flatnonzero(~(_unknown(targets) | np.isin(codes, not_agreed)))
+    used = np.flatnonzero(~(study.outcome.unknown(targets) | np.isin(codes, not_agreed)))
     return _Chosen(used, targets, held, refused=len(np.unique(not_agreed)))
 
 
@@ -173,8 +165,8 @@ def _all_asked(study: Study, asked: Asked, base: Sheet, codes: Ints, texts: list
 
 
 def _note_nobody(study: Study, base: Sheet, chosen: _Chosen, problems: Problems) -> None:
-    if _unknown(chosen.targets).all():
-        lacks, remedy = f"the outcome '{study.outcome.column}'", "that the outcome is filled in"
+    if study.outcome.unknown(chosen.targets).all():
+        lacks, remedy = f"the outcome '{study.outcome.name}'", "that the outcome is filled in"
     else:
         lacks, remedy = f"both the outcome and a consent in '{study.cohort.consent}'", "how a consent is written there"
     problems.add(
@@ -225,67 +217,6 @@ def _agreed(study: Study, base: Sheet) -> Bools:
         return np.ones(len(base.frame), dtype=bool)
     codes, texts = labels(base.frame[study.cohort.consent])
     return np.array([text.casefold() in YES for text in texts] or [False], dtype=bool)[codes]
-
-
-def _targets(study: Study, base: Sheet, problems: Problems) -> NDArray[np.float64]:
-    """Return the outcome of every row, NaN where it is missing; of a survival outcome time and event, (T, 2)."""
-    outcome, written = study.outcome, written_of(base.path)
-    if not outcome.columns:
-        return np.zeros(len(base.frame))  # nothing is predicted: nobody lacks it
-    cells = base.frame[outcome.column]
-    if outcome.task == "segmentation":
-        codes, texts = labels(cells)
-        return np.array([np.nan if text in MISSING else 0.0 for text in texts])[codes]
-    if outcome.event is not None:
-        times, text = number(cells, written, outcome.column)
-        places = categories(base.frame[outcome.event], outcome.classes, written.nothing(outcome.event))
-        values = np.column_stack([times, np.where(places < 0, np.nan, places.astype(np.float64))])
-        complaints = {
-            "with text where a number is expected": text,
-            "with a time below zero": times < 0,
-            f"where '{outcome.event}' is none of the study's two classes"
-            + _spelled(base.frame[outcome.event], base.frame[study.cohort.patient], places == -2): places == -2,
-        }
-    elif outcome.task == "regression":
-        values, text = number(cells, written, outcome.column)
-        assert outcome.minimum is not None
-        assert outcome.maximum is not None
-        outside = (values < outcome.minimum) | (values > outcome.maximum)
-        complaints = {
-            "with text where a number is expected": text,
-            f"outside {outcome.minimum:g} to {outcome.maximum:g}, the possible values": outside,
-        }
-    else:
-        places = categories(cells, outcome.classes, written.nothing(outcome.column))
-        values = np.where(places < 0, np.nan, places.astype(np.float64))
-        strange = places == -2
-        what = f"with a value that is none of the study's {len(outcome.classes)} classes"
-        complaints = {what + _spelled(cells, base.frame[study.cohort.patient], strange): strange}
-    for what, where in complaints.items():
-        if where.any():
-            problems.add(
-                f"{base.path}: outcome '{outcome.column}': {count(int(where.sum()), 'row')} {what} "
-                f"({first_row(base.frame, where)}).",
-                _remedy(study),
-            )
-    return values
-
-
-def _spelled(cells: pd.Series, patients: pd.Series, where: Bools) -> str:
-    """Name what stands in some cells, as far as it is a word of many patients and so of none of them."""
-    codes, texts = labels(cells)
-    who = pd.factorize(patients)[0]
-    pairs = np.unique(np.column_stack([codes[where], who[where]]), axis=0)[:, 0]
-    held = np.bincount(pairs, minlength=len(texts))
-    common = [f"'{text}'" for text, patients in zip(texts, held, strict=True) if patients >= MANY and len(text) <= LONG]
-    return f", such as {' and '.join(common)}," if 0 < len(common) <= FEW else ""
-
-
-def _remedy(study: Study) -> str:
-    words = ""
-    if study.outcome.classes and study.outcome.task != "segmentation":
-        words = f"The study writes {', '.join(repr(name) for name in study.outcome.classes)}. "
-    return words + "Correct the outcome, leave it empty where it is unknown, or correct [outcome] in the study."
 
 
 def _held(study: Study, base: Sheet, codes: Ints, texts: list[str], problems: Problems) -> Bools | None:

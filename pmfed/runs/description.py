@@ -15,6 +15,7 @@ from pydantic import Field, PositiveFloat, model_validator
 
 from pmfed.modality import Name
 from pmfed.modality.inputs import Input
+from pmfed.study.outcome import Link
 from pmfed.validate import Frozen
 from pmfed.wire import Fingerprint
 
@@ -88,7 +89,7 @@ class Answer(Frozen):
 
     column: str
     task: str
-    link: Literal["logistic", "softmax", "regression", "hazards"]
+    link: Link
     outputs: Annotated[int, Field(ge=1)]
     classes: tuple[str, ...] = ()
     unit: str | None = None

@@ -11,17 +11,8 @@ from pmfed.cohort.scales import Statistics
 from pmfed.modality.weights import told
 from pmfed.runs.description import Answer, Index, Part
 from pmfed.study import Study
-from pmfed.tasks import task_for
-from pmfed.tasks.regression import Regression
 
 ABSENT = {"linear": "adds nothing", "fusion": "learned", "unet": "no answer"}
-LINKS = {
-    "binary": "logistic",
-    "multiclass": "softmax",
-    "segmentation": "softmax",
-    "regression": "regression",
-    "survival": "hazards",
-}
 
 
 def parts_of(study: Study, statistics: Statistics | None) -> dict[str, Part]:
@@ -43,17 +34,7 @@ def parts_of(study: Study, statistics: Statistics | None) -> dict[str, Part]:
 
 def answer_of(study: Study) -> Answer:
     """Return what the outputs of a study's model mean."""
-    outcome, task = study.outcome, task_for(study)
-    told = {
-        "column": outcome.column, "task": outcome.task, "link": LINKS[outcome.task], "outputs": outcome.outputs,
-        "classes": outcome.classes, "unit": outcome.unit or None, "transform": outcome.transform,
-        "minimum": outcome.minimum, "maximum": outcome.maximum, "intervals": outcome.intervals,
-    }  # fmt: skip
-    if isinstance(task, Regression):
-        told |= {"centre": task.centre, "scale": outcome.scale}
-    if outcome.intervals:
-        told["horizon"] = outcome.horizon or outcome.intervals[-1]
-    return Answer.model_validate(told)
+    return Answer.model_validate(study.outcome.answer())
 
 
 def index_of(study: Study) -> Index | None:

@@ -26,10 +26,9 @@ from pmfed.study.cohort import CohortSpec
 from pmfed.study.evaluation import Evaluation
 from pmfed.study.method import GradientMethod, MethodSpec
 from pmfed.study.model import ModelSpec
-from pmfed.study.outcome import METRICS, NOTHING, Outcome
+from pmfed.study.outcomes import NOTHING, OutcomeSection
 from pmfed.study.personal import Ditto, FineTune, LocalParts, Personal
 from pmfed.study.privacy import Privacy
-from pmfed.study.segmentation import misfit
 from pmfed.study.training import NO_TRAINING, Training
 from pmfed.validate import Grown, parse_toml, read_toml
 
@@ -41,7 +40,7 @@ class Study(Grown):
 
     study: About
     cohort: CohortSpec
-    outcome: Outcome = NOTHING
+    outcome: OutcomeSection = NOTHING
     modalities: Annotated[dict[Name, AnyModality], Field(min_length=1)]
     model: ModelSpec = ModelSpec()
     training: Training = NO_TRAINING
@@ -65,13 +64,18 @@ class Study(Grown):
                 "expected patients: at that size the promise would allow publishing a whole patient; "
                 f"use {self.cohort.expected_patients**-1.1:.1g}"
             )
-        known = METRICS[self.outcome.task]
+        known = [metric.name for metric in self.outcome.metrics if metric.headline]
         if self.evaluation.metric is not None and self.evaluation.metric not in known:
-            raise ValueError(f"evaluation.metric: a {self.outcome.task} outcome has {', '.join(known)}")
+            has = (
+                f"a {self.outcome.task} outcome has {', '.join(known)}"
+                if known
+                else "nothing is predicted: leave it out"
+            )
+            raise ValueError(f"evaluation.metric: {has}")
         pictures = [one.shape for one in self.modalities.values() if len(one.shape) > 2]
         if (altered := self.training.augmentation) and (why := altered.misfit(pictures)):
             raise ValueError(f"training.augmentation: {why}")
-        if why := misfit(self.outcome, self.model, self.modalities, self.cohort.table, self.cohort.record):
+        if why := self.outcome.misfit(self.model, self.modalities, self.cohort.table, self.cohort.record):
             raise ValueError(why)
         if self.model.kind != "fusion" and self.model.encoders:
             raise ValueError(f"model.encoders: a {self.model.kind} model has none; use kind 'fusion'")

@@ -26,7 +26,7 @@ from test_report import HOSTILE, Page, browser, page  # noqa: F401 - browser is 
 from pmfed import cli
 from pmfed.cohort.split import held_out
 from pmfed.methods import plan_for
-from pmfed.study.outcome import Outcome
+from pmfed.study.outcomes import outcome_of
 from pmfed.tasks.binary import Binary
 
 CLINICAL = {"clinical": {"kind": "table", "table": "patients", "features": AGE}}
@@ -35,7 +35,7 @@ CLINICAL = {"clinical": {"kind": "table", "table": "patients", "features": AGE}}
 def scored(count: int = 3000, coarse: bool = False) -> tuple[Binary, Any, Any]:
     random = np.random.default_rng(1)
     truth = (random.random(count) < 0.2).astype(float)
-    task = Binary(Outcome(column="y", task="binary", classes=("no", "yes"), baseline=0.2), coarse)
+    task = Binary(outcome_of(column="y", task="binary", classes=("no", "yes"), baseline=0.2), coarse)
     return task, random.normal(-1.4, 1, count) + 1.5 * truth, truth
 
 

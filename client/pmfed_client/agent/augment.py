@@ -42,7 +42,7 @@ class Augment:
 
     def __init__(self, study: Study) -> None:
         self.rules = study.training.augmentation
-        self.masks = study.outcome.task == "segmentation"
+        self.masks = study.outcome.masks is not None
         self.images = [name for name, modality in sorted(study.modalities.items()) if len(modality.shape) > 2]
 
     def seeds(self, units: int, source: Source) -> Floats:

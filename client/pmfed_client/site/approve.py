@@ -96,11 +96,7 @@ def terms(site: Site, study: Study) -> Iterator[str]:
     yield ""
     who = f"every patient in {_place(site, study.cohort.table)}"
     if METHODS[study.method.kind].predicts:
-        kind = "a number" if outcome.task == "regression" else " or ".join(outcome.classes)
-        kind += " in every pixel" if outcome.task == "segmentation" else ""
-        if outcome.event is not None:
-            kind = f"the chance of '{outcome.event}' by then"
-        yield f"What is learned   a model that predicts '{outcome.column}' ({kind}) of a patient"
+        yield f"What is learned   a model that predicts '{outcome.name}' ({outcome.meaning}) of a patient"
         yield f"Who               {who}; some are held out for testing"
     else:
         yield f"What is learned   {' and '.join(query.label for query in schedule(study))} of these patients, no model"

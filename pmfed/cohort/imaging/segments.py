@@ -43,7 +43,7 @@ from pmfed.cohort.imaging.pixels import Picture
 from pmfed.cohort.imaging.series import Found, select
 from pmfed.cohort.reading import MaskReading
 from pmfed.modality.scans import Dicom
-from pmfed.study.outcome import Outcome
+from pmfed.study.outcome import Masks as Drawn
 
 SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
 NEAR = 0.01  # mm (and cosines) by which the places of a slice and of its mask may differ: headers are rounded decimals
@@ -140,7 +140,7 @@ def _frames(need: Need, index: Index) -> tuple[list[str], list[Plane | None]]:
     return instances, planes
 
 
-def _mask(outcome: Outcome, spec: Dicom, content: bytes, scan: _Scan) -> Masks:
+def _mask(outcome: Drawn, spec: Dicom, content: bytes, scan: _Scan) -> Masks:
     """Return one object as the study's modality would have its scan."""
     drawn = _drawn(outcome, content, scan)
     count, spacing = len(outcome.classes), None
@@ -157,7 +157,7 @@ def _turned(spec: Dicom, placed: Stack, share: Floats) -> Floats:
     return sized(turned, spacing, spec.size, spec.spacing, spec.fit)
 
 
-def _drawn(outcome: Outcome, content: bytes, scan: _Scan) -> Masks:
+def _drawn(outcome: Drawn, content: bytes, scan: _Scan) -> Masks:
     """Return the class of every pixel of the frames that are used, (N, H, W)."""
     picture = Picture(content)
     data = picture.dataset
@@ -189,7 +189,7 @@ def _drawn(outcome: Outcome, content: bytes, scan: _Scan) -> Masks:
     return drawn
 
 
-def _classes(outcome: Outcome, data: Any) -> Mapping[int, int]:
+def _classes(outcome: Drawn, data: Any) -> Mapping[int, int]:
     """Return segment number -> class; segments without a class are left out."""
     if outcome.values:
         return {value: place for place, value in enumerate(outcome.values)}
