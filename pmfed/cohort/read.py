@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pmfed.cohort.asked import Asked, NewPatients, StudyPatients
 from pmfed.cohort.block import Block
 from pmfed.cohort.cohort import Bools, Cohort, Findings
 from pmfed.cohort.contract.times import Moments
 from pmfed.cohort.encode import encode
 from pmfed.cohort.imaging.places import Places
 from pmfed.cohort.leaks import check_leaks
+from pmfed.cohort.population import NewPatients, Population, StudyPatients
 from pmfed.cohort.readers import READERS, read_block
 from pmfed.cohort.reading import MaskReading, Reading
 from pmfed.cohort.records import Records, labels_of, read_records
@@ -30,22 +30,6 @@ from pmfed.study.outcome import Masks
 Sources = Mapping[str, Path | str]
 
 EVERYBODY = NewPatients()
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class _Inputs:
-    """What was read of a site before any outcome: records, and a block of each modality.
-
-    ``readings`` are those of the modalities that the site has; ``when`` the index dates, None where the study has none.
-    """
-
-    sheets: Mapping[str, Sheet]
-    records: Records
-    when: Moments | None
-    readings: Mapping[str, Reading[Any]]
-    blocks: Mapping[str, Block]
-    problems: Problems
-    warnings: list[str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,16 +74,14 @@ def read_cohort(study: Study, sources: Sources, site: str, places: Places | None
     DataError
         The files do not hold what the study needs; every problem found is listed, with counts.
     """
-    read = _read_inputs(study, sources, site, places or Places(), StudyPatients())
+    site_files = _Site(study, sources, places or Places(), StudyPatients(), Problems(site))
+    read = site_files.read()
     for split, size in (("training", read.records.training.sum()), ("held-out", (~read.records.training).sum())):
         if not size:
-            read.warnings.append(f"there are no {split} patients.")
+            site_files.warnings.append(f"there are no {split} patients.")
     if study.outcome.masks is not None:
-        targets: NDArray[Any] = _read_masks(study, study.outcome.masks, sources, read)
-        read.problems.raise_any()
-    else:
-        targets = read.records.targets.astype(study.outcome.dtype)
-    return _cohort(read, targets)
+        return site_files.cohort(read, site_files.masks(read, study.outcome.masks))
+    return site_files.cohort(read, read.records.targets.astype(study.outcome.dtype))
 
 
 def read_unlabelled(
@@ -119,111 +101,137 @@ def read_unlabelled(
     DataError
         As `read_cohort`, or a patient asked for is not in the table.
     """
-    read = _read_inputs(study, sources, site, places or Places(), asked)
+    site_files = _Site(study, sources, places or Places(), asked, Problems(site))
+    read = site_files.read()
     outside = {f"{name}.{key}": where for name, block in read.blocks.items() for key, where in block.outside.items()}
-    cohort = _cohort(read, read.records.targets.astype(np.float32))
+    cohort = site_files.cohort(read, read.records.targets.astype(np.float32))
     return Unlabelled(cohort, labels_of(study, read.sheets, read.records), outside, read.when)
 
 
-def _read_inputs(study: Study, sources: Sources, site: str, places: Places, asked: Asked) -> _Inputs:
-    """Read who is there and what they have; every problem found is raised together."""
-    problems, warnings = Problems(site), list[str]()
-    here = modalities_at(study, sources, warnings)
-    sheets = read_sheets(study, sources, here, asked, problems, warnings)
-    problems.raise_any()
-    records = read_records(study, sheets, here, asked, problems, warnings)
-    if records is None:
-        _look_further(sheets, here, asked, problems)
-        problems.raise_any()
-    assert records is not None
-    when = _moments(study, sheets, records, asked, problems)
-    patients = [records.ids[owner] for owner in records.owner]
-    readings: dict[str, Reading[Any]] = {}
-    blocks: dict[str, Block] = {}
-    for name, modality in sorted(study.modalities.items()):
-        if name not in here:
-            blocks[name] = Block.absent(len(records.owner), modality.shape)
-            continue
-        readings[name] = Reading(
-            spec=modality, sources=sources, patients=patients, when=when, problems=problems,
-            patient=study.cohort.patient, places=_own(places, name), lenient=asked.lenient,
-            sheet=sheets.get(modality.joined or ""), rows=records.rows.get(modality.joined or ""),
-        )  # fmt: skip
-        block = read_block(readings[name])
-        warnings += block.warnings
-        if asked.labelled and study.outcome.columns and not problems:
-            check_leaks(block, records, problems, warnings)
-        blocks[name] = replace(block, raw={})  # as large as the inputs, and needed for nothing else
-    problems.raise_any()
-    warnings += [f"modality '{name}' is absent: no patient of the cohort has it." for name in _absent(readings, blocks)]
-    if not any(block.present.any() for block in blocks.values()):
-        raise DataError(f"site '{site}': no patient has any of the study's modalities.", "Check [data] in site.toml.")
-    return _Inputs(sheets, records, when, readings, blocks, problems, warnings)
+@dataclass(frozen=True, eq=False, repr=False)
+class _Inputs:
+    """What was read of a site before any outcome: tables, records, index dates, and a block of each modality.
+
+    ``readings`` are those of the modalities that the site has.
+    """
+
+    sheets: Mapping[str, Sheet]
+    records: Records
+    when: Moments | None
+    readings: Mapping[str, Reading[Any]]
+    blocks: Mapping[str, Block]
 
 
-def _look_further(sheets: Mapping[str, Sheet], here: Mapping[str, Modality], asked: Asked, problems: Problems) -> None:
-    """Look for whatever else is wrong in the tables: nothing will come of this reading, and all is said at once."""
-    for modality in here.values():
-        if modality.by_column and modality.joined is not None:
-            sheet = sheets[modality.joined]
-            encode(modality, sheet.frame, sheet.path, problems, lenient=asked.lenient)
+@dataclass(frozen=True, eq=False, repr=False)
+class _Site:
+    """The files of a site, read once for one purpose; every problem found is raised together with the others."""
 
+    study: Study
+    sources: Sources
+    places: Places
+    population: Population
+    problems: Problems
+    warnings: list[str] = field(default_factory=list)
 
-def _moments(
-    study: Study, sheets: Mapping[str, Sheet], records: Records, asked: Asked, problems: Problems
-) -> Moments | None:
-    """Return the index date of each record, or the moment that is asked for; None where the study has none."""
-    if asked.at is not None:
-        return np.full(len(records.owner), asked.at.astype("datetime64[s]"))
-    cohort = study.cohort
-    if cohort.index is None:
-        return None
-    return sheets[cohort.table].moments(cohort.index, records.rows[cohort.table], problems, first=True)
-
-
-def _own(places: Places, name: str) -> Places:
-    """Return places with a list of unreadable files for this modality alone: reading another would delete it."""
-    return (
-        places if places.detail is None else replace(places, detail=places.detail.with_name(f"unreadable-{name}.txt"))
-    )
-
-
-def _absent(readings: Mapping[str, Reading[Any]], blocks: Mapping[str, Block]) -> Iterator[str]:
-    return (name for name in readings if not blocks[name].present.any())
-
-
-def _read_masks(study: Study, outcome: Masks, sources: Sources, read: _Inputs) -> NDArray[np.uint8]:
-    """Read the masks of a segmentation; the study saw to it that listed images and masks stand in one row."""
-    ((name, modality),) = study.modalities.items()
-    records, source, table = read.records, outcome.folder, study.cohort.table
-    masks = READERS[modality.kind].masks
-    if source not in sources or masks is None:
-        read.problems.add(f"there is no source '{source}', the folder of the masks.", "Add it to [data] in site.toml.")
-        return np.zeros((len(records.owner), *modality.shape[1:]), dtype=np.uint8)
-    return masks(
-        MaskReading(
-            read.readings[name], outcome, Path(sources[source]), read.sheets[table], records.rows[table],
-            read.blocks[name].present,
+    def read(self) -> _Inputs:
+        """Return who is there and what they have."""
+        here = modalities_at(self.study, self.sources, self.warnings)
+        sheets = read_sheets(self.study, self.sources, here, self.population, self.problems, self.warnings)
+        self.problems.raise_any()
+        records = read_records(self.study, sheets, here, self.population, self.problems, self.warnings)
+        if records is None:
+            self._look_further(sheets, here)
+            self.problems.raise_any()
+        assert records is not None
+        when = self._moments(sheets, records)
+        readings = {name: self._reading(name, modality, sheets, records, when) for name, modality in here.items()}
+        blocks = {
+            name: self._block(readings[name], records) if name in here else Block.absent(len(records.owner), one.shape)
+            for name, one in sorted(self.study.modalities.items())
+        }
+        self.problems.raise_any()
+        nobody = [name for name, block in blocks.items() if not block.present.any()]
+        self.warnings.extend(
+            f"modality '{one}' is absent: no patient of the cohort has it." for one in nobody if one in here
         )
-    )  # fmt: skip
+        if len(nobody) == len(blocks):
+            what = f"site '{self.problems.site}': no patient has any of the study's modalities."
+            raise DataError(what, "Check [data] in site.toml.")
+        return _Inputs(sheets, records, when, readings, blocks)
 
+    def _look_further(self, sheets: Mapping[str, Sheet], here: Mapping[str, Modality]) -> None:
+        """Look for whatever else is wrong in the tables: nothing will come of this reading, and all is said at once."""
+        for modality in here.values():
+            if modality.by_column and modality.joined is not None:
+                sheet = sheets[modality.joined]
+                encode(modality, sheet.frame, sheet.path, self.problems, lenient=self.population.lenient)
 
-def _cohort(read: _Inputs, targets: NDArray[Any]) -> Cohort:
-    records, blocks = read.records, read.blocks
-    return Cohort(
-        ids=records.ids,
-        owner=records.owner,
-        training=records.training,
-        inputs={name: block.inputs for name, block in blocks.items()},
-        present={name: block.present for name, block in blocks.items()},
-        targets=targets,
-        findings=Findings(
-            dropped_no_outcome=records.dropped_no_outcome,
-            dropped_no_consent=records.dropped_no_consent,
-            dropped_over_cap=records.dropped_over_cap,
-            missing={f"{name}.{key}": gaps for name, block in blocks.items() for key, gaps in block.missing.items()},
-            counts={f"{name}: {what}": seen for name, block in blocks.items() for what, seen in block.counts.items()},
-            warnings=tuple(read.warnings),
-            uses={f"{name}.{key}": use for name, block in blocks.items() for key, use in block.uses.items()},
-        ),
-    ).recounted()
+    def _moments(self, sheets: Mapping[str, Sheet], records: Records) -> Moments | None:
+        """Return the index date of each record, or the moment that is asked for; None where the study has none."""
+        if self.population.at is not None:
+            return np.full(len(records.owner), self.population.at.astype("datetime64[s]"))
+        table, column = self.study.cohort.table, self.study.cohort.index
+        return None if column is None else sheets[table].moments(column, records.rows[table], self.problems, first=True)
+
+    def _reading(
+        self, name: str, modality: Modality, sheets: Mapping[str, Sheet], records: Records, when: Moments | None
+    ) -> Reading[Any]:
+        """Return what the reader of a modality is given."""
+        places = self.places
+        if places.detail is not None:  # a list of its own: reading another modality would delete it
+            places = replace(places, detail=places.detail.with_name(f"unreadable-{name}.txt"))
+        table = modality.joined or ""
+        return Reading(
+            spec=modality, sources=self.sources, patients=[records.ids[owner] for owner in records.owner], when=when,
+            problems=self.problems, patient=self.study.cohort.patient, places=places, lenient=self.population.lenient,
+            sheet=sheets.get(table), rows=records.rows.get(table),
+        )  # fmt: skip
+
+    def _block(self, reading: Reading[Any], records: Records) -> Block:
+        """Read a modality, and see that no outcome stands among its inputs."""
+        block = read_block(reading)
+        self.warnings.extend(block.warnings)
+        if self.population.labelled and self.study.outcome.columns and not self.problems:
+            check_leaks(block, records, self.problems, self.warnings)
+        return replace(block, raw={})  # as large as the inputs, and needed for nothing else
+
+    def masks(self, read: _Inputs, outcome: Masks) -> NDArray[np.uint8]:
+        """Read the masks of a segmentation; the study saw to it that listed images and masks stand in one row."""
+        ((name, reading),) = read.readings.items()
+        source, table = outcome.folder, self.study.cohort.table
+        masks = READERS[reading.spec.kind].masks
+        assert masks is not None, "the study was checked"
+        if source not in self.sources:
+            what = f"there is no source '{source}', the folder of the masks."
+            self.problems.add(what, "Add it to [data] in site.toml.")
+            self.problems.raise_any()
+        folder, rows = Path(self.sources[source]), read.records.rows[table]
+        asked = MaskReading(reading, outcome, folder, read.sheets[table], rows, read.blocks[name].present)
+        found = masks(asked)
+        self.problems.raise_any()
+        return found
+
+    def cohort(self, read: _Inputs, targets: NDArray[Any]) -> Cohort:
+        """Return the patients with what was read of them, and their outcomes."""
+        records, blocks = read.records, read.blocks
+        return Cohort(
+            ids=records.ids,
+            owner=records.owner,
+            training=records.training,
+            inputs={name: block.inputs for name, block in blocks.items()},
+            present={name: block.present for name, block in blocks.items()},
+            targets=targets,
+            findings=Findings(
+                dropped_no_outcome=records.dropped_no_outcome,
+                dropped_no_consent=records.dropped_no_consent,
+                dropped_over_cap=records.dropped_over_cap,
+                missing={
+                    f"{name}.{key}": gaps for name, block in blocks.items() for key, gaps in block.missing.items()
+                },
+                counts={
+                    f"{name}: {what}": seen for name, block in blocks.items() for what, seen in block.counts.items()
+                },
+                warnings=tuple(self.warnings),
+                uses={f"{name}.{key}": use for name, block in blocks.items() for key, use in block.uses.items()},
+            ),
+        ).recounted()

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pmfed.cohort.asked import Asked
 from pmfed.cohort.ehr.cohorts import YES
 from pmfed.cohort.joins import left_join, under_cap
 from pmfed.cohort.outcomes import outcomes_of
+from pmfed.cohort.population import Population
 from pmfed.cohort.sheets import Sheet
 from pmfed.cohort.split import held_out
 from pmfed.cohort.tables import MISSING, Problems, count, first_row, labels
@@ -56,7 +56,7 @@ def read_records(
     study: Study,
     sheets: Mapping[str, Sheet],
     here: Mapping[str, Modality],
-    asked: Asked,
+    population: Population,
     problems: Problems,
     warnings: list[str],
 ) -> Records | None:
@@ -65,16 +65,18 @@ def read_records(
     base = sheets[cohort.table]
     codes, texts = labels(base.frame[cohort.patient])
     _check_identity(study, base, codes, texts, problems)
-    choose = _with_outcome if asked.labelled else _all_asked
-    chosen = choose(study, asked, base, codes, texts, problems)
+    choose = _with_outcome if population.labelled else _all_asked
+    chosen = choose(study, population, base, codes, texts, problems)
     one_row = {modality.joined for modality in here.values() if modality.one_row}
     keys = {
-        source: _keys(study, base, sheet, source in one_row, problems, warnings, alone=not asked.labelled)
+        source: _keys(study, base, sheet, source in one_row, problems, warnings, alone=not population.labelled)
         for source, sheet in sheets.items()
         if source != cohort.table
     }
     used = chosen.used
-    if not len(used) and asked.labelled and not problems:  # an outcome nobody's could be read of is a problem already
+    if (
+        not len(used) and population.labelled and not problems
+    ):  # an outcome nobody's could be read of is a problem already
         _note_nobody(study, base, chosen, problems)
     if problems:
         return None
@@ -87,7 +89,7 @@ def read_records(
     full = np.ones(len(owner))  # how many records each row would make without the cap
     for left, right in keys.values():
         full *= np.maximum(np.bincount(right[right >= 0], minlength=int(left.max()) + 1)[left[used]], 1)
-    split, cap = study.evaluation.split_key, asked.cap(study)
+    split, cap = study.evaluation.split_key, population.cap(study)
     keep = under_cap(owner, ids, cap, split, cohort.table)
     owner, rows = owner[keep], {name: table[keep] for name, table in rows.items()}
     for source, (left, right) in keys.items():
@@ -141,7 +143,7 @@ class _Chosen:
 
 
 def _with_outcome(
-    study: Study, asked: Asked, base: Sheet, codes: Ints, texts: list[str], problems: Problems
+    study: Study, population: Population, base: Sheet, codes: Ints, texts: list[str], problems: Problems
 ) -> _Chosen:
     """Choose who has an outcome and agreed; one "no" of a patient counts for all of the patient's records."""
     targets, held = outcomes_of(study, base, problems), _held(study, base, codes, texts, problems)
@@ -150,11 +152,13 @@ def _with_outcome(
     return _Chosen(used, targets, held, refused=len(np.unique(not_agreed)))
 
 
-def _all_asked(study: Study, asked: Asked, base: Sheet, codes: Ints, texts: list[str], problems: Problems) -> _Chosen:
+def _all_asked(
+    study: Study, population: Population, base: Sheet, codes: Ints, texts: list[str], problems: Problems
+) -> _Chosen:
     """Choose who is asked for; a patient who is not there is a problem. Nobody is trained on."""
     wanted = np.ones(len(texts), dtype=bool)
-    if asked.only is not None:
-        names = set(asked.only)
+    if population.only is not None:
+        names = set(population.only)
         wanted = np.array([text in names for text in texts], dtype=bool)
         if lacking := len(names - set(texts)):
             problems.add(

@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pmfed.cohort.asked import Asked
 from pmfed.cohort.contract.refused import Refused
 from pmfed.cohort.contract.times import NEVER, Moments
 from pmfed.cohort.contract.written import written_of
 from pmfed.cohort.detected import proposal
+from pmfed.cohort.population import Population
 from pmfed.cohort.tables import MISSING, Problems, check_ids, count, dates_of, first_row, labels, read_table, repeated
 from pmfed.errors import DataError
 from pmfed.modality import Modality
@@ -86,12 +86,12 @@ def read_sheets(
     study: Study,
     sources: Mapping[str, Path | str],
     here: Mapping[str, Modality],
-    asked: Asked,
+    population: Population,
     problems: Problems,
     warnings: list[str],
 ) -> dict[str, Sheet]:
     """Read the columns that are asked for of the cohort table and of every modality's table; a row counts once."""
-    cohort, listed = study.cohort, asked.listed(study)
+    cohort, listed = study.cohort, population.listed(study)
     if cohort.table not in sources and listed is None:
         near = difflib.get_close_matches(cohort.table, list(sources), n=1)
         hint = f"; did you mean '{near[0]}'?" if near else ""
@@ -100,7 +100,7 @@ def read_sheets(
             f'Add {cohort.table} = "FILE" to [data] in site.toml.',
         )
         return {}
-    columns = {cohort.table: asked.columns(study, here)}
+    columns = {cohort.table: population.columns(study, here)}
     for modality in here.values():
         if modality.joined is not None:
             columns.setdefault(modality.joined, [cohort.patient]).extend(modality.columns)

@@ -9,12 +9,11 @@ from __future__ import annotations
 from pmfed.modality.columns import Categorical, Feature, Name, Numeric, Variant
 from pmfed.modality.ehr import Events, EventSequence, Notes, Signals
 from pmfed.modality.genomics import CopyNumber, Expression, Panel
-from pmfed.modality.genotypes import Genotypes
 from pmfed.modality.images import Images
 from pmfed.modality.kinds import KINDS, AnyModality, kind_of, register
 from pmfed.modality.scans import Dicom, Nifti
 from pmfed.modality.spec import Modality
-from pmfed.modality.table import Table
+from pmfed.modality.table import Genotypes, Table
 from pmfed.modality.weights import Layered, Weights, WeightsFile
 
 __all__ = [

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from pmfed.modality.columns import Censored, Name, Numeric
-from pmfed.modality.inputs import Input, Learned, number_inputs
-from pmfed.modality.spec import Bools, Countable, Modality
+from pmfed.modality.columns import Censored, Countable, Name, Numeric, inputs_of, names_of
+from pmfed.modality.inputs import Input, Learned
+from pmfed.modality.spec import Bools, Modality
 from pmfed.validate import Frozen, Grown
 
 Code = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9 _-]*:\S(.*\S)?$")]
@@ -115,7 +115,7 @@ class EventFeature(Concept):
 
     def inputs(self, key: str, learned: Learned) -> Iterator[Input]:
         """Yield the inputs this feature makes: what was never recorded did not happen, or has no value."""
-        return number_inputs(key, self.number, learned, self.unit, "mean" if self.measured else "never")
+        return self.number.inputs(key, learned, self.unit, "mean" if self.measured else "never")
 
 
 class Age(Frozen):
@@ -185,8 +185,7 @@ class Events(Modality):
     def names(self) -> tuple[str, ...]:
         """Names of the inputs, in order: age, sex, then the features by name."""
         age = self.age.number.names("age") if self.age else ()
-        features = tuple(name for key in sorted(self.features) for name in self.features[key].names(key))
-        return (*age, *(SEXES if self.sex else ()), *features)
+        return (*age, *(SEXES if self.sex else ()), *names_of(self.features))
 
     @property
     def countable(self) -> tuple[Countable, ...]:
@@ -202,11 +201,10 @@ class Events(Modality):
 
     def inputs(self, learned: Learned) -> Iterator[Input]:
         if self.age:
-            yield from number_inputs("age", self.age.number, learned, "a")  # years, as UCUM writes them
+            yield from self.age.number.inputs("age", learned, "a")  # years, as UCUM writes them
         for name in SEXES if self.sex else ():
             yield Input(name=name, feature="sex", says="category", category=name.partition("=")[2], stand_in="zero")
-        for key, spec in sorted(self.features.items()):
-            yield from spec.inputs(key, learned)
+        yield from inputs_of(self.features, learned)
 
     def gaps(self, values: NDArray[np.float32]) -> tuple[NDArray[np.float32], dict[str, Bools]]:
         own, found = super().gaps(values)

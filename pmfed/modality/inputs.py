@@ -1,4 +1,4 @@
-"""One number that a model is given, as ``model.json`` tells it, and how the common kinds of features become such numbers."""
+"""One number that a model is given, as ``model.json`` tells it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, model_validator
 
-from pmfed.modality.columns import Numeric
 from pmfed.validate import Frozen
 
 Learned = Mapping[str, tuple[float, float]]
@@ -47,18 +46,6 @@ class Input(Frozen):
         if (self.mean is None) != (self.scale is None):
             raise ValueError("'mean' and 'scale' come together")
         return self
-
-
-def number_inputs(
-    key: str, spec: Numeric, learned: Learned, unit: str | None = None, stand_in: Literal["mean", "never"] = "mean"
-) -> Iterator[Input]:
-    """Yield the inputs of one number: its value, and whether it is missing where the study asks for that."""
-    mean, scale = learned.get(key, (spec.mean, spec.scale))
-    yield Input(
-        name=key, feature=key, says="value", unit=unit, minimum=spec.minimum, maximum=spec.maximum,
-        transform=spec.transform, mean=mean, scale=scale, learned=key in learned, stand_in=stand_in,
-    )  # fmt: skip
-    yield from indicator_input(key, spec.indicator)
 
 
 def indicator_input(key: str, there: bool) -> Iterator[Input]:

@@ -8,11 +8,10 @@ from pydantic import Field, SerializeAsAny, ValidatorFunctionWrapHandler, WrapVa
 
 from pmfed.modality.ehr import Events, EventSequence, Notes, Signals
 from pmfed.modality.genomics import CopyNumber, Expression, Panel
-from pmfed.modality.genotypes import Genotypes
 from pmfed.modality.images import Images
 from pmfed.modality.scans import Dicom, Nifti
 from pmfed.modality.spec import Modality
-from pmfed.modality.table import Table
+from pmfed.modality.table import Genotypes, Table
 
 _Own = Annotated[
     Table

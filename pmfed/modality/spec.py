@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
-from pmfed.modality.columns import Categorical, Censored, Numeric, Variant
-from pmfed.modality.inputs import Input, Learned, number_inputs
+from pmfed.modality.columns import Categorical, Censored, Countable, Numeric, Variant
+from pmfed.modality.inputs import Input, Learned
 from pmfed.modality.weights import Weights
 from pmfed.validate import Grown
 
@@ -25,32 +24,6 @@ Column = Numeric | Categorical | Variant
 """What a study says of a column of a table."""
 
 ONE_OF_PICTURES = "modalities: a segmentation has exactly one, of kind 'images', 'nifti' or 'dicom'"
-
-
-@dataclass(frozen=True)
-class Countable:
-    """A feature that a table of patients can be made of: a number between public bounds, or a category.
-
-    Attributes
-    ----------
-    key, unit
-        The study's name for it; of its number, "" where there is none.
-    column
-        Its first input.
-    number
-        Its bounds; None where it is a category.
-    values
-        The categories, one input each.
-    scaled
-        Whether the study gives mean and scale of its own, so that its inputs do not show where the bounds are.
-    """
-
-    key: str
-    column: int
-    unit: str = ""
-    number: Numeric | None = None
-    values: tuple[str, ...] = ()
-    scaled: bool = False
 
 
 class Modality(Grown):
@@ -157,7 +130,8 @@ class Modality(Grown):
         while column < len(names):
             found = [Input(name=names[column], feature=names[column], says="value", stand_in="zero")]
             if column in numbers:
-                found = list(number_inputs(*numbers[column], learned))
+                key, number = numbers[column]
+                found = list(number.inputs(key, learned))
             yield from found
             column += len(found)
 

@@ -1,26 +1,26 @@
-"""Columns of a table."""
+"""Columns of a table: numbers and categories, or genetic variants."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from pmfed.modality.columns import Categorical, Censored, Feature, Name, Numeric
-from pmfed.modality.inputs import Input, Learned, indicator_input, number_inputs
-from pmfed.modality.spec import Countable, Modality
+from pmfed.modality.columns import Censored, Countable, Feature, Name, Numeric, Variant, inputs_of, names_of
+from pmfed.modality.inputs import Input, Learned
+from pmfed.modality.spec import Column, Modality
 
 
-class Table(Modality):
-    """A modality of table columns. ``censored`` says what a cell that holds only a limit (``<10``) counts as."""
+class TableColumns(Modality):
+    """Inputs that are columns of one table, by the name of the feature, each with the inputs it makes."""
 
-    LATER: ClassVar[frozenset[str]] = frozenset({"censored"})
-
-    kind: Literal["table"] = "table"
     table: str
-    censored: Censored = "bound"
-    features: Annotated[dict[Name, Feature], Field(min_length=1)]
+
+    @property
+    @abstractmethod
+    def by_column(self) -> Mapping[str, Column]: ...
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -31,17 +31,29 @@ class Table(Modality):
         return self.table
 
     @property
-    def by_column(self) -> Mapping[str, Numeric | Categorical]:
+    def names(self) -> tuple[str, ...]:
+        return names_of(self.by_column)
+
+    def inputs(self, learned: Learned) -> Iterator[Input]:
+        return inputs_of(self.by_column, learned)
+
+
+class Table(TableColumns):
+    """A modality of table columns. ``censored`` says what a cell that holds only a limit (``<10``) counts as."""
+
+    LATER: ClassVar[frozenset[str]] = frozenset({"censored"})
+
+    kind: Literal["table"] = "table"
+    censored: Censored = "bound"
+    features: Annotated[dict[Name, Feature], Field(min_length=1)]
+
+    @property
+    def by_column(self) -> Mapping[str, Feature]:
         return self.features
 
     @property
     def limits(self) -> Censored:
         return self.censored
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names of the inputs, in order: features by name, each with the inputs it makes."""
-        return tuple(name for key in sorted(self.features) for name in self.features[key].names(key))
 
     @property
     def numbers(self) -> tuple[tuple[str, Numeric, int], ...]:
@@ -51,19 +63,21 @@ class Table(Modality):
     def countable(self) -> tuple[Countable, ...]:
         found, column = [], 0
         for key, feature in sorted(self.features.items()):
-            if isinstance(feature, Numeric):
-                found.append(Countable(key, column, number=feature, scaled=feature.mean is not None))
-            else:
-                found.append(Countable(key, column, values=(*feature.values, *(("other",) if feature.other else ()))))
+            found.append(feature.countable(key, column))
             column += len(feature.names(key))
         return tuple(found)
 
-    def inputs(self, learned: Learned) -> Iterator[Input]:
-        for key, spec in sorted(self.features.items()):
-            if isinstance(spec, Numeric):
-                yield from number_inputs(key, spec, learned)
-                continue
-            for value in (*spec.values, *([None] * spec.other)):
-                name = f"{key}={'other' if value is None else value}"
-                yield Input(name=name, feature=key, says="category", category=value, stand_in="zero")
-            yield from indicator_input(key, spec.indicator)
+
+class Genotypes(TableColumns):
+    """A modality of genetic variants, one row per patient."""
+
+    kind: Literal["genotypes"] = "genotypes"
+    variants: Annotated[dict[Name, Variant], Field(min_length=1)]
+
+    @property
+    def by_column(self) -> Mapping[str, Variant]:
+        return self.variants
+
+    @property
+    def one_row(self) -> bool:
+        return True

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pmfed.cohort import Cohort, Unlabelled, read_unlabelled
-from pmfed.cohort.asked import NewPatients
 from pmfed.cohort.imaging.places import Places
+from pmfed.cohort.population import NewPatients
 from pmfed.cohort.tables import labels, read_table
 from pmfed.errors import DataError, UsageError
 from pmfed.runs.model import Model

@@ -16,7 +16,7 @@ from pmfed.study import Study
 
 
 @dataclass(frozen=True)
-class Asked(ABC):
+class Population(ABC):
     """What a reading is for. Both kinds go the same way through the same readers, and differ in what is said here.
 
     Attributes
@@ -52,7 +52,7 @@ class Asked(ABC):
 
 
 @dataclass(frozen=True)
-class StudyPatients(Asked):
+class StudyPatients(Population):
     """Everybody whom the cohort table holds with an outcome and, where the study asks for it, a consent."""
 
     labelled = True
@@ -72,7 +72,7 @@ class StudyPatients(Asked):
 
 
 @dataclass(frozen=True)
-class NewPatients(Asked):
+class NewPatients(Population):
     """Patients whose outcome nobody knows yet, each with all records: a cap is for training."""
 
     labelled = False
