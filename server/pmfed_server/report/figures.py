@@ -162,6 +162,11 @@ def metric_label(result: Result, name: str | None = None, unit: bool = True) -> 
     return f"{text} ({result['unit']})" if unit and result.get("unit") and name in IN_UNITS else text
 
 
+def better(result: Result) -> str:
+    """Return which way the main metric is better, in words."""
+    return "higher is better" if result["metric"].get("higher_is_better", True) else "lower is better"
+
+
 def site_titles(result: Result) -> dict[str, str]:
     """Return what to call each site, by its name."""
     return {site["name"]: str(site.get("title") or site["name"]) for site in result.get("sites") or ()}
