@@ -206,10 +206,10 @@ class Gradient(Method):
             return []
         return [f"there is no {DESCRIPTION}: an older pmfed finished this run, and its model predicts nothing"]
 
-    def curves(self) -> dict[str, Any]:
+    def curves(self, plan: PrivacyPlan) -> dict[str, Any]:
         from pmfed.tasks import task_for
 
-        return dict(task_for(self.study).curves(self._evaluated.total))
+        return dict(task_for(self.study).curves(self._evaluated.total, evaluation_noise(plan)))
 
     @property
     def _evaluated(self) -> Evaluated:

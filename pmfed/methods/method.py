@@ -190,8 +190,8 @@ class Method(ABC):
         """Return files that are made of result.json and belong beside it, by name."""
         return {}
 
-    def curves(self) -> dict[str, Any]:
-        """Return what the report shows besides result.json."""
+    def curves(self, plan: PrivacyPlan) -> dict[str, Any]:
+        """Return what the report shows besides result.json; ``plan`` tells the noise in it."""
         return {}
 
     @classmethod

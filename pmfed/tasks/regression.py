@@ -114,7 +114,7 @@ class Regression:
             drawn[:, column] = picked @ powers + count * offset
         return drawn
 
-    def curves(self, total: Floats) -> dict[str, Any]:
+    def curves(self, total: Floats, noise: float = 0.0) -> dict[str, Any]:
         counts = np.clip(total[2 + 2 * self.bins :], 0, None).reshape(self.grid, self.grid)
         edges = (self.low + (self.high - self.low) * (np.arange(self.grid + 1) / self.grid) ** 2).round(3)
         return {"predicted_true": {"edges": edges.tolist(), "counts": counts.round(1).tolist()}}

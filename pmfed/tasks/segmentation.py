@@ -94,5 +94,5 @@ class Segmentation:
                 drawn[:, place, column] = picked @ figures + picked.sum(axis=1) * offset
         return drawn.reshape(draws, self.cells)
 
-    def curves(self, total: Floats) -> dict[str, Any]:
+    def curves(self, total: Floats, noise: float = 0.0) -> dict[str, Any]:
         return {}

@@ -140,7 +140,7 @@ class Survival:
         drawn[:, self.counted :] = np.nan_to_num(squared).reshape(draws, -1) / np.sqrt(len(self.ends))
         return drawn
 
-    def curves(self, total: Floats) -> dict[str, Any]:
+    def curves(self, total: Floats, noise: float = 0.0) -> dict[str, Any]:
         counts, _ = self._parts(np.append(nonnegative(total[: self.counted]), total[self.counted :]))
         if counts.sum() < 1:
             return {}

@@ -82,8 +82,11 @@ class Task(Protocol):
         """Draw the sum of as many patients again, with replacement (the bootstrap): (draws, cells)."""
         ...
 
-    def curves(self, total: Floats) -> dict[str, Any]:
-        """Return what the report plots beside the metrics: calibration, predicted against true, confusion."""
+    def curves(self, total: Floats, noise: float = 0.0) -> dict[str, Any]:
+        """Return what the report plots beside the metrics: calibration, predicted against true, confusion.
+
+        ``noise`` is the standard deviation of the noise in each cell, which bands around curves then cover.
+        """
         ...
 
 

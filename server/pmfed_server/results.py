@@ -157,7 +157,7 @@ def write_results(folder: Path, study: Study, outcome: Outcome, result: Mapping[
             (folder / "receipts" / f"{site}.json").write_text(text + "\n", encoding="utf-8")
     for name, data in outcome.method.files(result).items():
         replace_file(folder / name, data)
-    write_results_page(folder, result, outcome.method.curves())
+    write_results_page(folder, result, outcome.method.curves(outcome.plan))
 
 
 def write_results_page(folder: Path, result: Mapping[str, Any], curves: Mapping[str, Any]) -> None:

@@ -144,7 +144,7 @@ def summarise_series(
             line = _line(series, over_seeds(series), per_site(series), study.privacy.epsilon)
             line["difference"] = _difference(result["metric"]["name"], main, series)
             result["comparisons"].append(line)
-    return result, task_for(first[0].scoring).curves(gather(main.jobs[0]).total)
+    return result, task_for(first[0].scoring).curves(gather(main.jobs[0]).total, _noise(first[0]))
 
 
 def _all_runs(jobs: Sequence[Job], name: str) -> float | None:

@@ -16,7 +16,8 @@ import example_run
 import pytest
 from PIL import Image
 from pmfed_server.report import spending, statement, table, write_report
-from pmfed_server.report.charts import Scale, wilson
+from pmfed_server.report.agreement import wilson
+from pmfed_server.report.charts import Scale
 from pmfed_server.report.figures import delta_text, epsilon_text, interval, number
 from pmfed_server.report.promise import ceiling, percent_up
 from pmfed_server.report.words import headline

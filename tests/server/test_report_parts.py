@@ -148,6 +148,45 @@ def test_charts_of_every_threshold_are_there_with_their_areas(tmp_path: Path) ->
     assert "sensitivity at 0.2" in words
 
 
+def test_accuracy_stands_beside_what_no_model_would_reach(tmp_path: Path) -> None:
+    result, rounds, curves = example_run.multiclass()
+    assert "Commonest class" not in page(tmp_path, (result, rounds, curves)).words
+    result["metric"] = {"name": "accuracy", "label": "accuracy", "higher_is_better": True}
+    result["metrics"]["test"] |= {"accuracy": 0.668, "no_information": 0.663}
+    shown = page(tmp_path, (result, rounds, curves))
+    assert any(line[0].startswith("Commonest class for all") and line[1] == "0.663" for line in shown.tables[0])
+    assert "; the commonest class for all has 0.663." in shown.words
+    result["metric"] = {"name": "auroc", "label": "AUROC", "higher_is_better": True}
+    assert "Commonest class" not in page(tmp_path, (result, rounds, curves)).words
+
+
+@pytest.mark.parametrize(("coarse", "noise", "off"), [(False, 0.0, 0.05), (True, 6.0, 0.08)])
+def test_the_flexible_calibration_curve_bends_where_the_truth_does(coarse: bool, noise: float, off: float) -> None:
+    random = np.random.default_rng(3)
+    logits = random.normal(-1.4, 1.2, 6000)
+
+    def true(z: Any) -> Any:
+        return 1 / (1 + np.exp(-(0.3 + 0.7 * z + 0.2 * z**2)))
+
+    truth = (random.random(6000) < true(logits)).astype(float)
+    task = Binary(Outcome(column="y", task="binary", classes=("no", "yes"), baseline=0.2), coarse)
+    total = task.rows(logits[:, None], truth).sum(axis=0) + random.normal(0, noise, task.cells)
+    curve = task.curves(total, noise)["calibration_curve"]
+    at = np.log([p["predicted"] / (1 - p["predicted"]) for p in curve])
+    middle = (at > -3.4) & (at < 0.6)
+    observed, low, high = (np.array([p[key] for p in curve]) for key in ("observed", "low", "high"))
+    assert np.abs(observed - true(at))[middle].max() < off
+    assert (low <= observed + 0.03).all()
+    assert (observed <= high + 0.03).all()
+    if noise:  # the band holds the noise too: it is wider than without
+        narrow = task.curves(total)["calibration_curve"]
+        assert (high - low).mean() > 1.1 * np.mean([p["high"] - p["low"] for p in narrow])
+    straight = task.rows(logits[:, None], (random.random(6000) < 1 / (1 + np.exp(-logits))).astype(float)).sum(axis=0)
+    fair = task.curves(straight)["calibration_curve"]
+    assert max(abs(p["observed"] - p["predicted"]) for p in fair if 0.03 < p["predicted"] < 0.6) < off
+    assert task.curves(total * (8 / 6000))["calibration_curve"] == []  # too few to tell
+
+
 def test_epsilon_over_colluders_goes_through_the_views_of_the_promise() -> None:
     study = small_study(CLINICAL)
     plan = plan_for(study, 5)

@@ -226,6 +226,8 @@ def rows(result: Result) -> list[Row]:
         parts = [finite(gap.get(key)) for key in ("value", "low", "high")]
         told = None if None in parts else (parts[0] or 0.0, parts[1] or 0.0, parts[2] or 0.0)
         found.append(Row(kind, label, value, low, high, sd, epsilon, difference=told))
+    if (constant := no_information(result)) is not None:
+        found.append(Row("reference", "Commonest class for all", constant, note="what no model at all would reach"))
     for entry in result.get("reference") or ():
         note = str(entry.get("source") or "")
         found.append(Row("reference", str(entry["label"]), finite(entry.get("value")), note=note))
@@ -233,6 +235,11 @@ def rows(result: Result) -> list[Row]:
     if best is not None:
         found.append(Row("best", "Best possible", best, note="from the rule that generated the data"))
     return found
+
+
+def no_information(result: Result) -> float | None:
+    """Return the accuracy of saying the commonest class of everybody, where models are compared by their accuracy."""
+    return finite(result["metrics"]["test"].get("no_information")) if metric_name(result) == "accuracy" else None
 
 
 def row_digits(result: Result) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from pmfed_server.report import charts, figures, planes
+from pmfed_server.report import agreement, charts, figures, planes
 from pmfed_server.report.figures import Result, finite
 
 
@@ -44,11 +44,14 @@ def fit(result: Result, curves: Mapping[str, Any]) -> dict[str, Any] | None:
     if curves.get("survival"):
         return _survival(result, curves["survival"], bins)
     if bins:
+        smooth = curves.get("calibration_curve") or ()
         return {
             "title": "Predicted against observed",
-            "chart": charts.calibration(bins, f"Calibration on held-out {people}", people),
+            "chart": agreement.calibration(bins, f"Calibration on held-out {people}", people, smooth),
             "note": f"Dots on the dashed line mean that of the {people} given a risk of 20 %, 20 % had the outcome. "
-            "Lines are 95 % intervals (Wilson)." + (_noised(result) and " They do not count the noise of the release."),
+            "Lines are 95 % intervals (Wilson)."
+            + (" They do not count the noise of the release." if _noised(result) else "")
+            + (" The curve is a regression on a spline of the risk, its band a bootstrap of 95 %." if smooth else ""),
         }
     if curves.get("predicted_true"):
         found = curves["predicted_true"]
@@ -83,7 +86,7 @@ def _survival(result: Result, found: Mapping[str, Any], bins: Sequence[dict[str,
     )
     if bins:
         chart = charts.el(
-            "div", chart, charts.calibration(bins, f"Calibration at {by}", "patients")
+            "div", chart, agreement.calibration(bins, f"Calibration at {by}", "patients")
         )  # one below the other
         note += (
             f" Below, the risk by {by} in five groups: dots on the dashed line mean that as many had the event as were "

@@ -92,6 +92,8 @@ def _cards(result: Result) -> list[tuple[str, str, list[str]]]:
     spread = figures.interval(own.low, own.high, digits)
     below = ["95 % interval " + spread.replace(" ", "\u00a0")] if spread else []
     below += [f"sd over seeds {figures.number(own.sd, digits)}"] if own.sd is not None else []
+    constant = figures.no_information(result)
+    below += [f"commonest class for all {figures.number(constant, digits)}"] if constant is not None else []
     cards = [(figures.metric_label(result), figures.number(own.value, digits), below)]
     epsilon, unit = finite(privacy.get("epsilon")), figures.unit_of(result)
     if epsilon is None or privacy.get("insecure"):

@@ -9,6 +9,7 @@ from pmfed_server.report.figures import (
     finite,
     interval,
     metric_label,
+    no_information,
     number,
     person,
     row_digits,
@@ -39,6 +40,8 @@ def headline(result: Result) -> list[str]:
         text += f"is {number(own.value, digits)}{unit}"
         text += f", the mean of {count(result['seeds'], 'seed')}" if (result.get("seeds") or 1) > 1 else ""
         text += f" (95 % interval {spread})" if spread else ""
+        constant = no_information(result)
+        text += f"; the commonest class for all has {number(constant, digits)}" if constant is not None else ""
     sentences += [text + ".", promise_short(result), *_miscalibrated(result)]
     alone = best_alone(result)
     others = [f"the best hospital alone reaches {number(alone.value, digits)}"] if alone else []
