@@ -177,7 +177,7 @@ class Method(ABC):
         return {}
 
     @classmethod
-    def wrong(cls, run: Path, study: Study, result: Mapping[str, Any]) -> Iterator[str]:
+    def wrong(cls, run: Path, study: Study, plan: PrivacyPlan, result: Mapping[str, Any]) -> Iterator[str]:
         """Yield what does not fit together in a finished run's files and its result.json."""
         yield from ()
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 MISSING = "missing"
 PATIENTS = 4096  # whose rows are held at a time
 SEX = ("female", "male")
+ROUNDED = 1e-6  # of a number's range: inputs are float32, and who is exactly at an edge must not fall below it
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ class Bins(Counted):
     def rows(self, cohort: Cohort) -> Floats:
         values = self.source.values(cohort)
         known = np.isfinite(values)
+        values = values + ROUNDED * (self.edges[-1] - self.edges[0])
         place = np.clip(np.searchsorted(self.edges, values, side="right") - 1, 0, len(self.edges) - 2)
         return _one_hot(np.where(known, place, len(self.edges) - 1), len(self.cells))
 
@@ -124,12 +126,19 @@ class Inputs:
     def values(self, cohort: Cohort) -> Floats:
         """Return the number of each record in its own unit, (R,); NaN where it is not known."""
         assert self.spec is not None
+        block = cohort.inputs[self.modality]
         middle, half = middle_and_half(self.spec)
-        scaled = np.clip(cohort.inputs[self.modality][:, self.column].astype(np.float64), -1.0, 1.0)
+        scaled = block[:, self.column].astype(np.float64)
+        known = cohort.present[self.modality]
         if self.spec.mean is not None and self.spec.scale is not None:
             middle, half = self.spec.mean, self.spec.scale
-        natural = middle + half * np.where(cohort.present[self.modality], scaled, np.nan)
-        return np.expm1(natural) if self.spec.transform == "log1p" else natural
+            if self.spec.indicator:  # or a missing number counts as the mean
+                known = known & (block[:, self.column + 1] < 0.5)
+        else:
+            scaled = np.clip(scaled, -1.0, 1.0)
+        natural = middle + half * np.where(known, scaled, np.nan)
+        natural = np.expm1(natural) if self.spec.transform == "log1p" else natural
+        return np.clip(natural, self.spec.minimum, self.spec.maximum)
 
 
 @dataclass(frozen=True)
@@ -274,7 +283,8 @@ def _outcome(study: Study) -> Iterator[Counted]:
         yield Categories("outcome", outcome.column, "", (*outcome.classes, MISSING), Targets())
 
 
-def _features(study: Study) -> Iterator[Counted]:
+def inputs_of(study: Study) -> Iterator[tuple[str, str, str, tuple[str, ...] | Numeric, Inputs]]:
+    """Yield name, label, unit, what it is (the cells of a category, or a number) and place of every plain input."""
     for name, modality in sorted(study.modalities.items()):
         if isinstance(modality, Table):
             column = 0
@@ -282,17 +292,25 @@ def _features(study: Study) -> Iterator[Counted]:
                 spec = modality.features[key]
                 if isinstance(spec, Categorical):
                     cells = (*spec.values, *(("other",) if spec.other else ()), MISSING)
-                    yield Categories(f"{name}.{key}", key, "", cells, Inputs(name, column))
+                    yield f"{name}.{key}", key, "", cells, Inputs(name, column)
                 else:
-                    yield from _number(study, f"{name}.{key}", key, "", Inputs(name, column, spec), spec)
+                    yield f"{name}.{key}", key, "", spec, Inputs(name, column, spec)
                 column += len(spec.names(key))
         elif isinstance(modality, Events):
-            for key, spec, column in numbers_of(modality):
+            for key, number, column in numbers_of(modality):
                 unit = modality.features[key].unit or "" if key in modality.features else ""
-                yield from _number(study, f"{name}.{key}", key, unit, Inputs(name, column, spec), spec)
+                yield f"{name}.{key}", key, unit, number, Inputs(name, column, number)
             if modality.sex:
                 column = modality.names.index("sex=female")
-                yield Categories(f"{name}.sex", "sex", "", (*SEX, MISSING), Inputs(name, column))
+                yield f"{name}.sex", "sex", "", (*SEX, MISSING), Inputs(name, column)
+
+
+def _features(study: Study) -> Iterator[Counted]:
+    for name, label, unit, what, source in inputs_of(study):
+        if isinstance(what, Numeric):
+            yield from _number(study, name, label, unit, source, what)
+        else:
+            yield Categories(name, label, unit, what, source)
 
 
 def _number(

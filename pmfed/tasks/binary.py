@@ -45,6 +45,7 @@ class Binary:
     def __init__(self, outcome: Outcome, coarse: bool = False) -> None:
         self.bins = COARSE if coarse else BINS
         self.cells = 2 * self.bins
+        self.histogram = slice(0, self.cells)
         self.baseline = outcome.baseline if isinstance(outcome.baseline, float) else 0.5
         self.logits = (np.arange(self.bins) + 0.5) / self.bins * 2 * LOGITS - LOGITS
         # Decisions are told at the public baseline, or where no baseline is given at a half; at the edge of a bin.

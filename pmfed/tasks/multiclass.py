@@ -42,6 +42,7 @@ class Multiclass:
         self._balanced = outcome.balanced
         self.confusion = count * count
         self.cells = self.confusion + count * 2 * self.bins
+        self.histogram = slice(0, self.confusion)
         self.sensitivity = float(np.sqrt(1 + count))  # one cell of the confusion, one per class histogram
         self.logits = (np.arange(self.bins) + 0.5) / self.bins * 2 * LOGITS - LOGITS
         self.details = (

@@ -31,6 +31,7 @@ class Regression:
     def __init__(self, outcome: Outcome, coarse: bool = False) -> None:
         self.bins, self.grid = COARSE if coarse else (BINS, GRID)
         self.cells = 2 + 2 * self.bins + self.grid**2
+        self.histogram = slice(2, 2 + 2 * self.bins)
         assert outcome.minimum is not None
         assert outcome.maximum is not None
         self.low, self.high = outcome.minimum, outcome.maximum

@@ -32,6 +32,7 @@ class Segmentation:
         self.found = count - 1
         self.width = 2 + self.bins  # Dice, IoU, and Dice as a histogram, of each class but the background
         self.cells = self.found * self.width
+        self.histogram = slice(2, self.width)
         self.sensitivity = float(np.sqrt(3 * self.found))  # three parts of each class, each at most 1
         own = [Metric(f"dice_{name}", f"Dice of {name}", True) for name in self.classes[1:]] if count > 2 else []
         self.details = tuple(Metric(f"iou_{name}", f"IoU of {name}", True) for name in self.classes[1:]) if own else ()

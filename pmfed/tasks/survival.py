@@ -60,6 +60,7 @@ class Survival:
         self.times = len(self.edges) + 1
         self.counted = self.scores * self.times * 2  # cells of the histogram; squared errors follow
         self.cells = self.counted + len(self.ends) * self.times
+        self.histogram = slice(0, self.counted)
 
     def bias(self) -> torch.Tensor:
         return torch.logit(torch.tensor(self.hazards, dtype=torch.float32))

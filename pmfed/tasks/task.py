@@ -35,10 +35,13 @@ class Task(Protocol):
         Length of the row that one held-out patient adds to the sum.
     sensitivity
         L2 norm that no patient's row exceeds.
+    histogram
+        Cells in one of which every patient stands; of masks, who has any of the first class behind the background.
     """
 
     cells: int
     sensitivity: float
+    histogram: slice
 
     @property
     def metrics(self) -> tuple[Metric, ...]:

@@ -34,6 +34,7 @@ from pmfed.cohort import Cohort, pool
 from pmfed.errors import ERRORS, InterruptedRunError, PmfedError, RunError
 from pmfed.file_io import replace_file
 from pmfed.methods import noiseless_plan, plan_for
+from pmfed.methods.further import further_of
 from pmfed.models import build
 from pmfed.privacy.noise import SecretSource
 from pmfed.privacy.plan import AGAINST, PrivacyPlan
@@ -113,6 +114,16 @@ class Job:
         found = load_file(self.folder / "evaluation.safetensors")
         return _named(found, "site:") or {"total": found["total"]}
 
+    def further(self) -> dict[str, Sum]:
+        """Return the sums of the study's further queries over all held-out patients, by query."""
+        found = load_file(self.folder / ("scores.safetensors" if self.scored else "evaluation.safetensors"))
+        left_out, totals = self.refused() if self.scored else set(), dict[str, Sum]()
+        for key, total in _named(found, "further:").items():
+            query, _, site = key.partition(":")
+            if site not in left_out:
+                totals[query] = totals[query] + total if query in totals else total
+        return totals
+
     def personal_totals(self) -> dict[str, Sum]:
         """Return the same of the sites' own models; empty where there are none, or none may be told."""
         found = load_file(self.folder / ("scores.safetensors" if self.scored else "evaluation.safetensors"))
@@ -175,7 +186,9 @@ def score(job: Job, cohorts: Mapping[str, Cohort], run: str) -> dict[str, Sum]:
     for name in job.scored:
         answers, scores = Answers(study, plan, _cut(job, name, cohorts[name]), lambda *_: SecretSource()), Scores(study)
         if not job.study.parts:
-            totals[name] = answers.exact(scores, {"parameters": _whole(study, job.folder / "model.safetensors")})
+            whole = {"parameters": _whole(study, job.folder / "model.safetensors")}
+            totals[name] = answers.exact(scores, whole)
+            totals |= {f"further:{query.name}:{name}": answers.exact(query, whole) for query in further_of(study)}
         if name in own and own[name].exists():
             totals[f"personal:{name}"] = answers.exact(scores, {"parameters": _whole(study, own[name])})
             totals.setdefault(name, totals[f"personal:{name}"])

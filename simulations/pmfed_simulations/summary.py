@@ -17,6 +17,7 @@ from pmfed.cohort import Cohort
 from pmfed.errors import LedgerError
 from pmfed.methods.evaluated import Evaluated
 from pmfed.methods.figures import Metrics, evaluation_noise, finite, metrics_of
+from pmfed.methods.further import further_figures
 from pmfed.privacy.rounding import rounded_up
 from pmfed.study import Study
 from pmfed.tasks import task_for
@@ -83,6 +84,17 @@ def personal(series: Series) -> dict[str, Any]:
     }
 
 
+def _further(series: Series) -> dict[str, Any]:
+    """Return the figures by subgroup and with altered inputs, of the first seed: sums of all its folds together."""
+    row = series.jobs[0]
+    sums: dict[str, Sum] = {}
+    for job in row:
+        for query, total in job.further().items():
+            sums[query] = sums[query] + total if query in sums else total
+    plan = None if row[0].scored else plan_of(row[0].study, len(row[0].sites), row[0].books)
+    return further_figures(row[0].scoring, plan, gather(row).total, sums)
+
+
 def _mean(found: Sequence[Metrics]) -> Metrics:
     mean: dict[str, float] = {}
     for name in found[0]:
@@ -127,6 +139,7 @@ def summarise_series(
     result["across_sites"] = across_sites(result["metric"]["name"], sites)
     if study.personal is not None:
         result["personal"] = {**results[0]["personal"], **personal(main)}
+    result |= _further(main)
     privacy = dict(result["privacy"])
     privacy["epsilon"] = max(one["privacy"]["epsilon"] for one in results)
     spent: dict[str, dict[str, float]] = {}

@@ -63,6 +63,11 @@ def hospitals(result: Result, digits: int) -> dict[str, Any] | None:
             drawn.append(pair)
     if not lines:
         return None
+    names = {
+        "patients": figures.people(result), "held_out": "Held out", "alone": "Alone", "alone_private": "Alone, same ε",
+        "together": "Common model" if any(line["personal"] for line in lines) else "Federation",
+        "personal": "Its own model", "epsilon": "ε spent", "delta": "δ",
+    }  # fmt: skip
     drawn = sorted(drawn, key=lambda pair: -(pair.patients or 0))
     label = figures.metric_label(result)
     title = f"{label} on each hospital's own held-out {figures.person(result)}s"
@@ -70,7 +75,7 @@ def hospitals(result: Result, digits: int) -> dict[str, Any] | None:
     return {
         "lines": lines,
         "people": figures.people(result),
-        "has": {key for line in lines for key, value in line.items() if value},
+        "columns": {key: name for key, name in names.items() if any(line[key] for line in lines)},
         "chart": [module.pairs(*told) for module in (charts, narrow)] if drawn else None,
         "left_out": max(0, len(drawn) - MOST_HOSPITALS),
     }

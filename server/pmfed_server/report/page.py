@@ -10,7 +10,7 @@ from markupsafe import Markup, escape
 
 from pmfed.file_io import replace_file
 from pmfed.plain import plain_tree
-from pmfed_server.report import charts, figures, fit, hospitals, narrow, planes, promise, words
+from pmfed_server.report import charts, figures, fit, groups, hospitals, narrow, planes, promise, words
 from pmfed_server.report.design import MOST, flow
 from pmfed_server.report.figures import Result, finite
 from pmfed_server.report.pages import page_of
@@ -73,6 +73,8 @@ def content(result: Result, rounds: Sequence[Mapping[str, Any]], curves: Mapping
         "hospitals": hospitals.hospitals(result, digits),
         "fit": fit.fit(result, curves),
         "further": fit.further(result),
+        "subgroups": groups.subgroups(result, digits),
+        "robustness": groups.robustness(result, digits),
         "statement": [
             escape(sentence).replace("e^ε", Markup("e<sup>ε</sup>")) for sentence in promise.statement(result)
         ],
