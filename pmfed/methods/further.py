@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pmfed.errors import StudyError
 from pmfed.methods.evaluated import Evaluated
-from pmfed.methods.figures import Metrics, finite, metrics_of
+from pmfed.methods.figures import Metrics, metrics_of, points_of
 from pmfed.privacy.plan import PrivacyPlan
 from pmfed.queries import altered, subgroups
 from pmfed.queries.subgroups import Subgroups
@@ -96,9 +96,5 @@ def _by_group(query: Subgroups, total: Floats, noise: float) -> list[dict[str, A
 
 def _figures(study: Study, total: Floats, noise: float) -> Metrics:
     """Return the metrics of some patients together, with intervals, and the details without: there are many groups."""
-    from pmfed.tasks import task_for  # torch, which a site's commands do without
-    from pmfed.tasks.task import measured
-
     study = study.replace(evaluation={"average": "patients"})
-    details = measured(task_for(study), [total], detailed=True)
-    return finite({name: float(value) for name, value in details.items()}) | metrics_of(study, Evaluated(total), noise)
+    return points_of(study, total) | metrics_of(study, Evaluated(total), noise)

@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 
 from pmfed.file_io import replacing
 from pmfed.methods.evaluated import Evaluated
-from pmfed.methods.figures import evaluation_noise, metrics_of, personal_of
+from pmfed.methods.figures import evaluation_noise, metrics_of, over_patients, personal_of
 from pmfed.methods.further import further_figures, further_of
 from pmfed.methods.method import Answer, Ask, Method, State, Vectors
 from pmfed.methods.optimizer import ServerOptimizer
@@ -183,6 +183,7 @@ class Gradient(Method):
                     for site, total in sorted(evaluated.per_site.items())
                 },
             },
+            **over_patients(study, evaluated.total),
             **personal_of(study, plan, evaluated, self.personal),
             **further_figures(study, plan, evaluated.total, self.further),
         }

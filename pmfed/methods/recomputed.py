@@ -9,7 +9,7 @@ from typing import Any
 from safetensors.numpy import load_file
 
 from pmfed.methods.evaluated import Evaluated
-from pmfed.methods.figures import evaluation_noise, metrics_of, personal_of
+from pmfed.methods.figures import evaluation_noise, metrics_of, over_patients, personal_of
 from pmfed.methods.further import further_figures
 from pmfed.privacy.plan import PrivacyPlan
 from pmfed.study import Study
@@ -39,6 +39,7 @@ def not_recomputed(run: Path, study: Study, plan: PrivacyPlan, result: Mapping[s
     }
     anew = {
         "metrics": metrics,
+        **over_patients(study, evaluated.total),
         **personal_of(study, plan, evaluated, own),
         **further_figures(study, plan, evaluated.total, further),
     }

@@ -16,7 +16,7 @@ from pmfed_server.spread import across_sites, paired
 from pmfed.cohort import Cohort
 from pmfed.errors import LedgerError
 from pmfed.methods.evaluated import Evaluated
-from pmfed.methods.figures import Metrics, evaluation_noise, finite, metrics_of
+from pmfed.methods.figures import Metrics, evaluation_noise, finite, metrics_of, over_patients
 from pmfed.methods.further import further_figures
 from pmfed.privacy.rounding import rounded_up
 from pmfed.study import Study
@@ -124,11 +124,13 @@ def summarise_series(
     off = far_off(study, sum(int(cohort.training.sum()) for cohort in cohorts.values()))
     result["notes"] = [off] if off else []
     took_part = {site["name"] for one in results for site in one["sites"]}
+    digests = {site["name"]: site.get("data") for site in results[0]["sites"]}
     result["sites"] = [
         {
             "name": name,
             "patients": cohort.patients,
             "held_out": int((~cohort.training).sum()) if protocol == "holdout" else None,
+            "data": digests.get(name) if len(results) == 1 else None,  # each training has a key of its own
         }
         for name, cohort in sorted(cohorts.items())
         if name in took_part
@@ -139,7 +141,7 @@ def summarise_series(
     result["across_sites"] = across_sites(result["metric"]["name"], sites)
     if study.personal is not None:
         result["personal"] = {**results[0]["personal"], **personal(main)}
-    result |= _further(main)
+    result |= over_patients(study, gather(main.jobs[0]).total) | _further(main)
     privacy = dict(result["privacy"])
     privacy["epsilon"] = max(one["privacy"]["epsilon"] for one in results)
     spent: dict[str, dict[str, float]] = {}

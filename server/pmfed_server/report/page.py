@@ -9,11 +9,13 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from pmfed.file_io import replace_file
-from pmfed.plain import plain_tree
+from pmfed.plain import plain, plain_tree
 from pmfed_server.report import charts, figures, fit, groups, hospitals, narrow, planes, promise, words
+from pmfed_server.report.checklist import checklist
 from pmfed_server.report.design import MOST, flow
 from pmfed_server.report.figures import Result, finite
 from pmfed_server.report.pages import page_of
+from pmfed_server.report.sample_size import sample_size
 
 
 def write_report(run: Path, result: dict[str, Any], rounds: list[dict[str, Any]], curves: dict[str, Any]) -> Path:
@@ -40,6 +42,8 @@ def write_report(run: Path, result: dict[str, Any], rounds: list[dict[str, Any]]
     """
     target = run / "report.html"
     shown = content(plain_tree(result), plain_tree(rounds), plain_tree(curves))
+    if shown["design"]:  # a text of many lines: each made plain by itself, or they would run together
+        shown["design"]["text"] = "\n".join(plain(line) for line in str(result["design"]["text"]).splitlines())
     replace_file(target, page_of("template.html.j2", shown))
     return target
 
@@ -82,6 +86,9 @@ def content(result: Result, rounds: Sequence[Mapping[str, Any]], curves: Mapping
         "colluders": _colluders(privacy),
         "mechanism": _mechanism(privacy),
         "facts": _facts(result),
+        "digests": [(str(s["name"]), str(s["data"])) for s in result.get("sites") or () if s.get("data")],
+        "checklist": checklist(result),
+        "sample_size": sample_size(result),
         "versions": sorted((str(k), str(v)) for k, v in (result.get("versions") or {}).items()),
         "fingerprint": str(result.get("fingerprint") or ""),
         "command": str(result.get("command") or ""),
@@ -180,7 +187,10 @@ def _design(result: Result) -> dict[str, Any] | None:
         )
     elif result.get("protocol") == "leave-one-site-out":
         split = "Each hospital was held out once, with all of its patients, from a training on all others."
-    return {"inputs": found["inputs"], "split": split, "text": str(found["text"]), "more": len(found["inputs"]) >= MOST}
+    return {
+        "inputs": found["inputs"], "split": split, "text": str(found["text"]), "more": len(found["inputs"]) >= MOST,
+        "missing": [str(sentence) for sentence in found.get("missing") or ()],
+    }  # fmt: skip
 
 
 def _learning(result: Result, rounds: Sequence[Mapping[str, Any]], digits: int) -> Markup | None:
