@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from pmfed.modality import SCANS, numbers_of
+from pmfed.modality.pictures import Pictures
 from pmfed.queries.query import Floats, Stage
 from pmfed.queries.scores import Scores
 from pmfed.study import Study
@@ -81,12 +81,12 @@ class Altered(Scores):
             present[self.withheld] = np.zeros_like(present[self.withheld])
             return replace(cohort, inputs=inputs, present=present)
         for name, modality in self.study.modalities.items():
-            columns = [column for _, _, column in numbers_of(modality)]
-            if not columns and not isinstance(modality, SCANS):
+            columns = [column for _, _, column in modality.numbers]
+            if not columns and not isinstance(modality, Pictures):
                 continue
             values = inputs[name].copy()
             for record, drawn in enumerate(_drawn(cohort, name, values.shape[1:])):
-                if isinstance(modality, SCANS):
+                if isinstance(modality, Pictures):
                     with np.errstate(invalid="ignore"):  # a picture that is not finite stays so, and is left out
                         spread = self._noise * np.std(values[record])
                     values[record] += (spread * drawn).astype(np.float32)
@@ -129,7 +129,7 @@ def misfit(study: Study) -> str:
         if len(study.modalities) == 1:
             return f"evaluation.robustness.withheld: '{name}' is all that the model looks at"
     if robustness.noise is not None and not any(
-        isinstance(one, SCANS) or numbers_of(one) for one in study.modalities.values()
+        isinstance(one, Pictures) or one.numbers for one in study.modalities.values()
     ):
         return "evaluation.robustness.noise: the study has no number or picture to put it on"
     return ""

@@ -24,11 +24,7 @@ class Evaluation(Grown):
 
     LATER: ClassVar[frozenset[str]] = frozenset({"subgroups", "robustness"})
 
-    metric: (
-        Literal["auroc", "accuracy", "balanced_accuracy", "mae", "rmse", "within_20", "dice", "iou", "c_index",
-                "integrated_brier"]
-        | None
-    ) = None  # fmt: skip
+    metric: str | None = None
     average: Literal["patients", "sites"] = "patients"
 
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2

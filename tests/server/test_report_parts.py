@@ -26,7 +26,7 @@ from test_report import HOSTILE, Page, browser, page  # noqa: F401 - browser is 
 from pmfed import cli
 from pmfed.cohort.split import held_out
 from pmfed.methods import plan_for
-from pmfed.study.outcome import Outcome
+from pmfed.study.outcomes import outcome_of
 from pmfed.tasks.binary import Binary
 
 CLINICAL = {"clinical": {"kind": "table", "table": "patients", "features": AGE}}
@@ -35,7 +35,7 @@ CLINICAL = {"clinical": {"kind": "table", "table": "patients", "features": AGE}}
 def scored(count: int = 3000, coarse: bool = False) -> tuple[Binary, Any, Any]:
     random = np.random.default_rng(1)
     truth = (random.random(count) < 0.2).astype(float)
-    task = Binary(Outcome(column="y", task="binary", classes=("no", "yes"), baseline=0.2), coarse)
+    task = Binary(outcome_of(column="y", task="binary", classes=("no", "yes"), baseline=0.2), coarse)
     return task, random.normal(-1.4, 1, count) + 1.5 * truth, truth
 
 
@@ -170,7 +170,7 @@ def test_the_flexible_calibration_curve_bends_where_the_truth_does(coarse: bool,
         return 1 / (1 + np.exp(-(0.3 + 0.7 * z + 0.2 * z**2)))
 
     truth = (random.random(6000) < true(logits)).astype(float)
-    task = Binary(Outcome(column="y", task="binary", classes=("no", "yes"), baseline=0.2), coarse)
+    task = Binary(outcome_of(column="y", task="binary", classes=("no", "yes"), baseline=0.2), coarse)
     total = task.rows(logits[:, None], truth).sum(axis=0) + random.normal(0, noise, task.cells)
     curve = task.curves(total, noise)["calibration_curve"]
     at = np.log([p["predicted"] / (1 - p["predicted"]) for p in curve])

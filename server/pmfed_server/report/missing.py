@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pmfed.modality import SCANS, Categorical, Genotypes, Table, numbers_of
+from pmfed.modality.columns import Categorical, Variant
+from pmfed.modality.pictures import Pictures
 from pmfed.study import Study
 
 LISTED = 8  # names in a sentence
@@ -12,7 +13,7 @@ LISTED = 8  # names in a sentence
 
 def missing_data(study: Study) -> list[str]:
     """Return how the study handles what is missing, from the study alone, and the bias that comes with it."""
-    numbers = [(f"{name}.{key}", spec) for name, one in study.modalities.items() for key, spec, _ in numbers_of(one)]
+    numbers = [(f"{name}.{key}", spec) for name, one in study.modalities.items() for key, spec, _ in one.numbers]
     said = []
     bare = [name for name, spec in numbers if not spec.indicator]
     if numbers:
@@ -40,12 +41,12 @@ def missing_data(study: Study) -> list[str]:
 
 
 def _others(study: Study) -> Iterator[str]:
-    features = [spec for one in study.modalities.values() if isinstance(one, Table) for spec in one.features.values()]
-    if any(isinstance(spec, Categorical) for spec in features):
+    columns = [spec for one in study.modalities.values() for spec in one.by_column.values()]
+    if any(isinstance(spec, Categorical) for spec in columns):
         yield "A missing category is none of the categories."
-    if any(isinstance(one, Genotypes) for one in study.modalities.values()):
+    if any(isinstance(spec, Variant) for spec in columns):
         yield "A missing call counts as the public mean of its variant."
-    if len(study.modalities) > 1 or any(isinstance(one, SCANS) for one in study.modalities.values()):
+    if len(study.modalities) > 1 or any(isinstance(one, Pictures) for one in study.modalities.values()):
         how = "a learned stand-in" if study.model.kind == "fusion" else "zeros"
         yield f"A patient without a modality stays; {how} takes its place."
 
