@@ -14,9 +14,11 @@ from safetensors.numpy import save_file
 
 from pmfed.file_io import replacing
 from pmfed.methods.evaluated import Evaluated
-from pmfed.methods.figures import evaluation_noise, metrics_of, personal_of
+from pmfed.methods.figures import evaluation_noise, metrics_of, over_patients, personal_of
+from pmfed.methods.further import further_figures, further_of
 from pmfed.methods.method import Answer, Ask, Method, State, Vectors
 from pmfed.methods.optimizer import ServerOptimizer
+from pmfed.methods.recomputed import not_recomputed
 from pmfed.privacy.plan import PrivacyPlan
 from pmfed.queries.gradient import OwnSteps, step_of
 from pmfed.queries.query import Query
@@ -27,6 +29,7 @@ from pmfed.stored import Stored
 from pmfed.study import Study
 
 Parameters = NDArray[np.float32]
+Floats = NDArray[np.float64]
 
 
 class Gradient(Method):
@@ -40,6 +43,8 @@ class Gradient(Method):
         Learned means and scales, once they are there.
     evaluated, personal
         Sums over held-out patients: of the common model, and of the sites' own ones.
+    further
+        By query, the sums over held-out patients that the study asks for besides: by subgroup, with altered inputs.
     """
 
     kind: ClassVar[str] = "gradient"
@@ -53,6 +58,7 @@ class Gradient(Method):
         self.statistics: Parameters | None = None
         self.evaluated: Evaluated | None = None
         self.personal: Evaluated | None = None
+        self.further: dict[str, Floats] = {}
         self._by_name = {query.name: query for query in self.queries(study)}
         self._last: Evaluated | None = None  # the newest look at the common model,
         self._looked_at = 0  # and after which round it was taken
@@ -69,7 +75,7 @@ class Gradient(Method):
         found.append(Scores(study))
         if study.tuned:
             found.append(OwnScores(study))
-        return tuple(found)
+        return (*found, *further_of(study))
 
     def next(self) -> Ask | None:
         if "statistics" in self._by_name and self.statistics is None:
@@ -85,7 +91,8 @@ class Gradient(Method):
             self.evaluated = self._last
         if self.study.tuned and self.personal is None:
             return Ask(self._by_name["personal-evaluation"], self.round)
-        return None
+        missing = (query for query in further_of(self.study) if query.name not in self.further)
+        return next((Ask(query, self.round) for query in missing), None)
 
     @property
     def _looks_due(self) -> bool:
@@ -124,6 +131,9 @@ class Gradient(Method):
     def _looked(self, ask: Ask, evaluated: Evaluated) -> None:
         if ask.query.name == "personal-evaluation":
             self.personal = evaluated
+            return
+        if any(ask.query.name == query.name for query in further_of(self.study)):
+            self.further[ask.query.name] = evaluated.total
             return
         self._last, self._looked_at = evaluated, ask.number
         if not ask.progress:
@@ -173,7 +183,9 @@ class Gradient(Method):
                     for site, total in sorted(evaluated.per_site.items())
                 },
             },
+            **over_patients(study, evaluated.total),
             **personal_of(study, plan, evaluated, self.personal),
+            **further_figures(study, plan, evaluated.total, self.further),
         }
 
     def write(self) -> None:
@@ -183,6 +195,7 @@ class Gradient(Method):
         sums |= {f"site:{name}": total for name, total in self._evaluated.per_site.items()}
         if self.personal is not None:
             sums |= self.personal.state("personal")
+        sums |= {f"further:{name}": total for name, total in self.further.items()}
         with replacing(self.folder / "evaluation.safetensors") as beside:
             save_file(sums, beside)
 
@@ -193,12 +206,12 @@ class Gradient(Method):
         return {"model.safetensors": hashlib.sha256(header.encode()).hexdigest()}
 
     @classmethod
-    def wrong(cls, run: Path, study: Study, result: Mapping[str, Any]) -> Iterator[str]:
+    def wrong(cls, run: Path, study: Study, plan: PrivacyPlan, result: Mapping[str, Any]) -> Iterator[str]:
         if (run / DESCRIPTION).exists():
             from pmfed.runs.model import open_model
 
             open_model(run, study)  # which raises
-        yield from ()
+        yield from not_recomputed(run, study, plan, result)
 
     @classmethod
     def notes(cls, run: Path) -> list[str]:
@@ -206,10 +219,10 @@ class Gradient(Method):
             return []
         return [f"there is no {DESCRIPTION}: an older pmfed finished this run, and its model predicts nothing"]
 
-    def curves(self) -> dict[str, Any]:
+    def curves(self, plan: PrivacyPlan) -> dict[str, Any]:
         from pmfed.tasks import task_for
 
-        return dict(task_for(self.study).curves(self._evaluated.total))
+        return dict(task_for(self.study).curves(self._evaluated.total, evaluation_noise(plan)))
 
     @property
     def _evaluated(self) -> Evaluated:
@@ -225,7 +238,7 @@ class Gradient(Method):
             found |= self.evaluated.state("evaluation")
         if self.personal is not None:
             found |= self.personal.state("personal")
-        return found
+        return found | {f"further:{name}": total for name, total in self.further.items()}
 
     def restore(self, state: Mapping[str, Stored]) -> None:
         self.optimizer.restore(state)
@@ -235,6 +248,8 @@ class Gradient(Method):
             self.evaluated = Evaluated.of_state(state, "evaluation")
         if "personal" in state:
             self.personal = Evaluated.of_state(state, "personal")
+        begins = "further:"
+        self.further = {key.removeprefix(begins): state[key][:] for key in state if key.startswith(begins)}
 
 
 def write_model(folder: Path, study: Study, parameters: Parameters, statistics: Parameters | None) -> None:

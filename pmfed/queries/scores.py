@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -98,6 +98,10 @@ class Scores(RowSum):
         )
 
     def rows(self, patients: Patients, state: Mapping[str, NDArray[Any]]) -> Iterator[Floats]:
+        yield from self.summed(patients, lambda cells, _: cells)
+
+    def summed(self, patients: Patients, made: Callable[[Floats, slice], Floats]) -> Iterator[Floats]:
+        """Yield the rows of patients, chunk by chunk, where ``made`` turns the cells of some records into their rows."""
         cohort = patients.cohort
         if cohort.patients == 0:
             return
@@ -110,7 +114,7 @@ class Scores(RowSum):
             last = max(first + 1, int(np.searchsorted(starts, starts[first] + most, side="right")) - 1)
             part = slice(int(starts[first]), int(starts[last]))
             outputs, finite = patients.outputs(part)
-            cells = self.task.rows(outputs, cohort.targets[part]) * (weight[part] * finite)[:, None]
+            cells = made(self.task.rows(outputs, cohort.targets[part]), part) * (weight[part] * finite)[:, None]
             yield np.add.reduceat(cells, starts[first:last] - starts[first], axis=0)
             first = last
 

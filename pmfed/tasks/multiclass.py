@@ -36,6 +36,7 @@ class Multiclass:
         self._balanced = outcome.balanced
         self.confusion = count * count
         self.cells = self.confusion + count * 2 * self.bins
+        self.histogram = slice(0, self.confusion)
         self.sensitivity = float(np.sqrt(1 + count))  # one cell of the confusion, one per class histogram
         self.logits = (np.arange(self.bins) + 0.5) / self.bins * 2 * LOGITS - LOGITS
         self.details = (
@@ -122,7 +123,7 @@ class Multiclass:
         parts = [total[: self.confusion], *total[self.confusion :].reshape(len(self.classes), 2 * self.bins)]
         return np.concatenate([redraw(part, draws, random) for part in parts], axis=1)
 
-    def curves(self, total: Floats) -> dict[str, Any]:
+    def curves(self, total: Floats, noise: float = 0.0) -> dict[str, Any]:
         count = len(self.classes)
         confusion = np.clip(total[: self.confusion], 0, None).reshape(count, count)
         return {"confusion": {"classes": list(self.classes), "counts": confusion.round(1).tolist()}}

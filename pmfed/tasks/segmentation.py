@@ -33,6 +33,7 @@ class Segmentation:
         self.found = count - 1
         self.width = 2 + self.bins  # Dice, IoU, and Dice as a histogram, of each class but the background
         self.cells = self.found * self.width
+        self.histogram = slice(2, self.width)
         self.sensitivity = float(np.sqrt(3 * self.found))  # three parts of each class, each at most 1
         self.details = tuple(Metric(f"iou_{name}", f"IoU of {name}", True) for name in self.classes[1:] if count > 2)
 
@@ -93,5 +94,5 @@ class Segmentation:
                 drawn[:, place, column] = picked @ figures + picked.sum(axis=1) * offset
         return drawn.reshape(draws, self.cells)
 
-    def curves(self, total: Floats) -> dict[str, Any]:
+    def curves(self, total: Floats, noise: float = 0.0) -> dict[str, Any]:
         return {}

@@ -52,6 +52,7 @@ class Survival:
         self.times = len(self.edges) + 1
         self.counted = self.scores * self.times * 2  # cells of the histogram; squared errors follow
         self.cells = self.counted + len(self.ends) * self.times
+        self.histogram = slice(0, self.counted)
 
     def bias(self) -> torch.Tensor:
         return torch.logit(torch.tensor(self.hazards, dtype=torch.float32))
@@ -132,7 +133,7 @@ class Survival:
         drawn[:, self.counted :] = np.nan_to_num(squared).reshape(draws, -1) / np.sqrt(len(self.ends))
         return drawn
 
-    def curves(self, total: Floats) -> dict[str, Any]:
+    def curves(self, total: Floats, noise: float = 0.0) -> dict[str, Any]:
         counts, _ = self._parts(np.append(nonnegative(total[: self.counted]), total[self.counted :]))
         if counts.sum() < 1:
             return {}

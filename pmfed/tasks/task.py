@@ -25,10 +25,13 @@ class Task(Protocol):
         Length of the row that one held-out patient adds to the sum.
     sensitivity
         L2 norm that no patient's row exceeds.
+    histogram
+        Cells in one of which every patient stands; of masks, who has any of the first class behind the background.
     """
 
     cells: int
     sensitivity: float
+    histogram: slice
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
@@ -72,8 +75,11 @@ class Task(Protocol):
         """Draw the sum of as many patients again, with replacement (the bootstrap): (draws, cells)."""
         ...
 
-    def curves(self, total: Floats) -> dict[str, Any]:
-        """Return what the report plots beside the metrics: calibration, predicted against true, confusion."""
+    def curves(self, total: Floats, noise: float = 0.0) -> dict[str, Any]:
+        """Return what the report plots beside the metrics: calibration, predicted against true, confusion.
+
+        ``noise`` is the standard deviation of the noise in each cell, which bands around curves then cover.
+        """
         ...
 
 

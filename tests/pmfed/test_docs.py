@@ -24,7 +24,7 @@ from pmfed import study as studies
 from pmfed.cli import app
 from pmfed.errors import ERRORS
 from pmfed.modality import ehr, genomics, scans
-from pmfed.study import Study, augmentation, encoders, method, model, outcome, personal, training
+from pmfed.study import Study, augmentation, encoders, method, model, outcome, personal, robustness, training
 from pmfed.study.outcomes import outcomes
 
 ROOT = Path(__file__).parents[2]
@@ -58,6 +58,7 @@ STUDY = {
     "`[privacy]`": studies.Privacy,
     "`[aggregation]`": studies.Aggregation,
     "`[evaluation]`": studies.Evaluation,
+    "`[evaluation.robustness]`": robustness.Robustness,
     '`method = "fine-tune"`': personal.FineTune,
     '`method = "ditto"`': personal.Ditto,
     '`method = "head"`, `"norms"` or `"intercept"`': personal.LocalParts,

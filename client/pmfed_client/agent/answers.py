@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from pmfed.cohort import Cohort
 from pmfed.errors import ProtocolError
+from pmfed.privacy.mechanism import Role
 from pmfed.privacy.noise import LARGEST
 from pmfed.privacy.plan import PrivacyPlan
 from pmfed.privacy.precision import Precision
@@ -36,6 +37,12 @@ class Lent:
 
     cohort: Cohort
     trainer: Trainer | None
+    site: Cohort
+    whose: Role
+
+    def as_read(self) -> Cohort:
+        """Return the patients of the query's role as they were read."""
+        return _of_role(self.site, self.whose)
 
     def outputs(self, part: slice) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
         """Return the outputs of the model for some records, (records, out, ...), and which records' are finite."""
@@ -118,12 +125,17 @@ class Answers:
 
     def exact(self, query: RowSum, state: State) -> npt.NDArray[np.float64]:
         """Return a query's bounded sum WITHOUT noise; it stays here."""
-        lent = Lent(self._patients(query, state), self.trainer)
+        lent = self.lent(query, state)
         return bounded_sum(query.rows(lent, state), query.size, query.bound, lent.cohort.patients)
 
-    def _patients(self, query: RowSum, state: State) -> Cohort:
+    def lent(self, query: RowSum, state: State) -> Lent:
+        """Return what a query may look at, with the model it came with loaded."""
         if query.scaled and self.trainer is not None:
-            return self.trainer.held_out(query, state["parameters"])
-        if query.whose == "all":
-            return self.cohort
-        return self.cohort.select(self.cohort.training == (query.whose == "train"))
+            patients = self.trainer.held_out(query, state["parameters"])
+        else:
+            patients = _of_role(self.cohort, query.whose)
+        return Lent(query.seen(patients), self.trainer, self.cohort, query.whose)
+
+
+def _of_role(cohort: Cohort, whose: Role) -> Cohort:
+    return cohort if whose == "all" else cohort.select(cohort.training == (whose == "train"))

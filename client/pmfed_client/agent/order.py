@@ -40,6 +40,7 @@ class Order:
         self._queries = {query.name: query for query in queries if query.stage != "within"}
         self._rounds = max((query.times for query in queries if query.stage == "round"), default=0)
         self._places: dict[Stage, Place] = {}
+        self._newest: dict[str, Place] = {}
         self._answers: Counter[str] = Counter()
         self.over = False
 
@@ -82,7 +83,8 @@ class Order:
     def _take_look(self, query: Query, place: Place) -> None:
         other: Stage = "look" if query.stage == "last" else "last"
         # The oldest state that may be looked at is the one before the last round, should that have come to nothing.
-        if place[0] < max(self._at("round")[0] - 1, self._at(other)[0]) or place <= self._at(query.stage):
+        oldest = max(self._at("round")[0] - 1, self._at(other)[0], self._at(query.stage)[0])
+        if place[0] < oldest or place <= self._newest.get(query.name, BEGUN):
             raise _out_of_order("a model of an earlier round, or this very one, is asked about again")
         if query.exact and self._answers[query.name] >= query.times:
             raise _out_of_order(
@@ -94,6 +96,7 @@ class Order:
 
     def _note(self, query: Query, place: Place) -> None:
         self._places[query.stage] = max(self._at(query.stage), place)
+        self._newest[query.name] = max(self._newest.get(query.name, BEGUN), place)
         self._answers[query.name] += 1
         if query.stage == "look":
             in_turn = query.due(place[0]) and place[0] >= self._at("round")[0]

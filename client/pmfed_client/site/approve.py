@@ -114,7 +114,8 @@ def terms(site: Site, study: Study) -> Iterator[str]:
         yield f"  {query.leaves()}"
         if query.by_site:
             yield "  this site's own part of it, readable by itself"
-    yield "  a signed receipt of what was charged; version and name of this site; times and sizes of its messages"
+    yield "  a signed receipt of what was charged, with a digest of the data that only this site can check; version and name of this"
+    yield "  site; times and sizes of its messages"
     yield "What never leaves  patient ids, values, images, counts of patients, anything of one patient alone"
     if study.parts:
         yield f"                  and the model's {study.parts.method}, which this site keeps in {PERSONAL}/"

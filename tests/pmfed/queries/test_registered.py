@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from pmfed_client.agent.answers import Answers, Lent
+from pmfed_client.agent.answers import Answers
 from pmfed_client.agent.personal import Shelf
 from pmfed_client.ledger.entries import entries
 from scipy import stats
@@ -105,7 +105,22 @@ VARIANTS: dict[str, Study] = {
         personal={"method": "head", "learning_rate": 0.1},
     ),
 }
+SCALED = {**TABLE, **PICTURES, "more": {**SEXES["labs"]}}
 VARIANTS |= {
+    "subgroups and worse inputs": study(
+        SCALED,
+        model={"kind": "fusion", "embedding": 4, "channels": [4]},
+        evaluation={
+            "release": "private",
+            "subgroups": {"more.sex": [], "labs.a": [3, 7], "more.a": [5]},
+            "robustness": {"noise": 0.5, "withheld": ["labs", "pictures"]},
+        },
+    ),
+    "subgroups, exact": study(
+        TABLE,
+        {"task": "survival", "event": "e", "classes": ["a", "b"], "intervals": [1.0, 2.0, 5.0]},
+        evaluation={"subgroups": {"labs.a": [3]}, "robustness": {"noise": 0.5}, "per_site": True},
+    ),
     "tables": study(
         UNSCALED, {"task": "regression", "minimum": 1.0, "maximum": 80.0}, method={"kind": "tables", "bins": 4}
     ),
@@ -345,7 +360,7 @@ ROWS = [pair for pair in PAIRS if not isinstance(query_of(*pair)[1], ENGINE)]
 
 def rows_of(study: Study, query: Query, cohort: Cohort, folder: Path) -> NDArray[np.float64]:
     answers, state = site(study, cohort, folder), state_of(query)
-    lent = Lent(answers._patients(query, state), answers.trainer)
+    lent = answers.lent(query, state)
     found = [np.zeros((0, query.size)), *query.rows(lent, state)]
     return np.concatenate(found)
 
