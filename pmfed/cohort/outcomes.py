@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pmfed.cohort.contract.written import written_of
 from pmfed.cohort.encode import categories
-from pmfed.cohort.sheet import Sheet
+from pmfed.cohort.sheets import Sheet
 from pmfed.cohort.tables import MISSING, Problems, count, first_row, labels, number
 from pmfed.study import Study
 

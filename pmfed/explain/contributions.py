@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from pmfed.cohort import Cohort
 from pmfed.errors import UsageError
+from pmfed.modality.inputs import Input
 from pmfed.models.linear import Linear
-from pmfed.runs.description import Input, Straight
+from pmfed.runs.description import Straight
 from pmfed.runs.links import LINKS
 from pmfed.runs.model import Model
 from pmfed.runs.predictors import network, recalibrated

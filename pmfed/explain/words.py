@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from pmfed.explain.coefficients import Linearly
 from pmfed.explain.contributions import Contributions, Piece, features_of, natural
+from pmfed.modality.inputs import Input
 from pmfed.runs.answers import horizon, told
-from pmfed.runs.description import Answer, Input
+from pmfed.runs.description import Answer
 from pmfed.runs.links import LINKS
 from pmfed.runs.model import Model
 from pmfed.runs.patients import Patients

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pmfed.cohort.encode import middle_and_half, transformed
-from pmfed.modality import Categorical, Events, Numeric, Table, numbers_of
+from pmfed.modality import Numeric
 from pmfed.privacy.mechanism import Role
 from pmfed.queries.query import Floats, Patients, RowSum, starts_of
 from pmfed.study import Study, counted
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 MISSING = "missing"
 PATIENTS = 4096  # whose rows are held at a time
-SEX = ("female", "male")
 
 
 @dataclass(frozen=True)
@@ -245,11 +244,11 @@ def misfit(study: Study) -> str:
     if study.outcome.columns and not study.outcome.counted:
         return f"outcome.task: a {study.outcome.task} outcome is not counted in tables"
     for name, modality in study.modalities.items():
-        if not isinstance(modality, Table | Events):
+        if not modality.countable:
             return f"modalities.{name}.kind: tables are made of tables and events, not of '{modality.kind}'"
-        for key, number, _ in numbers_of(modality):
-            if number.mean is not None and not (isinstance(modality, Events) and (number.mean, number.scale) == (0, 1)):
-                return f"modalities.{name}.features.{key}.mean: a table counts within the bounds; leave 'mean' and 'scale' out"
+        for one in modality.countable:
+            if one.scaled:
+                return f"modalities.{name}.features.{one.key}.mean: a table counts within the bounds; leave 'mean' and 'scale' out"
     known = {one.name: one for one in (*_outcome(study), *_features(study))}
     if spec.stratum is not None and not isinstance(known.get(spec.stratum), Categories):
         names = ", ".join(name for name, one in known.items() if isinstance(one, Categories)) or "there is none"
@@ -301,23 +300,13 @@ def _(one: Time, study: Study, name: str, place: int) -> Iterator[Counted]:
 
 def _features(study: Study) -> Iterator[Counted]:
     for name, modality in sorted(study.modalities.items()):
-        if isinstance(modality, Table):
-            column = 0
-            for key in sorted(modality.features):
-                spec = modality.features[key]
-                if isinstance(spec, Categorical):
-                    cells = (*spec.values, *(("other",) if spec.other else ()), MISSING)
-                    yield Categories(f"{name}.{key}", key, "", cells, Inputs(name, column))
-                else:
-                    yield from _number(study, f"{name}.{key}", key, "", Inputs(name, column, spec), spec)
-                column += len(spec.names(key))
-        elif isinstance(modality, Events):
-            for key, spec, column in numbers_of(modality):
-                unit = modality.features[key].unit or "" if key in modality.features else ""
-                yield from _number(study, f"{name}.{key}", key, unit, Inputs(name, column, spec), spec)
-            if modality.sex:
-                column = modality.names.index("sex=female")
-                yield Categories(f"{name}.sex", "sex", "", (*SEX, MISSING), Inputs(name, column))
+        for one in modality.countable:
+            label = f"{name}.{one.key}"
+            if one.number is not None:
+                source = Inputs(name, one.column, one.number)
+                yield from _number(study, label, one.key, one.unit, source, one.number)
+            else:
+                yield Categories(label, one.key, "", (*one.values, MISSING), Inputs(name, one.column))
 
 
 def _number(

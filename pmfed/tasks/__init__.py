@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 
 from pmfed.errors import AuditError
-from pmfed.modality import shape_of
 from pmfed.study import Study
 from pmfed.study.outcome import Metric, Outcome
 from pmfed.tasks.task import Task
@@ -42,7 +41,7 @@ def extremes(study: Study) -> npt.NDArray[Any]:
     AuditError
         They are no outcomes of which two differ: whoever attacks with them would find nothing, whatever the build does.
     """
-    shape = next(iter(shape_of(modality)[1:] for modality in study.modalities.values()), ())
+    shape = next(iter(modality.shape[1:] for modality in study.modalities.values()), ())
     found = study.outcome.extremes(shape if study.outcome.masks is not None else ())
     values = np.asarray(found, dtype=np.float64)
     if len(values) < 2 or bool(study.outcome.unknown(values).any()) or all((one == values[0]).all() for one in values):

@@ -241,6 +241,12 @@ def parsed(words: list[str]) -> tuple[str, dict[str, Any]]:
     return (names or [""])[0], given
 
 
+def test_every_built_in_study_is_documented() -> None:
+    rows = re.findall(r"^\| (`.*?) \|", (DOCS / "simulate.md").read_text(encoding="utf-8"), flags=re.M)
+    told = [name for row in rows for name in re.findall(r"`([\w-]+)`", row)]
+    assert set(built_in_studies()) <= set(told)
+
+
 def test_there_are_commands_to_check() -> None:
     assert len([words for _, words in commands() if words[0] == "pmfed"]) >= 10
 

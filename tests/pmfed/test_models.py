@@ -8,7 +8,6 @@ import torch
 from pmfed_simulations.studies import built_in_studies, find_study
 from torch import nn
 
-from pmfed.modality import shape_of
 from pmfed.models import build, flatten, load
 from pmfed.study import Study
 from pmfed.tasks import task_for
@@ -22,7 +21,7 @@ def batch(study: Study, records: int, seed: int = 0) -> tuple[Tensors, Tensors]:
     generator = torch.Generator().manual_seed(seed)
     inputs, present = {}, {}
     for name, modality in study.modalities.items():
-        inputs[name] = torch.randn(records, *shape_of(modality), generator=generator)
+        inputs[name] = torch.randn(records, *modality.shape, generator=generator)
         present[name] = torch.rand(records, generator=generator) > 0.3
     return inputs, present
 

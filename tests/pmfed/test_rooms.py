@@ -50,7 +50,7 @@ IMPORTS = {name: imports(path) for name, path in MODULES.items()}
 
 def test_nothing_imports_in_a_circle() -> None:
     arrows = {name: (found & MODULES.keys()) - {name} for name, found in IMPORTS.items()}
-    for name in OPEN:
+    for name in OPEN & arrows.keys():
         arrows[name] -= OPEN
     try:
         TopologicalSorter(arrows).prepare()

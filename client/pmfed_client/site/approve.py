@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 
 from pmfed.errors import ApprovalError, PolicyError, StudyError
 from pmfed.methods import METHODS, schedule
-from pmfed.modality import sources_of
 from pmfed.secagg.roster import grouped
 from pmfed.study import Study
 from pmfed_client.site.approval import Approval, granted, path_of
@@ -106,7 +105,7 @@ def terms(site: Site, study: Study) -> Iterator[str]:
     for name, modality in sorted(study.modalities.items()):
         columns = study.inputs.get(name, ())
         held = f": {', '.join(columns)}" if columns else ""
-        yield f"  {name} ({modality.kind}) in {', '.join(_place(site, one) for one in sources_of(modality))}{held}"
+        yield f"  {name} ({modality.kind}) in {', '.join(_place(site, one) for one in modality.sources)}{held}"
         if name in study.public_weights:
             yield f"    through {study.public_weights[name]}: public, and nothing of it is trained"
     yield ""

@@ -20,7 +20,6 @@ from pmfed.cohort import Cohort, read_cohort
 from pmfed.cohort.imaging.places import Places
 from pmfed.errors import PolicyError
 from pmfed.methods import plan_for
-from pmfed.modality import shape_of
 from pmfed.plain import plain
 from pmfed.study import Study
 from pmfed_client.site import lost_values
@@ -128,7 +127,7 @@ def check(site: Site, study: Study, places: Places | None = None) -> Checked:
         policy=_policy(site, study, cohort),
         red=tuple(reasons),
         losses=tuple(Line(f"{name}: {what}", number) for name, what, number in lost_values.rows(found.uses, least)),
-        inputs={name: " x ".join(map(str, shape_of(m))) for name, m in sorted(study.modalities.items())},
+        inputs={name: " x ".join(map(str, m.shape)) for name, m in sorted(study.modalities.items())},
     )
 
 

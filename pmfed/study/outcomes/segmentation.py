@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import model_validator
 
-from pmfed.modality import Dicom, Images, Modality, Nifti
+from pmfed.modality import Modality
+from pmfed.modality.spec import ONE_OF_PICTURES
 from pmfed.study.outcome import Columns, Floats, Link, Masks, Metric, Outcome
 from pmfed.study.outcomes.classes import misspelled, parts_of_one, shares, uneven
 
@@ -91,23 +92,16 @@ class SegmentationOutcome(Outcome):
         if model.kind != "unet":
             return "model.kind: 'unet' and a segmentation outcome go together"
         name, modality = next(iter(modalities.items()))
-        if len(modalities) > 1 or not isinstance(modality, Images | Nifti | Dicom):
-            return "modalities: a segmentation has exactly one, of kind 'images', 'nifti' or 'dicom'"
-        if modality.weights is not None:
+        if len(modalities) > 1:
+            return ONE_OF_PICTURES
+        if why := modality.no_masks(name, table, record):
+            return why
+        if modality.network is not None:
             return (
                 f"modalities.{name}.weights: a network makes one row of numbers of a picture, and a segmentation needs "
                 "every pixel; leave it out"
             )
-        if not isinstance(modality, Dicom) and modality.table != table:
-            return (
-                f"modalities.{name}.table: the images are listed in the cohort's table, '{table}', beside their masks"
-            )
-        if not isinstance(modality, Images):
-            if record is not None:
-                return "cohort.record: of scans one per patient is read; leave it out, and list a row per patient"
-            if modality.view != "middle":
-                return f"modalities.{name}.view: of a mask only the middle slice is known"
-        size, halvings = modality.size, len(model.channels) - 1
+        size, halvings = modality.shape[1:], len(model.channels) - 1
         if halvings < 1:
             return "model.channels: a unet needs two numbers or more"
         if any(side % 2**halvings for side in size):

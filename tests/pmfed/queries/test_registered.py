@@ -23,7 +23,7 @@ from scipy import stats
 from pmfed.cohort import Cohort
 from pmfed.errors import PolicyError
 from pmfed.methods import METHODS, plan_for, schedule
-from pmfed.modality import Categorical, Table, shape_of
+from pmfed.modality import Categorical, Table
 from pmfed.models import load
 from pmfed.privacy.gradients import PrivateStep
 from pmfed.privacy.noise import LARGEST, SecretSource
@@ -151,7 +151,7 @@ def hostile(study: Study, seed: int = 0) -> Cohort:
     wild = np.array([np.nan, np.inf, -np.inf, 1e5, -1e5, 1e-45], np.float32)
     inputs, present = {}, {}
     for name, modality in study.modalities.items():
-        values = chance.normal(0, 1, (len(owner), *shape_of(modality))).astype(np.float32)
+        values = chance.normal(0, 1, (len(owner), *modality.shape)).astype(np.float32)
         for patient in (2, 3, *range(8, PATIENTS)):
             theirs = values[owner == patient]
             values[owner == patient] = chance.choice(wild if patient < 5 else wild[3:], theirs.shape)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from readings import read_masks
 
-from pmfed.cohort.imaging.masks import read_masks
 from pmfed.cohort.tables import Problems
 from pmfed.errors import DataError
 from pmfed.modality import Images, Nifti

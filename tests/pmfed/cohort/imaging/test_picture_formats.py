@@ -13,12 +13,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from readings import read_masks, read_pictures
 from small import small_study
 
 from pmfed.cohort import read_cohort
 from pmfed.cohort.block import Block
-from pmfed.cohort.images import read_pictures
-from pmfed.cohort.imaging.masks import read_masks
 from pmfed.cohort.imaging.places import Places
 from pmfed.cohort.tables import Problems
 from pmfed.errors import DataError

@@ -15,12 +15,11 @@ from highdicom.seg import Segmentation, SegmentDescription
 from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.sr.codedict import codes
+from readings import read_dicom, read_segmentations
 from small import small_study
 
 from pmfed.cohort import read_cohort
-from pmfed.cohort.imaging.dicom import read_dicom
 from pmfed.cohort.imaging.places import Places
-from pmfed.cohort.imaging.segments import read_segmentations
 from pmfed.cohort.tables import Problems
 from pmfed.errors import DataError
 from pmfed.modality.scans import Dicom
