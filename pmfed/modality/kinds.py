@@ -6,10 +6,11 @@ from typing import Annotated, Any, get_args
 
 from pydantic import Field, SerializeAsAny, ValidatorFunctionWrapHandler, WrapValidator
 
-from pmfed.modality.ehr import Events, EventSequence, Notes, Signals
+from pmfed.modality.ehr import Events, EventSequence, Notes
 from pmfed.modality.genomics import CopyNumber, Expression, Panel
 from pmfed.modality.images import Images
 from pmfed.modality.scans import Dicom, Nifti
+from pmfed.modality.signals import Signals
 from pmfed.modality.spec import Modality
 from pmfed.modality.table import Genotypes, Table
 

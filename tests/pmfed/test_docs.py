@@ -23,7 +23,7 @@ from pmfed import modality
 from pmfed import study as studies
 from pmfed.cli import app
 from pmfed.errors import ERRORS
-from pmfed.modality import ehr, genomics, scans
+from pmfed.modality import ehr, genomics, scans, signals
 from pmfed.study import Study, augmentation, encoders, method, model, outcome, personal, robustness, training
 from pmfed.study.outcomes import outcomes
 
@@ -71,8 +71,8 @@ SOURCES = {
         "Features": ehr.EventFeature,
         '`kind = "sequence"`': ehr.EventSequence,
         '`kind = "notes"`': ehr.Notes,
-        '`kind = "signal"`': ehr.Signals,
-        "Channels": ehr.SignalChannel,
+        '`kind = "signal"`': signals.Signals,
+        "Channels": signals.SignalChannel,
     },
     "genomics.md": {
         '`kind = "panel"`': genomics.Panel,

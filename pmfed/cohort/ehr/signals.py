@@ -30,7 +30,7 @@ from pmfed.cohort.ehr.wfdb_files import read_wfdb
 from pmfed.cohort.reading import Reading
 from pmfed.cohort.tables import count
 from pmfed.errors import DataError, StudyError
-from pmfed.modality.ehr import SignalChannel, Signals
+from pmfed.modality.signals import SignalChannel, Signals
 
 NO_UNIT = "waveforms that tell no unit of a channel"
 GAPS = "waveforms with missing samples"

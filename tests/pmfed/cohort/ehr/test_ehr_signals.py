@@ -15,7 +15,7 @@ from pmfed.cohort.block import Block
 from pmfed.cohort.ehr.signals import resampled
 from pmfed.cohort.tables import Problems
 from pmfed.errors import DataError
-from pmfed.modality.ehr import Signals
+from pmfed.modality.signals import Signals
 
 wfdb = pytest.importorskip("wfdb", reason="wfdb is not installed: pip install 'pmfed[signals]'")
 
