@@ -89,6 +89,33 @@ def batches(
         raise DataError(f"{path}: cannot be read ({type(error).__name__}).", "Is the file damaged?") from None
 
 
+def is_table(path: Path) -> bool:
+    """Return whether a file is a table by its name."""
+    return path.name.lower().endswith(ENDINGS)
+
+
+def header_of(path: Path) -> list[str]:
+    """Return the names of a table's columns, as they stand there.
+
+    Raises
+    ------
+    DataError
+        The file cannot be read.
+    """
+    name = path.name.lower().removesuffix(".gz")
+    try:
+        if name.endswith((".parquet", ".pq")):
+            with pa.parquet.ParquetFile(path) as file:
+                return [str(one) for one in file.schema_arrow.names]
+        if name.endswith((".xlsx", ".xlsm")):
+            return sheet_rows(path, written_of(path).sheet)[0]
+        return read_head(path, written_of(path)).header
+    except UnicodeDecodeError:
+        raise _not_text(path) from None
+    except (OSError, EOFError, csv.Error, zlib.error, pa.ArrowException) as error:
+        raise DataError(f"{path}: cannot be read ({type(error).__name__}).", "Is the file damaged?") from None
+
+
 def _not_text(path: Path) -> DataError:
     encoding = written_of(path).encoding
     told = "UTF-8" if is_utf8(encoding) else encoding
