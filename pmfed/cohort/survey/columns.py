@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pmfed.cohort.contract.identity import digest
 from pmfed.cohort.contract.written import Written, WrittenPath
-from pmfed.cohort.survey.names import MANY, harmless, ids_of, names_something
+from pmfed.cohort.survey.names import MANY, harmless, ids_of, like_a_value, names_something
 from pmfed.cohort.table_rows import batches, header_of
 from pmfed.cohort.tables import MISSING, dates_of, labels, values_of
 from pmfed.errors import DataError
@@ -110,7 +110,7 @@ def look(path: Path, written: Written, common: Mapping[str, int]) -> TableFound:
     """
     told = WrittenPath(path, written=written)
     there = header_of(told)
-    strange = sum(not cell.strip() or not names_something(cell.strip()) for cell in there)
+    strange = sum(like_a_value(cell) for cell in there)
     _refuse_headless(path, 2 * strange > len(there))
     as_ids = ids_of(there)
     twice = {name for name in there if there.count(name) > 1}

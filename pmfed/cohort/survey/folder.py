@@ -124,7 +124,7 @@ def _sorted(folder: Path, left: list[str]) -> _Sorted:
     if hidden:
         left.append(f"{hidden:,} {_files(hidden)} whose name may not be shown: give a plain name.")
     if links:
-        left.append(f"{links:,} {_files(links)} that are links out of the folder.")
+        left.append(f"{links:,} {_files(links)} outside: links out of the folder are not followed.")
     unknown = Counter({kind: number for kind, number in others.items() if kind not in _PASSED})
     if unknown:
         told = [kind for kind, _ in unknown.most_common(4) if re.fullmatch(r"\.[a-z]{1,5}", kind)]

@@ -25,11 +25,15 @@ def harmless(name: str) -> bool:
     return bool(name.strip()) and name == name.strip() and not unfit(name, _LONGEST) and not _UNSAFE.search(name)
 
 
+def like_a_value(name: str) -> bool:
+    """Return whether what stands in a header is no name but a value: nothing, a number, a date, an address."""
+    text = name.strip()
+    return not text or bool(_NUMBER.fullmatch(text)) or "@" in text or any(span(text, style) for style in STYLES)
+
+
 def names_something(name: str) -> bool:
-    """Return whether a name of a column is one, and no value: a number, a date, an address or a long run of digits."""
-    if not harmless(name) or _NUMBER.fullmatch(name) or _LONG_RUN.search(name) or "@" in name:
-        return False
-    return not any(span(name, style) for style in STYLES)
+    """Return whether a column's name may be shown: it is harmless, no value, and no id with a long run of digits."""
+    return harmless(name) and not like_a_value(name) and not _LONG_RUN.search(name)
 
 
 def ids_of(names: Sequence[str]) -> frozenset[str]:
