@@ -16,6 +16,7 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.csv  # type: ignore[import-untyped]
 import pyarrow.parquet  # type: ignore[import-untyped]
 
+from pmfed.cohort import statistical_files
 from pmfed.cohort.columns import check_columns, check_separator
 from pmfed.cohort.contract.written import Written, written_of
 from pmfed.cohort.detected import is_utf8, named_separator, open_text, proposal
@@ -25,7 +26,7 @@ from pmfed.errors import DataError
 BLOCK = 8 << 20
 """Bytes read at a time; no row may be longer."""
 
-ENDINGS = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet", ".pq", ".xlsx", ".xlsm")
+ENDINGS = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet", ".pq", ".xlsx", ".xlsm", *statistical_files.ENDINGS)
 """Endings of the names of tables that can be read."""
 
 _SEP = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)
@@ -44,7 +45,7 @@ def batches(
     Parameters
     ----------
     path
-        ``.csv``, ``.tsv``, either with ``.gz``, ``.parquet`` or ``.xlsx``; a `WrittenPath` says how it is written.
+        ``.csv``, ``.tsv``, either with ``.gz``, ``.parquet``, ``.xlsx``, or of SPSS, Stata or SAS; a `WrittenPath` says how it is written.
     columns
         Columns that must be there.
     also
@@ -71,7 +72,7 @@ def batches(
     if reader is None or (name.endswith(".gz") and reader is not _text):
         raise DataError(
             f"{path}: is not a kind of table that can be read.",
-            "Save it as .csv, .csv.gz, .tsv, .tsv.gz, .parquet or .xlsx.",
+            "Save it as .csv, .csv.gz, .tsv, .tsv.gz, .parquet, .xlsx, .sav, .dta or .sas7bdat.",
         )
     try:
         for frame in reader(path, columns, also, whole):
@@ -109,6 +110,8 @@ def header_of(path: Path) -> list[str]:
                 return [str(one) for one in file.schema_arrow.names]
         if name.endswith((".xlsx", ".xlsm")):
             return sheet_rows(path, written_of(path).sheet)[0]
+        if name.endswith(statistical_files.ENDINGS):
+            return statistical_files.header(path)
         return read_head(path, written_of(path)).header
     except UnicodeDecodeError:
         raise _not_text(path) from None
@@ -277,4 +280,5 @@ def _spreadsheet(path: Path, columns: list[str], also: Sequence[str], whole: boo
 
 _READERS: dict[str, Callable[[Path, list[str], Sequence[str], bool], Iterator[pd.DataFrame]]] = {
     ".csv": _text, ".tsv": _text, ".parquet": _parquet, ".pq": _parquet, ".xlsx": _spreadsheet, ".xlsm": _spreadsheet,
+    **dict.fromkeys(statistical_files.ENDINGS, statistical_files.rows),
 }  # fmt: skip

@@ -31,6 +31,7 @@ class Written(Frozen):
     """How the cells of a table are written. Without it: UTF-8, commas (tabs in .tsv), decimal points, dates year first.
 
     ``missing`` lists, per column (``"*"``: every column), what the site writes where nothing is known, such as ``-9``.
+    ``labels`` says whether the labelled values of a file of SPSS, Stata or SAS are words or numbers where some have none.
     ``timezone`` is the hospital's (``Europe/Berlin``): instants with an offset are shown as its clocks showed them.
     """
 
@@ -41,6 +42,7 @@ class Written(Frozen):
     dates: DateStyle = "iso"
     timezone: Zone | None = None
     sheet: str | None = None
+    labels: Literal["words", "codes"] | None = None
     missing: dict[str, tuple[str, ...]] = Field(default_factory=dict)
 
     @field_validator("encoding")

@@ -12,7 +12,7 @@ from typing import TypeVar
 from zipfile import BadZipFile, ZipFile
 
 from pmfed.cohort.contract.written import PLAIN, Written
-from pmfed.cohort.detected import detect
+from pmfed.cohort.detected import detect, is_text
 from pmfed.cohort.ehr.described import SourceFile
 from pmfed.cohort.ehr.exports import begins_as_resource
 from pmfed.cohort.ehr.source import DATABASES, open_source
@@ -221,7 +221,7 @@ def _tables(folder: Path, inner: list[str], left: list[str]) -> Iterator[TableFo
 
 
 def _written(path: Path) -> Written:
-    return PLAIN if _ending(path.name) in (".parquet", ".pq", ".xlsx", ".xlsm") else detect(path)
+    return detect(path) if is_text(path) else PLAIN
 
 
 def _each(names: list[str], read: Callable[[str], Found], left: list[str]) -> Iterator[Found]:

@@ -91,7 +91,7 @@ def test_a_folder_becomes_a_site_and_a_study_that_read_it(folder: Path, tmp_path
     assert not found.left
     site = make_home(tmp_path / "site", "here", found)
     draft = (site.folder / DRAFT).read_text()
-    assert [name for name in site.sources] == ["fhir", "links", "panel", "patients", "pictures"]
+    assert list(site.sources) == ["fhir", "links", "panel", "patients", "pictures"]
     told = {line.split(" = ")[0]: line for line in data_lines(found)}
     assert all(word in told["patients"] for word in ('separator = ";"', 'decimal = ","', 'dates = "day-first"'))
     filled = draft.replace("# index = ", "index = ").replace("# expected_patients = ", "expected_patients = 20 ")
