@@ -83,7 +83,7 @@ def test_labels_that_some_values_lack_are_declared_or_refused(tmp_path: Path) ->
 
 def test_a_label_further_down_the_file_is_found_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(statistical_files, "AT_A_TIME", 2)
-    frame = pd.DataFrame({"score": [3.0, 7.0, 99.0, 1.0, 2.0]})
+    frame = pd.DataFrame({"score": [3.0, 7.0, 99.0, 99.0, 2.0]})
     path = sav(tmp_path / "a.sav", frame, variable_value_labels={"score": {99: "unknown"}})
     with pytest.raises(DataError, match="values have a label"):
         list(batches(path, ["score"]))
