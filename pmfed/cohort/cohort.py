@@ -25,6 +25,7 @@ from pmfed.cohort.imaging.masks import read_masks
 from pmfed.cohort.imaging.places import Places
 from pmfed.cohort.imaging.segments import read_segmentations
 from pmfed.cohort.records import Records, Sheet, modalities_at, path_of, read_records, read_sheets
+from pmfed.cohort.sql import one_state
 from pmfed.cohort.tables import MISSING, Problems, count, dates_of, first_row, labels
 from pmfed.cohort.unlabelled import Unlabelled
 from pmfed.errors import DataError
@@ -182,6 +183,7 @@ def pool(cohorts: Sequence[Cohort]) -> Cohort:
     )._recounted()
 
 
+@one_state()
 def read_cohort(
     study: Study,
     sources: Mapping[str, Path | str],

@@ -18,9 +18,10 @@ import pyarrow.parquet  # type: ignore[import-untyped]
 
 from pmfed.cohort import statistical_files
 from pmfed.cohort.columns import check_columns, check_separator
-from pmfed.cohort.contract.written import Written, written_of
+from pmfed.cohort.contract.written import ViewPath, Written, written_of
 from pmfed.cohort.detected import is_utf8, named_separator, open_text, proposal
 from pmfed.cohort.spreadsheets import sheet_rows
+from pmfed.cohort.views import view_header, view_rows
 from pmfed.errors import DataError
 
 BLOCK = 8 << 20
@@ -46,6 +47,7 @@ def batches(
     ----------
     path
         ``.csv``, ``.tsv``, either with ``.gz``, ``.parquet``, ``.xlsx``, or of SPSS, Stata or SAS; a `WrittenPath` says how it is written.
+        Or a `ViewPath`.
     columns
         Columns that must be there.
     also
@@ -65,6 +67,10 @@ def batches(
         The file is missing, of another kind, damaged, holds a row longer than `BLOCK`, or lacks columns.
     """
     columns = list(dict.fromkeys(columns))
+    if isinstance(path, ViewPath):
+        for frame in view_rows(path, columns, also, whole):
+            yield _filled(frame)
+        return
     if not path.is_file():
         raise DataError(f"{path}: there is no such file.", "Check the path in [data] of site.toml or the source file.")
     name = path.name.lower()
@@ -76,7 +82,7 @@ def batches(
         )
     try:
         for frame in reader(path, columns, also, whole):
-            yield frame[(frame.notna() & (frame != "")).any(axis=1)]
+            yield _filled(frame)
     except UnicodeDecodeError:
         raise _not_text(path) from None
     except (OSError, EOFError, csv.Error, zlib.error, zipfile.BadZipFile, pa.ArrowException) as error:
@@ -88,6 +94,11 @@ def batches(
                 f"{path}: holds a row of more than {BLOCK >> 20} MB.", "Is a quote opened and never closed?"
             ) from None
         raise DataError(f"{path}: cannot be read ({type(error).__name__}).", "Is the file damaged?") from None
+
+
+def _filled(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows in which anything is written."""
+    return frame[(frame.notna() & (frame != "")).any(axis=1)]
 
 
 def is_table(path: Path) -> bool:
@@ -104,6 +115,8 @@ def header_of(path: Path) -> list[str]:
         The file cannot be read.
     """
     name = path.name.lower().removesuffix(".gz")
+    if isinstance(path, ViewPath):
+        return view_header(path)
     try:
         if name.endswith((".parquet", ".pq")):
             with pa.parquet.ParquetFile(path) as file:
