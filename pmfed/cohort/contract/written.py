@@ -116,7 +116,7 @@ class Described(Written):
         return WrittenPath(folder / self.file, written=Written(**told))
 
 
-class View(Written):
+class View(Frozen):
     """A source in ``[data]`` that is a table or view of an SQL database: ``{ database = "postgresql://...", view = "a.b" }``.
 
     ``${NAME}`` in the URL is taken from the environment, which is where a password belongs. ``timeout`` is how many
@@ -126,6 +126,27 @@ class View(Written):
     database: Annotated[str, Field(min_length=1, pattern=r"^\w+(\+\w+)?://", repr=False)]
     view: Annotated[str, Field(pattern=r"^[^\W\d][\w$ ]*(\.[^\W\d][\w$ ]*)?$")]
     timeout: PositiveFloat = 30.0
+    decimal: Literal[".", ","] = "."
+    thousands: Literal["", ".", ",", " ", "'"] = ""
+    dates: DateStyle = "iso"
+    timezone: Zone | None = None
+    missing: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+
+    @property
+    def written(self) -> Written:
+        """How its texts are written."""
+        return Written(
+            decimal=self.decimal,
+            thousands=self.thousands,
+            dates=self.dates,
+            timezone=self.timezone,
+            missing=self.missing,
+        )
+
+    @model_validator(mode="after")
+    def _fits(self) -> View:
+        _ = self.written
+        return self
 
     def located(self, folder: Path) -> Path:
         """Return what goes wherever a path goes, and knows the view."""
@@ -139,8 +160,7 @@ class ViewPath(WrittenPath):
 
     def __new__(cls, view: View) -> Any:
         """Return the view as a path."""
-        told = {name: getattr(view, name) for name in Written.model_fields}
-        self = super().__new__(cls, f"view {view.view}", written=Written(**told))
+        self = super().__new__(cls, f"view {view.view}", written=view.written)
         self.view = view
         return self
 

@@ -72,11 +72,11 @@ def test_a_view_gives_the_cells_that_a_file_would(view: View, monkeypatch: pytes
         lab = values_of(frame["lab"])
         assert (lab.number[0], lab.limit[0]) == (5.4, -1)
         assert texts(frame, "seen")[0] == "2020-06-01"
-        at = dates_of(frame["moment"], view, "moment")
+        at = dates_of(frame["moment"], view.written, "moment")
         assert at.first[0] == np.datetime64("2020-06-01T13:05:07")
         assert at.last[1] == np.datetime64("2020-06-02T23:59:59")
         berlin = view.model_copy(update={"timezone": "Europe/Berlin"})
-        assert dates_of(frame["instant"], berlin, "instant").first[0] == np.datetime64("2020-06-01T23:30:00")
+        assert dates_of(frame["instant"], berlin.written, "instant").first[0] == np.datetime64("2020-06-01T23:30:00")
         assert repeated(path, frame).tolist() == [False, False, True]
     monkeypatch.undo()
     time.tzset()
