@@ -29,7 +29,20 @@ from pmfed.cohort.sql import one_state
 from pmfed.cohort.tables import MISSING, Problems, count, dates_of, first_row, labels
 from pmfed.cohort.unlabelled import Unlabelled
 from pmfed.errors import DataError
-from pmfed.modality import SCANS, Dicom, Genotypes, Images, Modality, Nifti, Numeric, Signals, Table, shape_of
+from pmfed.modality import (
+    SCANS,
+    Dicom,
+    Events,
+    EventSequence,
+    Genotypes,
+    Images,
+    Modality,
+    Nifti,
+    Numeric,
+    Signals,
+    Table,
+    shape_of,
+)
 from pmfed.study import Study
 
 if TYPE_CHECKING:
@@ -249,6 +262,8 @@ def read_cohort(
             counts |= {f"{name}: {what}": number for what, number in block.counts.items()}
             uses |= {f"{name}.{key}": use for key, use in block.uses.items()}
             warnings += block.warnings
+            if not isinstance(modality, Events | EventSequence):  # whose reader tells it of its source
+                warnings += told(f"modality '{name}'", block.uses)
             continue
         rows = records.rows[modality.table]
         there = present[name] = rows >= 0

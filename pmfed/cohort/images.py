@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pmfed.cohort.block import Block
+from pmfed.cohort.contract.uses import NOT_MEASURED, of_files
 from pmfed.cohort.imaging.archive import is_zip, reader_of
 from pmfed.cohort.imaging.cache import Cache, key_of
 from pmfed.cohort.imaging.failures import OUTSIDE, ScanError, report
@@ -95,7 +96,9 @@ def read_pictures(
     seen, told = looked_at(f"{source}: pictures", inputs, present, owners)
     if cache.failed:
         told.append("the cache cannot be written; the next start will be as slow as this one.")
-    return Block(inputs, present, counts={**counts, **seen}, warnings=(*warnings, *told))
+    lost = Counter(filled.failed.values())
+    uses = {"picture": of_files(len(wanted) - lost.total(), lost, {NOT_MEASURED: sum(not file for file in files)})}
+    return Block(inputs, present, counts={**counts, **seen}, warnings=(*warnings, *told), uses=uses)
 
 
 def read_images(

@@ -10,8 +10,10 @@ import numpy as np
 
 from pmfed.cohort.block import Block
 from pmfed.cohort.contract.times import Moments
+from pmfed.cohort.contract.uses import EARLIER, LATER, NO_DATE, of_files
 from pmfed.cohort.ehr.events import Asked, Chunk, Texts
 from pmfed.cohort.ehr.features import attendance
+from pmfed.cohort.ehr.fhir import UNREAD
 from pmfed.cohort.ehr.source import open_source
 from pmfed.cohort.ehr.window import Window, seconds
 from pmfed.cohort.tables import Problems, count
@@ -62,7 +64,7 @@ def read_notes(
     nothing = Block(inputs, np.zeros(len(patients), dtype=bool))
     dates = np.full(len(patients), np.datetime64("2000-01-01", "s")) if when is None else when
     counts: dict[str, int] = {}
-    undated = read = 0
+    undated = read = whole = late = seen = 0
     try:
         opened = open_source(source, patient)
         window = Window(patients, dates, np.array([seconds(spec.days)]))
@@ -76,6 +78,11 @@ def read_notes(
                 undated += int(np.isnat(part.when).sum())
                 record, row, _ = window.rows(_as_events(part))
                 read += len(row)
+                whole += len(np.unique(row))
+                late += int(
+                    (~np.isnat(part.when) & ~window.before(part.patient, np.maximum(part.when, part.known))).sum()
+                )
+                seen += len(part.text)
                 if len(row):
                     used, place = np.unique(row, return_inverse=True)
                     _add(inputs, record, place, words.counts([part.text[one] for one in used.tolist()]))
@@ -98,7 +105,11 @@ def read_notes(
     np.divide(inputs, norms, out=inputs, where=norms > 0)
     present = there & (norms[:, 0] > 0)
     inputs[~present] = 0.0
-    return Block(inputs, present, {}, {what: number for what, number in counts.items() if number}, tuple(warnings))
+    lost = {what: counts.get(what, 0) for what in UNREAD} | {NO_DATE: undated}
+    uses = {"note": of_files(whole, lost, {LATER: late, EARLIER: max(0, seen - whole - late - undated)})}
+    return Block(
+        inputs, present, {}, {what: number for what, number in counts.items() if number}, tuple(warnings), uses
+    )
 
 
 class _Words:
