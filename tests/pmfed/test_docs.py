@@ -22,6 +22,7 @@ from pydantic_core import PydanticUndefined
 from pmfed import modality
 from pmfed import study as studies
 from pmfed.cli import app
+from pmfed.cohort.contract.written import View
 from pmfed.errors import ERRORS
 from pmfed.modality import ehr, genomics, scans
 from pmfed.study import Study, augmentation, encoders, method, model, outcome, personal, robustness, training
@@ -89,7 +90,7 @@ SOURCES = {
     },
 }
 SITE = {"`[site]`": _About, "`[coordinator]`": Coordinator, "`[agent]`": Resident, "`[policy]`": Policy,
-    "How a table is written": _Described, "`[[accept]]`": Accepted,
+    "How a table is written": _Described, "A view of a database": View, "`[[accept]]`": Accepted,
 }  # fmt: skip
 
 

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pmfed.cohort.block import Block
+from pmfed.cohort.contract.uses import NOT_MEASURED, Use
 from pmfed.cohort.genomics.builds import check_build, check_ends
-from pmfed.cohort.genomics.calls import Bools, Found, Seen
+from pmfed.cohort.genomics.calls import ONE_COPY, UNMEASURED, Bools, Found, Seen
 from pmfed.cohort.genomics.plink import PlinkPanel
 from pmfed.cohort.genomics.quality import check_variants, named
 from pmfed.cohort.genomics.samples import Ints, Samples, map_of, pair_samples
@@ -169,7 +170,21 @@ def _block(spec: Panel, path: Path, seen: Seen, paired: Samples, sex: Ints, warn
     sample = paired.of_records()
     present = (sample >= 0) & here[sample]
     inputs, gaps = _inputs(spec, seen.found, present, sample[present])
-    return Block(inputs, present, gaps, _counts(spec, seen, paired, poor), tuple(warnings))
+    uses = {key: _use(key, seen, len(paired.places)) for key in sorted(spec.variants)}
+    return Block(inputs, present, gaps, _counts(spec, seen, paired, poor), tuple(warnings), uses)
+
+
+def _use(key: str, seen: Seen, samples: int) -> Use:
+    """Return what became of the calls of a variant."""
+    if key not in seen.found:
+        return Use(passed={NOT_MEASURED: samples})
+    if key in seen.failed:
+        return Use(passed={"of a record that fails FILTER or QUAL": samples})
+    found = seen.found[key]
+    known = int((~np.isnan(found.dosages)).sum())
+    why = {what: number for what, number in found.tally.items() if number and what not in (*UNMEASURED, ONE_COPY)}
+    passed = {**why, NOT_MEASURED: samples - known - sum(why.values())}
+    return Use(known, passed={what: number for what, number in passed.items() if number > 0})
 
 
 def _inputs(
