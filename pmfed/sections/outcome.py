@@ -87,6 +87,9 @@ class Outcome(Frozen):
                 raise ValueError(f"'baseline' of a {self.task} outcome is one share above 0 per class")
         elif isinstance(base, tuple):
             raise ValueError(f"'baseline' of a {self.task} outcome is one number")
+        elif self.minimum is not None and self.maximum is not None and base is not None:
+            if not self.minimum <= base <= self.maximum:
+                raise ValueError("'baseline' must lie between 'minimum' and 'maximum'")
         elif self.task == "binary" and base is not None and not 0 < base < 1:
             raise ValueError("'baseline' of a binary outcome is the prevalence, between 0 and 1")
         return self

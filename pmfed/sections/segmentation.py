@@ -31,6 +31,8 @@ def misfit(
     name, modality = next(iter(modalities.items()))
     if len(modalities) > 1 or not isinstance(modality, Images | Nifti | Dicom):
         return "modalities: a segmentation has exactly one, of kind 'images', 'nifti' or 'dicom'"
+    if modality.weights is not None:
+        return f"modalities.{name}.weights: a network makes one row of numbers of a picture, and a segmentation needs every pixel; leave it out"
     if not isinstance(modality, Dicom) and modality.table != table:
         return f"modalities.{name}.table: the images are listed in the cohort's table, '{table}', beside their masks"
     if not isinstance(modality, Images):
