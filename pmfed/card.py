@@ -7,8 +7,8 @@ from typing import Annotated
 from pydantic import Field
 
 from pmfed.modality import Name
+from pmfed.secagg.replaced_keys import Chain
 from pmfed.secagg.roster import Key
-from pmfed.secagg.succession import Chain
 from pmfed.validate import Frozen
 
 

@@ -24,8 +24,8 @@ from pmfed.plain import plain
 from pmfed.privacy.accounting import epsilon
 from pmfed.privacy.plan import PrivacyPlan
 from pmfed.secagg.keys import Identity, verify
+from pmfed.secagg.replaced_keys import CHAIN, Succession, followed, read_chain
 from pmfed.secagg.roster import Key, Roster
-from pmfed.secagg.succession import CHAIN, Succession, followed, read_chain
 from pmfed.study import Study
 from pmfed.validate import Frozen
 from pmfed.wire import Fingerprint, RunId

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
-from pmfed_client.agent import Agent, Rehearsal
-from pmfed_client.site import Site, read_sites
+from pmfed_client.agent.agent import Agent, Rehearsal
+from pmfed_client.site.site import Site, read_sites
 from pmfed_server.outcome import Outcome
 from pmfed_simulations.rosters import pin_rosters
 

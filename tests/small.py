@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pmfed_client.answers import Answers
-from pmfed_client.trainer import Trainer
+from pmfed_client.agent.answers import Answers
+from pmfed_client.agent.trainer import Trainer
 
 from pmfed.queries.scores import Scores
 from pmfed.study import Study

@@ -9,8 +9,8 @@ import numpy as np
 
 from pmfed.methods.evaluated import Evaluated
 from pmfed.privacy.accounting import epsilon
-from pmfed.privacy.bounds import rounded_up
 from pmfed.privacy.plan import PrivacyPlan
+from pmfed.privacy.rounding import rounded_up
 from pmfed.study import Study
 
 Metrics = dict[str, float | None]

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pmfed.sections.training import Training
 from pmfed.stored import Stored, parts
+from pmfed.study.training import Training
 
 Vector = npt.NDArray[np.float32]
 Ask = Callable[[slice], npt.NDArray[np.float64]]

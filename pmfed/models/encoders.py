@@ -9,8 +9,8 @@ from torch import nn
 from pmfed.modality import SERIES, Modality, shape_of
 from pmfed.models.imaging import MonaiEncoder, SmallCNN
 from pmfed.models.sequence import Recurrent, Transformer
-from pmfed.sections import encoders
-from pmfed.sections.encoders import Cnn, Encoder, Mlp, Monai
+from pmfed.study import encoders
+from pmfed.study.encoders import Cnn, Encoder, Mlp, Monai
 
 
 def encoder(spec: Encoder, modality: Modality, embedding: int) -> nn.Module:

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import nn
 
-from pmfed.sections.outcome import Outcome
+from pmfed.study.outcome import Outcome
 
 
 class Proportional(nn.Module):

@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import Any
 
 from pmfed.errors import StudyError
-from pmfed.privacy.losses import sampled_gaussian
+from pmfed.privacy.pld import sampled_gaussian
 
 PLAN_GRID = 1e-3
 REPORT_GRID = 1e-4

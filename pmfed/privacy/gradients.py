@@ -22,12 +22,12 @@ from torch.func import grad, vmap
 
 from pmfed.errors import DataError, StudyError
 from pmfed.privacy.batches import Batch, Patients, Tensors, room, rows, spread, whole
-from pmfed.privacy.bookkeeping import BookKeeper, Unsupported
+from pmfed.privacy.engine.bookkeeping import BookKeeper, Unsupported
+from pmfed.privacy.engine.shortcut import LinearModel, by_outer_product, check, is_linear, one_each
+from pmfed.privacy.functional import Shell
 from pmfed.privacy.mechanism import Mechanism
 from pmfed.privacy.noise import Source
 from pmfed.privacy.precision import Precision
-from pmfed.privacy.shell import Shell
-from pmfed.privacy.shortcut import LinearModel, by_outer_product, check, is_linear, one_each
 
 Strategy = Literal["auto", "bookkeeping", "vmap"]
 Loss = Callable[[Tensor, Tensor], Tensor]

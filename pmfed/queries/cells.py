@@ -16,8 +16,8 @@ from pmfed.cohort.encode import middle_and_half, transformed
 from pmfed.modality import Categorical, Events, Numeric, Table, numbers_of
 from pmfed.privacy.mechanism import Role
 from pmfed.queries.query import Floats, Patients, RowSum, starts_of
-from pmfed.sections.method import TablesMethod
 from pmfed.study import Study
+from pmfed.study.method import TablesMethod
 
 if TYPE_CHECKING:
     from pmfed.cohort import Cohort

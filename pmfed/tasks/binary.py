@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pmfed.sections.outcome import Outcome
+from pmfed.study.outcome import Outcome
 from pmfed.tasks.losses import binary_entropy
 from pmfed.tasks.scores import area_under_roc, average_precision, calibration, decisions, expit, ratio
 from pmfed.tasks.task import Floats, Metric, one_hot, redraw, thin

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pmfed.sections.outcome import Outcome
+from pmfed.study.outcome import Outcome
 from pmfed.tasks.scores import ratio
 from pmfed.tasks.task import Floats, Metric, one_hot, redraw
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch.nn.functional import logsigmoid
 
-from pmfed.sections.outcome import Outcome
+from pmfed.study.outcome import Outcome
 from pmfed.tasks.scores import ratio
 from pmfed.tasks.task import Floats, Metric, nonnegative, one_hot, redraw
 

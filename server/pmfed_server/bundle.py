@@ -27,7 +27,7 @@ def bundle(config: Mapping[str, str | int | float]) -> str:
     flwr = {
         "publisher": "pmfed",
         "fab-include": ["pyproject.toml"],
-        "components": {"serverapp": "pmfed_server.app:app", "clientapp": "pmfed_client.app:app"},
+        "components": {"serverapp": "pmfed_server.app:app", "clientapp": "pmfed_client.connection.app:app"},
         "config": dict(config),
     }
     project = {"name": "pmfed-run", "version": __version__, "license": "Apache-2.0", "dependencies": []}

@@ -19,7 +19,7 @@ from pmfed.errors import UsageError
 from pmfed.file_io import replace_file
 from pmfed.processes import flower_environment
 from pmfed.secagg.keys import Identity
-from pmfed.secagg.succession import CHAIN, followed
+from pmfed.secagg.replaced_keys import CHAIN, followed
 from pmfed.validate import Frozen, read_toml
 from pmfed_server.bundle import Flwr
 from pmfed_server.certificates import issue, make_authority

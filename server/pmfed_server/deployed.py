@@ -16,10 +16,10 @@ from typing import Any
 
 from pmfed.errors import InterruptedRunError, RunError, UsageError
 from pmfed.file_io import replace_file
-from pmfed.privacy.bounds import rounded_up
+from pmfed.privacy.rounding import rounded_up
 from pmfed.processes import running
+from pmfed.secagg.replaced_keys import CHAIN
 from pmfed.secagg.roster import FILE as ROSTER
-from pmfed.secagg.succession import CHAIN
 from pmfed.study import Study
 from pmfed.verify import MANIFEST, seal
 from pmfed_server.bundle import bundle, failure_of

@@ -16,9 +16,9 @@ from pmfed import __version__
 from pmfed.file_io import replace_file
 from pmfed.methods import METHODS, schedule
 from pmfed.privacy.accounting import REPORT_GRID
-from pmfed.privacy.bounds import rounded_up
 from pmfed.privacy.groups import patient_epsilon
 from pmfed.privacy.plan import AGAINST, Against, PrivacyPlan
+from pmfed.privacy.rounding import rounded_up
 from pmfed.study import Study
 from pmfed_server.outcome import Outcome
 from pmfed_server.report import write_method_report, write_report

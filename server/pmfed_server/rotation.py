@@ -13,8 +13,8 @@ from pmfed.errors import UsageError
 from pmfed.file_io import replace_file, take_places
 from pmfed.processes import running
 from pmfed.secagg.keys import Identity
+from pmfed.secagg.replaced_keys import FILE, Changes, Removal, Succession, read_chain, write_chain
 from pmfed.secagg.roster import Roster
-from pmfed.secagg.succession import FILE, Changes, Removal, Succession, read_chain, write_chain
 from pmfed_server.certificates import issue, make_authority, make_out
 from pmfed_server.coordinator import LOOPBACK, Coordinator, write_roster
 

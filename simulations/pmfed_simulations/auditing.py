@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from pmfed_client.batch import Batch
-from pmfed_client.trainer import Trainer
+from pmfed_client.agent.batch import Batch
+from pmfed_client.agent.trainer import Trainer
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -38,9 +38,9 @@ from pmfed.privacy.audit import (
     sensitivity_check,
     site_std,
 )
-from pmfed.privacy.draws import sampling_check
 from pmfed.privacy.gradients import PrivateStep
 from pmfed.privacy.noise import Source
+from pmfed.privacy.sampling_check import sampling_check
 from pmfed.queries.gradient import step_of
 from pmfed.secagg.grid import Grid
 from pmfed.study import Study

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from pmfed_client.agent import Agent
-from pmfed_client.batch import Batch
-from pmfed_client.personal import Parts
-from pmfed_client.policy import Policy
-from pmfed_client.site import Site
-from pmfed_client.trainer import Draw, Trainer
+from pmfed_client.agent.agent import Agent
+from pmfed_client.agent.batch import Batch
+from pmfed_client.agent.personal import Parts
+from pmfed_client.agent.trainer import Draw, Trainer
+from pmfed_client.site.policy import Policy
+from pmfed_client.site.site import Site
 from torch import Tensor, nn
 
 from pmfed.cohort import Cohort

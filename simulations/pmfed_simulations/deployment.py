@@ -16,12 +16,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pmfed_client.approve import approve
-from pmfed_client.auditlog import AuditLog
-from pmfed_client.home import make_home
-from pmfed_client.ledger import Ledger
-from pmfed_client.site import FILE, Site
-from pmfed_client.trust import card_of, pin
+from pmfed_client.ledger.ledger import Ledger
+from pmfed_client.site.approve import approve
+from pmfed_client.site.audit_log import AuditLog
+from pmfed_client.site.create import make_home
+from pmfed_client.site.site import FILE, Site
+from pmfed_client.site.trust import card_of, pin
 from pmfed_server.coordinator import Coordinator, add_card, make_coordinator, spelled
 from pmfed_server.deployed import read_run
 from pmfed_server.serving import connected

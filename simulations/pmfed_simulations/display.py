@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from pmfed.privacy.bounds import rounded_up
+from pmfed.privacy.rounding import rounded_up
 from pmfed.tasks import task_for
 from pmfed.tasks.task import headline
 from pmfed.terminal import console

@@ -22,11 +22,11 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from pmfed_client import resident
-from pmfed_client.agent import Agent, Rehearsal
-from pmfed_client.answers import Answers
-from pmfed_client.app import app as client_app
-from pmfed_client.site import Site
+from pmfed_client.agent.agent import Agent, Rehearsal
+from pmfed_client.agent.answers import Answers
+from pmfed_client.connection import agent_address as resident
+from pmfed_client.connection.app import app as client_app
+from pmfed_client.site.site import Site
 from pmfed_server.app import conduct
 from safetensors.numpy import load_file, save
 

@@ -14,11 +14,11 @@ from pmfed.methods import METHODS, plan_for, schedule
 from pmfed.modality import shape_of
 from pmfed.models import build
 from pmfed.privacy.accounting import epsilon
-from pmfed.privacy.bounds import rounded_up
 from pmfed.privacy.gradients import PrivateStep
 from pmfed.privacy.groups import patient_epsilon
 from pmfed.privacy.mechanism import Mechanism
 from pmfed.privacy.plan import PrivacyPlan
+from pmfed.privacy.rounding import rounded_up
 from pmfed.queries.gradient import step_of
 from pmfed.queries.query import Query
 from pmfed.secagg.protocol import AHEAD, threshold_of

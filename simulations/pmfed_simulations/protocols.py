@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from pmfed_client.site import Site
+from pmfed_client.site.site import Site
 
 from pmfed.cohort import Cohort, folds
 from pmfed.errors import UsageError

@@ -25,7 +25,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pmfed_client.resident import SOCKETS
+from pmfed_client.connection.agent_address import SOCKETS
 from pmfed_server.bundle import Flwr, bundle, failure_of
 
 from pmfed.errors import RunError, UsageError

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pmfed_client.agent import Agent, Rehearsal
-from pmfed_client.line import serve
-from pmfed_client.policy import Policy
-from pmfed_client.site import Site
+from pmfed_client.agent.agent import Agent, Rehearsal
+from pmfed_client.connection.channel import serve
+from pmfed_client.site.policy import Policy
+from pmfed_client.site.site import Site
 
 
 def list_sites(path: Path, sites: tuple[Site, ...], seed: int | None) -> None:

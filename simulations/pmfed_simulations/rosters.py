@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pmfed_client.site import Site
+from pmfed_client.site.site import Site
 
 from pmfed.errors import PolicyError
 from pmfed.file_io import replace_file

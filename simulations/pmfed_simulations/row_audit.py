@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
-from pmfed_client.answers import Answers
-from pmfed_client.trainer import Draw
+from pmfed_client.agent.answers import Answers
+from pmfed_client.agent.trainer import Draw
 
 from pmfed.cohort import Cohort
 from pmfed.methods import schedule

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pmfed_client.site import Site, read_sites
+from pmfed_client.site.site import Site, read_sites
 from pmfed_server.results import write_results_page
 from pydantic import ValidationError
 

@@ -9,15 +9,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from pmfed_client.book import cohorts as cohort_names
-from pmfed_client.ledger import Ledger
+from pmfed_client.ledger.entries import cohorts as cohort_names
+from pmfed_client.ledger.ledger import Ledger
 from pmfed_server.spread import across_sites, paired
 
 from pmfed.cohort import Cohort
 from pmfed.errors import LedgerError
 from pmfed.methods.evaluated import Evaluated
 from pmfed.methods.figures import Metrics, evaluation_noise, finite, metrics_of
-from pmfed.privacy.bounds import rounded_up
+from pmfed.privacy.rounding import rounded_up
 from pmfed.study import Study
 from pmfed.tasks import task_for
 from pmfed_simulations.jobs import Job, Sum, plan_of

@@ -12,9 +12,9 @@ from typing import Any
 import federation
 import numpy as np
 import pytest
-from pmfed_client.agent import Agent, Rehearsal
-from pmfed_client.ledger import Row
-from pmfed_client.policy import Policy
+from pmfed_client.agent.agent import Agent, Rehearsal
+from pmfed_client.ledger.ledger import Row
+from pmfed_client.site.policy import Policy
 
 from pmfed.methods import plan_for
 from pmfed.models import build, flatten

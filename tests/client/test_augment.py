@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from pmfed_client.augment import NUMBERS, Augment, altered
-from pmfed_client.batch import Batch
-from pmfed_client.trainer import Trainer
+from pmfed_client.agent.augment import NUMBERS, Augment, altered
+from pmfed_client.agent.batch import Batch
+from pmfed_client.agent.trainer import Trainer
 from pmfed_simulations.auditing import Auditor
 from pmfed_simulations.canaries import Silent
 from small import AGE, small_study
@@ -19,8 +19,8 @@ from pmfed.methods import plan_for
 from pmfed.models import flatten
 from pmfed.privacy.noise import SeededSource
 from pmfed.privacy.sampling import poisson
-from pmfed.sections.augmentation import Augmentation
 from pmfed.study import Study
+from pmfed.study.augmentation import Augmentation
 
 PICTURE = {"kind": "images", "table": "patients", "folder": "files", "size": [8, 8]}
 CLINICAL = {"kind": "table", "table": "patients", "features": AGE}

@@ -8,9 +8,9 @@ from pathlib import Path
 import federation
 import pandas as pd
 import pytest
-from pmfed_client.check import Checked, Line, check, sections
-from pmfed_client.check_page import write_page
-from pmfed_client.site import Site
+from pmfed_client.site.check import Checked, Line, check, sections
+from pmfed_client.site.check_page import write_page
+from pmfed_client.site.site import Site
 
 from pmfed import cli
 from pmfed.cli import main

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 from connect import ConnectProxy
-from pmfed_client.clock import ahead, coordinator_line
-from pmfed_client.home import make_home
-from pmfed_client.node import Node
+from pmfed_client.connection.clock import ahead, coordinator_line
+from pmfed_client.connection.node import Node
+from pmfed_client.site.create import make_home
 from pmfed_server import certificates
 from pmfed_server.coordinator import spelled
 from pmfed_server.serving import has_ipv6

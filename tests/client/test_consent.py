@@ -17,14 +17,14 @@ import federation
 import pytest
 import typer
 from forged import FORGED, TAGS, clean
-from pmfed_client.approve import approve, terms, withdraw
-from pmfed_client.auditlog import AuditLog, words_of
-from pmfed_client.changes import note_policy
-from pmfed_client.check import Checked, Line, show
-from pmfed_client.check_page import write_page
-from pmfed_client.consent import MARGIN, page, price_typed
-from pmfed_client.residence import Reticent
-from pmfed_client.site import Site
+from pmfed_client.connection.agent_process import Reticent
+from pmfed_client.site.approve import approve, terms, withdraw
+from pmfed_client.site.audit_log import AuditLog, words_of
+from pmfed_client.site.check import Checked, Line, show
+from pmfed_client.site.check_page import write_page
+from pmfed_client.site.consent import MARGIN, page, price_typed
+from pmfed_client.site.policy_changes import note_policy
+from pmfed_client.site.site import Site
 
 from pmfed import cli
 from pmfed.errors import PolicyError, UsageError
@@ -191,7 +191,7 @@ def test_every_change_of_the_policy_is_in_the_log(site: Site) -> None:
 
 def test_an_agent_that_starts_notes_the_policy_it_keeps(site: Site) -> None:
     agent = subprocess.Popen(
-        [sys.executable, "-m", "pmfed_client.residence", str(site.folder)], stderr=subprocess.DEVNULL
+        [sys.executable, "-m", "pmfed_client.connection.agent_process", str(site.folder)], stderr=subprocess.DEVNULL
     )
     try:
         deadline = time.monotonic() + 120

@@ -73,7 +73,7 @@ def test_no_proxy_sees_what_authorises_a_courier(node: SuperNode, tmp_path: Path
     environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
     named = {name: value for name, value in proxy.environment.items() if value}
     courier = subprocess.Popen(
-        [sys.executable, "-m", "pmfed_client.couriers", f"127.0.0.1:{node.server_port}", str(tmp_path / "secret")],
+        [sys.executable, "-m", "pmfed_client.connection.courier", f"127.0.0.1:{node.server_port}", str(tmp_path / "secret")],
         stderr=subprocess.PIPE, start_new_session=True, env={**environment, **named, **exempt},
     )  # fmt: skip
     try:
@@ -94,7 +94,7 @@ def test_a_message_whose_content_never_comes_is_given_up_in_words(node: SuperNod
     """Else Flower would answer it a minute later, in the place of another, and every answer after that came one late."""
     (tmp_path / "secret").write_text("5" * 64)
     courier = subprocess.Popen(
-        [sys.executable, "-m", "pmfed_client.couriers", f"127.0.0.1:{node.server_port}", str(tmp_path / "secret")],
+        [sys.executable, "-m", "pmfed_client.connection.courier", f"127.0.0.1:{node.server_port}", str(tmp_path / "secret")],
         stderr=subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
     try:

@@ -9,10 +9,10 @@ import federation
 import numpy as np
 import pytest
 import torch
-from pmfed_client.device import found
-from pmfed_client.personal import Shelf
-from pmfed_client.site import Site
-from pmfed_client.trainer import Trainer
+from pmfed_client.agent.device import found
+from pmfed_client.agent.personal import Shelf
+from pmfed_client.agent.trainer import Trainer
+from pmfed_client.site.site import Site
 from small import scores
 from test_augment import ASKED, cohort
 

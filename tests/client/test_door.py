@@ -15,9 +15,9 @@ from typing import Any
 
 import grpc
 import pytest
-from pmfed_client import line
-from pmfed_client.door import MOST, Door, peer
-from pmfed_client.line import METHOD, OPTIONS, SERVICE, call, pack, serve, unpack
+from pmfed_client.connection import channel as line
+from pmfed_client.connection.channel import METHOD, OPTIONS, SERVICE, call, pack, serve, unpack
+from pmfed_client.connection.peer_check import MOST, Door, peer
 
 from pmfed.errors import RunError
 

@@ -13,14 +13,14 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key, load_ssh_public_key
 from federation import Together, change
-from pmfed_client.agent import Agent
-from pmfed_client.approve import approve, check_approved, terms, withdraw
-from pmfed_client.auditlog import AuditLog, _digest, words_of
-from pmfed_client.home import make_home
-from pmfed_client.residence import Reticent
-from pmfed_client.site import Site
-from pmfed_client.supervise import programs
-from pmfed_client.trust import card_of
+from pmfed_client.agent.agent import Agent
+from pmfed_client.connection.agent_process import Reticent
+from pmfed_client.connection.processes import programs
+from pmfed_client.site.approve import approve, check_approved, terms, withdraw
+from pmfed_client.site.audit_log import AuditLog, _digest, words_of
+from pmfed_client.site.create import make_home
+from pmfed_client.site.site import Site
+from pmfed_client.site.trust import card_of
 
 from pmfed.card import SiteCard
 from pmfed.errors import ApprovalError, LedgerError, PolicyError, RunError, StudyError, UsageError

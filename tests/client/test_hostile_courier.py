@@ -18,10 +18,10 @@ from federation import SITES, Together
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from pmfed_client.agent import Agent
-from pmfed_client.approve import approve
-from pmfed_client.auditlog import AuditLog
-from pmfed_client.line import pack, unpack
+from pmfed_client.agent.agent import Agent
+from pmfed_client.connection.channel import pack, unpack
+from pmfed_client.site.approve import approve
+from pmfed_client.site.audit_log import AuditLog
 
 from pmfed.errors import ProtocolError
 from pmfed.study import Study

@@ -16,10 +16,9 @@ from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 
-import pmfed_client.ledger as module
+import pmfed_client.ledger.ledger as module
 import pytest
-from pmfed_client import store
-from pmfed_client.ledger import Entry, Ledger, cohorts
+from pmfed_client.ledger.ledger import Entry, Ledger, cohorts, store
 
 from pmfed.errors import BudgetError, LedgerError
 from pmfed.methods import plan_for

@@ -20,9 +20,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import pmfed_client.ledger
+import pmfed_client.ledger.ledger
 import pytest
-from pmfed_client.ledger import Entry, Ledger
+from pmfed_client.ledger.ledger import Entry, Ledger
 
 from pmfed.errors import LedgerError
 from pmfed.privacy.accounting import Release
@@ -125,7 +125,8 @@ def test_a_process_killed_at_random_250_times(tmp_path: Path) -> None:
 # -- killed at every line ---------------------------------------------------------------------------------------------
 
 OURS = {
-    str(Path(pmfed_client.ledger.__file__).with_name(f"{name}.py")) for name in ("ledger", "store", "chain", "book")
+    str(Path(pmfed_client.ledger.ledger.__file__).with_name(f"{name}.py"))
+    for name in ("ledger", "store", "chain", "book")
 }
 
 
@@ -225,7 +226,7 @@ def test_two_processes_never_charge_one_attempt_twice(tmp_path: Path) -> None:
 
 def test_a_fresh_python_reads_what_this_one_wrote(tmp_path: Path) -> None:
     train(tmp_path, "run", 3)
-    code = "import sys; from pathlib import Path; from pmfed_client.ledger import Ledger; "
+    code = "import sys; from pathlib import Path; from pmfed_client.ledger.ledger import Ledger; "
     code += "print(Ledger(Path(sys.argv[1])).verify())"
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "ledger.db")], capture_output=True, text=True)
     assert done.stdout == "4\n", done.stderr

@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from pmfed_client.chain import SINCE_FORM_2
-from pmfed_client.ledger import Entry, Ledger
+from pmfed_client.ledger.chain import SINCE_FORM_2
+from pmfed_client.ledger.ledger import Entry, Ledger
 
 from pmfed.errors import LedgerError
 from pmfed.privacy.accounting import Release

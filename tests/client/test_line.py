@@ -21,9 +21,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pmfed_client.agent import Agent
-from pmfed_client.line import LONGEST, METHOD, OPTIONS, SERVICE, WAITING, call, pack, serve, unpack
-from pmfed_client.resident import connect
+from pmfed_client.agent.agent import Agent
+from pmfed_client.connection.agent_address import connect
+from pmfed_client.connection.channel import LONGEST, METHOD, OPTIONS, SERVICE, WAITING, call, pack, serve, unpack
 
 from pmfed.errors import ProtocolError, RunError
 from pmfed.study import Study
@@ -302,13 +302,15 @@ def test_the_courier_loads_nothing_that_reads_patients() -> None:
     """And stays small: it runs all the time, and beside the agent."""
     heavy = ("torch", "opacus", "pandas", "monai", "scipy", "sqlite3", "dp_accounting")
     ours = (
-        "pmfed_client.agent",
-        "pmfed_client.site",
-        "pmfed_client.ledger",
+        "pmfed_client.agent.agent",
+        "pmfed_client.site.site",
+        "pmfed_client.ledger.ledger",
         "pmfed.cohort",
         "pmfed.models",
         "pmfed.tasks",
     )
-    code = f"import sys, pmfed_client.couriers; print([name for name in {heavy + ours} if name in sys.modules])"
+    code = (
+        f"import sys, pmfed_client.connection.courier; print([name for name in {heavy + ours} if name in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

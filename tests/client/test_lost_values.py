@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from pmfed_client.approve import approve
-from pmfed_client.check import check, sections
-from pmfed_client.losses import last_check
-from pmfed_client.site import Site
+from pmfed_client.site.approve import approve
+from pmfed_client.site.check import check, sections
+from pmfed_client.site.lost_values import last_check
+from pmfed_client.site.site import Site
 
 from pmfed import cli
 from pmfed.errors import ApprovalError

@@ -14,7 +14,7 @@ import pytest
 import sturdy
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-from pmfed_client.agent import Agent
+from pmfed_client.agent.agent import Agent
 
 from pmfed.queries.gradient import step_of
 from pmfed.secagg.cards import make_card

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import federation
 import pytest
-from pmfed_client.home import make_home
-from pmfed_client.node import Node, split
-from pmfed_client.site import Site
-from pmfed_client.supervise import node_programs, programs, start_agent
-from pmfed_client.trust import card_of
+from pmfed_client.connection.node import Node, split
+from pmfed_client.connection.processes import node_programs, programs, start_agent
+from pmfed_client.site.create import make_home
+from pmfed_client.site.site import Site
+from pmfed_client.site.trust import card_of
 
 from pmfed.errors import StudyError, UsageError
 from pmfed.study import Study
@@ -99,7 +99,7 @@ def python() -> str:
         pytest.skip("only root can become other users")
     for path in (sys.executable, f"/usr/bin/python{sys.version_info.major}.{sys.version_info.minor}"):
         try:
-            process = as_user("daemon", path, "-c", "import pmfed_client.agent")
+            process = as_user("daemon", path, "-c", "import pmfed_client.agent.agent")
         except OSError:
             continue
         if process.communicate()[0] == "" and process.returncode == 0:
@@ -119,7 +119,7 @@ import sys
 from pathlib import Path
 from pmfed.study import Study
 from pmfed.wire import Request, dump, parse_reply
-from pmfed_client.line import call
+from pmfed_client.connection.channel import call
 site, socket, canary = map(Path, sys.argv[1:])
 study = Study.from_text(canary.read_text(), "study.toml")
 request = Request(kind="enroll", run="ab" * 16, study=study.fingerprint(), sites=3, text=study.canonical())
@@ -150,7 +150,7 @@ def test_two_real_users(folder: Path, python: str) -> None:
     for path in (run, site, *site.rglob("*")):
         os.chown(path, daemon.pw_uid, daemon.pw_gid)
         os.chmod(path, 0o755 if path == run else 0o700 if path.is_dir() else 0o600)
-    agent = as_user("daemon", python, "-m", "pmfed_client.residence", str(site), groups=("nobody",))
+    agent = as_user("daemon", python, "-m", "pmfed_client.connection.agent_process", str(site), groups=("nobody",))
     try:
         deadline = time.monotonic() + 120
         while not (run / "agent.sock").exists():

@@ -8,7 +8,7 @@ import federation
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pmfed_client.order import Order
+from pmfed_client.agent.order import Order
 
 from pmfed.errors import ProtocolError
 from pmfed.methods import schedule

@@ -11,10 +11,10 @@ from typing import Any, get_args
 import federation
 import pytest
 from federation import Together, change
-from pmfed_client.agent import Agent
-from pmfed_client.auditlog import AuditLog
-from pmfed_client.pause import check_open, pause, paused, resume
-from pmfed_client.site import Site, read_sites
+from pmfed_client.agent.agent import Agent
+from pmfed_client.site.audit_log import AuditLog
+from pmfed_client.site.pause import check_open, pause, paused, resume
+from pmfed_client.site.site import Site, read_sites
 
 from pmfed.errors import ClosedError, LedgerError, UsageError
 from pmfed.study import Study

@@ -10,9 +10,9 @@ import federation
 import numpy as np
 import pytest
 import torch
-from pmfed_client.answers import Answers
-from pmfed_client.personal import Own, Shelf
-from pmfed_client.trainer import Trainer
+from pmfed_client.agent.answers import Answers
+from pmfed_client.agent.personal import Own, Shelf
+from pmfed_client.agent.trainer import Trainer
 from pydantic import ValidationError
 from safetensors.numpy import load_file
 from small import scores

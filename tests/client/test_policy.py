@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pmfed_client.hours import within
-from pmfed_client.policy import Policy
+from pmfed_client.site.hours import within
+from pmfed_client.site.policy import Policy
 from pydantic import ValidationError
 
 from pmfed.errors import BudgetError, ClosedError, PolicyError

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pmfed_client.agent import Agent
-from pmfed_client.site import Site, read_sites
+from pmfed_client.agent.agent import Agent
+from pmfed_client.site.site import Site, read_sites
 from pmfed_simulations.rosters import pin_rosters
 
 from pmfed.study import Study

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from pmfed_client.site import Coordinator, Site, read_sites
+from pmfed_client.site.site import Coordinator, Site, read_sites
 
 from pmfed.errors import PolicyError, StudyError
 
@@ -123,7 +123,7 @@ def test_two_sites_with_one_name_are_refused(tmp_path: Path) -> None:
 
 def test_reading_and_starting_a_site_loads_no_torch() -> None:
     """It would take twice the time of every `pmfed site` command, and memory of what only waits for others."""
-    code = "import sys, pmfed_client.node, pmfed_client.supervise; print('torch' in sys.modules)"
+    code = "import sys, pmfed_client.connection.node, pmfed_client.connection.processes; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 

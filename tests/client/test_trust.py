@@ -7,8 +7,8 @@ from pathlib import Path
 
 import federation
 import pytest
-from pmfed_client.site import read_sites
-from pmfed_client.trust import card_of, pin, same_fingerprint
+from pmfed_client.site.site import read_sites
+from pmfed_client.site.trust import card_of, pin, same_fingerprint
 from pmfed_server.gather import gather_cards
 
 from pmfed import cli

@@ -73,7 +73,7 @@ GARBAGE: dict[int, tuple[Callable[[RecordDict], None], str]] = {
 
 def lie(message: Message, context: Context) -> Message:
     """Carry a message, and spoil the answer to the first attempt at some rounds."""
-    from pmfed_client.app import app
+    from pmfed_client.connection.app import app
 
     reply = app(message=message, context=context)
     asked = parse_request(bytes(message.content["pmfed"]["record"]))  # type: ignore[arg-type]
@@ -84,13 +84,13 @@ def lie(message: Message, context: Context) -> Message:
 
 if __name__ == "__main__":
     if ":" in sys.argv[1]:
-        from pmfed_client import couriers
+        from pmfed_client.connection import courier as couriers
 
         couriers.app = lie  # type: ignore[assignment]
         couriers.carry_all(sys.argv[1], Path(sys.argv[2]).read_bytes())
     else:
-        from pmfed_client.site import Site
-        from pmfed_client.supervise import programs
+        from pmfed_client.connection.processes import programs
+        from pmfed_client.site.site import Site
 
         site = Site.read(Path(sys.argv[1]))
         *rest, courier = programs(site, int(sys.argv[2]))

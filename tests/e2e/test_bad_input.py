@@ -11,7 +11,7 @@ import federation
 import pytest
 from conftest import Command, Said
 from federation import change
-from pmfed_client.ledger import Ledger
+from pmfed_client.ledger.ledger import Ledger
 
 PATIENTS = "sites/south/patients.csv"
 ROW = rf"^{federation.ID_CANARY}-south-7,([0-9.]*),([0-9.]*),"

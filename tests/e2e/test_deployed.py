@@ -28,8 +28,8 @@ import federation
 import pytest
 import tomli_w
 from federation import SITES, change
-from pmfed_client.auditlog import AuditLog
-from pmfed_client.ledger import Ledger
+from pmfed_client.ledger.ledger import Ledger
+from pmfed_client.site.audit_log import AuditLog
 from pmfed_server.bundle import bundle
 from pmfed_server.coordinator import Coordinator
 from pmfed_server.deployed import begin
@@ -320,7 +320,7 @@ def test_code_that_comes_with_a_run_is_never_executed(deployed: Deployed) -> Non
     told_flower["tool"]["flwr"]["app"]["fab-include"] = ["pyproject.toml", "evil.py"]
     app.joinpath("pyproject.toml").write_text(tomli_w.dumps(told_flower))
     app.joinpath("evil.py").write_text(
-        f"open({str(mark)!r}, 'w')\nimport pmfed_client.app\napp = pmfed_client.app.app\n"
+        f"open({str(mark)!r}, 'w')\nimport pmfed_client.connection.app\napp = pmfed_client.connection.app.app\n"
     )
     hub.flwr.submit(app)
     until((out / "failed.json").exists)

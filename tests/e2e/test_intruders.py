@@ -27,10 +27,10 @@ from flwr.supercore.routers.runtime.router import router as runtime
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.superlink.routers.control.router import router as control
 from flwr.superlink.routers.fleet.router import router as fleet
-from pmfed_client.approve import approve
-from pmfed_client.couriers import PROTECTED
-from pmfed_client.site import Site
-from pmfed_client.trust import card_of
+from pmfed_client.connection.courier import PROTECTED
+from pmfed_client.site.approve import approve
+from pmfed_client.site.site import Site
+from pmfed_client.site.trust import card_of
 from pmfed_server.bundle import Flwr, bundle
 from pmfed_server.certificates import make_authority
 from pmfed_simulations.deployment import until

@@ -10,8 +10,8 @@ from pathlib import Path
 import federation
 import pytest
 from connect import ConnectProxy
-from pmfed_client.clock import coordinator_line
-from pmfed_client.node import Node
+from pmfed_client.connection.clock import coordinator_line
+from pmfed_client.connection.node import Node
 from pmfed_server.certificates import issue
 from pmfed_server.coordinator import LOOPBACK
 from pmfed_server.serving import has_ipv6

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import federation
 from breaking import NGINX, SITES, WHEN_ASKED
-from pmfed_client.rotate import rotate
-from pmfed_client.trust import card_of, follow
+from pmfed_client.site.rotate import rotate
+from pmfed_client.site.trust import card_of, follow
 from pmfed_server.coordinator import add_card
 from pmfed_server.rotation import revoke, rotate_authority, rotate_key, write_changes
 from pmfed_simulations.deployment import Deployment, until
 
 from pmfed.secagg.keys import read_key
-from pmfed.secagg.succession import Changes
+from pmfed.secagg.replaced_keys import Changes
 from pmfed.study import Study
 from pmfed.verify import check_run
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from conftest import Command, Said, Started
 from federation import change
-from pmfed_client.ledger import Ledger
+from pmfed_client.ledger.ledger import Ledger
 from safetensors import safe_open
 from safetensors.numpy import load_file
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from conftest import Command
 from PIL import Image
-from pmfed_client.site import read_sites
-from pmfed_client.trainer import Trainer
+from pmfed_client.agent.trainer import Trainer
+from pmfed_client.site.site import read_sites
 from small import scores
 
 from pmfed.cohort import read_cohort

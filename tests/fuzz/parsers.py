@@ -54,7 +54,7 @@ def main(arguments: list[str]) -> None:
     except ImportError:
         sys.exit("Atheris is not installed: pip install atheris (needs Linux, or clang's libFuzzer).")
     with tempfile.TemporaryDirectory() as folder:
-        with atheris.instrument_imports(include=["pmfed", "pmfed_client.line"]):
+        with atheris.instrument_imports(include=["pmfed", "pmfed_client.connection.channel"]):
             messages, attempt, mutate = harness(Path(folder))
         corpus = Path(folder) / "corpus"
         corpus.mkdir()

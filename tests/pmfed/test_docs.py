@@ -10,8 +10,8 @@ from typing import Any, get_args
 
 import pytest
 import typer
-from pmfed_client.policy import Policy
-from pmfed_client.site import Accepted, Coordinator, Resident, _About, _Described, _File
+from pmfed_client.site.policy import Policy
+from pmfed_client.site.site import Accepted, Coordinator, Resident, _About, _Described, _File
 from pmfed_simulations.protocols import COMPARISONS, PROTOCOLS
 from pmfed_simulations.public import find
 from pmfed_simulations.simulate import BUILT_IN
@@ -24,8 +24,7 @@ from pmfed import study as studies
 from pmfed.cli import app
 from pmfed.errors import ERRORS
 from pmfed.modality import ehr, genomics, scans
-from pmfed.sections import augmentation, encoders, method, model, outcome, personal, training
-from pmfed.study import Study
+from pmfed.study import Study, augmentation, encoders, method, model, outcome, personal, training
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -176,7 +175,7 @@ def test_examples_are_valid(tmp_path: Path) -> None:
     Study.from_text(whole, "study.md")
     (site,) = examples("site.md", "[site]")
     (tmp_path / "site.toml").write_text(site, encoding="utf-8")
-    from pmfed_client.site import Site
+    from pmfed_client.site.site import Site
 
     Site.read(tmp_path)
 

@@ -10,7 +10,7 @@ import federation
 import pytest
 import tomli_w
 from forged import FORGED, LONG, clean
-from pmfed_client.site import Site
+from pmfed_client.site.site import Site
 
 from pmfed.errors import PmfedError, ProtocolError, StudyError
 from pmfed.plain import plain, plain_lines, plain_tree, unfit

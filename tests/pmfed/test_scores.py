@@ -13,7 +13,7 @@ from sklearn.calibration import calibration_curve
 from sklearn.linear_model import LogisticRegression
 from test_tasks import OUTCOMES, drawn, task_of
 
-from pmfed.sections.outcome import Outcome
+from pmfed.study.outcome import Outcome
 from pmfed.tasks.binary import Binary
 from pmfed.tasks.multiclass import Multiclass
 from pmfed.tasks.scores import GROUPS, calibration

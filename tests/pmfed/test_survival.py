@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pmfed.models.head import Proportional, head
-from pmfed.sections.outcome import Outcome
+from pmfed.study.outcome import Outcome
 from pmfed.tasks.survival import Survival, _watched, concordance, kaplan_meier
 from pmfed.tasks.task import intervals
 

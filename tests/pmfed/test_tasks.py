@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from monai.losses import DiceLoss
 from sklearn import metrics
 
-from pmfed.sections.outcome import Outcome
+from pmfed.study.outcome import Outcome
 from pmfed.tasks.binary import Binary
 from pmfed.tasks.multiclass import Multiclass
 from pmfed.tasks.regression import Regression

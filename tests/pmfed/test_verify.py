@@ -14,10 +14,10 @@ import federation
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from pmfed_client import resident
-from pmfed_client.agent import Agent
-from pmfed_client.app import app as client_app
-from pmfed_client.site import read_sites
+from pmfed_client.agent.agent import Agent
+from pmfed_client.connection import agent_address as resident
+from pmfed_client.connection.app import app as client_app
+from pmfed_client.site.site import read_sites
 from pmfed_server.app import conduct
 from pmfed_server.coordinator import Coordinator, make_coordinator
 from pmfed_server.deployed import begin, go

@@ -15,8 +15,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from pmfed_client.home import make_home
-from pmfed_client.trust import card_of
+from pmfed_client.site.create import make_home
+from pmfed_client.site.trust import card_of
 from pmfed_server import bundle as bundles
 from pmfed_server import serving
 from pmfed_server.bundle import bundle, failure_of

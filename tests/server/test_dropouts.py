@@ -16,11 +16,11 @@ import pytest
 import sturdy
 from federation import asking, trained
 from flwr.app import Message
-from pmfed_client import resident
-from pmfed_client.agent import Agent, Rehearsal
-from pmfed_client.app import app as client_app
-from pmfed_client.site import read_sites
-from pmfed_client.trainer import Trainer
+from pmfed_client.agent.agent import Agent, Rehearsal
+from pmfed_client.agent.trainer import Trainer
+from pmfed_client.connection import agent_address as resident
+from pmfed_client.connection.app import app as client_app
+from pmfed_client.site.site import read_sites
 from pmfed_server.fleet import MESSAGE_TYPES, Fleet
 from pmfed_server.rounds import Outcome, Rounds
 from pmfed_simulations.grid import LocalGrid

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pmfed_client.auditlog import AuditLog
-from pmfed_client.home import make_home
-from pmfed_client.rotate import rotate
-from pmfed_client.site import Site
-from pmfed_client.trust import card_of, follow, pin
+from pmfed_client.site.audit_log import AuditLog
+from pmfed_client.site.create import make_home
+from pmfed_client.site.rotate import rotate
+from pmfed_client.site.site import Site
+from pmfed_client.site.trust import card_of, follow, pin
 from pmfed_server import bundle as bundles
 from pmfed_server import serving
 from pmfed_server.coordinator import Coordinator, add_card, make_coordinator
@@ -28,8 +28,8 @@ from pmfed import cli
 from pmfed.errors import PmfedError, PolicyError, RunError, UsageError
 from pmfed.processes import LOCK
 from pmfed.secagg.keys import Identity, read_key
+from pmfed.secagg.replaced_keys import Changes, Removal, Succession, followed
 from pmfed.secagg.roster import Roster
-from pmfed.secagg.succession import Changes, Removal, Succession, followed
 
 NAMES = ("north", "south", "west", "east")
 

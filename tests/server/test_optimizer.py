@@ -12,7 +12,7 @@ import torch
 from pmfed_server.checkpoint import read_checkpoint, write_checkpoint
 
 from pmfed.methods.optimizer import ServerOptimizer
-from pmfed.sections.training import Optimizer, Training
+from pmfed.study.training import Optimizer, Training
 
 SIZE, ROUNDS = 7, 20
 PLACE = Path(tempfile.gettempdir())

@@ -10,10 +10,10 @@ import federation
 import numpy as np
 import pytest
 import sturdy
-from pmfed_client import resident
-from pmfed_client.agent import Agent
-from pmfed_client.app import app as client_app
-from pmfed_client.site import read_sites
+from pmfed_client.agent.agent import Agent
+from pmfed_client.connection import agent_address as resident
+from pmfed_client.connection.app import app as client_app
+from pmfed_client.site.site import read_sites
 from pmfed_server.results import summarise, write_results
 from pmfed_server.rounds import Outcome, Rounds
 from pmfed_simulations.grid import LocalGrid

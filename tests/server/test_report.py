@@ -26,8 +26,8 @@ from rich.table import Table
 from scipy.stats import binomtest
 
 from pmfed.methods import plan_for
-from pmfed.privacy.bounds import rounded_up
 from pmfed.privacy.groups import patient_epsilon
+from pmfed.privacy.rounding import rounded_up
 
 EXAMPLES = {"binary": example_run.binary, "regression": example_run.regression, "multiclass": example_run.multiclass}
 VOID = {"meta", "br", "link", "img", "hr", "input"}

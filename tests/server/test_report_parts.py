@@ -25,7 +25,7 @@ from test_report import HOSTILE, Page, browser, page  # noqa: F401 - browser is 
 from pmfed import cli
 from pmfed.cohort.split import held_out
 from pmfed.methods import plan_for
-from pmfed.sections.outcome import Outcome
+from pmfed.study.outcome import Outcome
 from pmfed.tasks.binary import Binary
 
 CLINICAL = {"clinical": {"kind": "table", "table": "patients", "features": AGE}}

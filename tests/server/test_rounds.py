@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
-from pmfed_client import resident
-from pmfed_client.agent import Agent, Rehearsal
-from pmfed_client.app import app as client_app
-from pmfed_client.ledger import Ledger
-from pmfed_client.site import Site, read_sites
+from pmfed_client.agent.agent import Agent, Rehearsal
+from pmfed_client.connection import agent_address as resident
+from pmfed_client.connection.app import app as client_app
+from pmfed_client.ledger.ledger import Ledger
+from pmfed_client.site.site import Site, read_sites
 from pmfed_server.enrolment import Owner, misfit
 from pmfed_server.rounds import Outcome, Rounds, spending
 from pmfed_simulations.grid import LocalGrid

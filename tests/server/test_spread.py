@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pmfed_server.spread import across_sites, paired, random_effects
 
-from pmfed.sections.outcome import Outcome
+from pmfed.study.outcome import Outcome
 from pmfed.tasks.binary import Binary
 from pmfed.tasks.task import intervals, measured
 

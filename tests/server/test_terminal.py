@@ -19,7 +19,7 @@ from rich.console import Console
 from small import AGE, small_study
 
 from pmfed import terminal
-from pmfed.privacy.bounds import rounded_up
+from pmfed.privacy.rounding import rounded_up
 
 CLINICAL = {"clinical": {"kind": "table", "table": "patients", "features": AGE}}
 

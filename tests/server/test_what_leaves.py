@@ -13,10 +13,10 @@ import federation
 import numpy as np
 import pytest
 import sturdy
-from pmfed_client import resident
-from pmfed_client.agent import Agent
-from pmfed_client.app import app as client_app
-from pmfed_client.site import read_sites
+from pmfed_client.agent.agent import Agent
+from pmfed_client.connection import agent_address as resident
+from pmfed_client.connection.app import app as client_app
+from pmfed_client.site.site import read_sites
 from pmfed_server.rounds import Rounds
 from pmfed_simulations.grid import LocalGrid
 from pmfed_simulations.rosters import pin_rosters

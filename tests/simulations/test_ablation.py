@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from pmfed_client.site import Site, read_sites
+from pmfed_client.site.site import Site, read_sites
 from pmfed_simulations.hospitals import write_hospitals
 from pmfed_simulations.jobs import _cut, run_jobs
 from pmfed_simulations.protocols import Series, comparison, federation

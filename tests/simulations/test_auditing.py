@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from pmfed_client.agent import Agent
-from pmfed_client.site import read_sites
-from pmfed_client.trainer import Trainer
+from pmfed_client.agent.agent import Agent
+from pmfed_client.agent.trainer import Trainer
+from pmfed_client.site.site import read_sites
 from pmfed_simulations import canaries as planted
 from pmfed_simulations.auditing import Auditor, show_audit
 from typer.testing import CliRunner
@@ -187,7 +187,7 @@ def test_a_broken_build_is_an_alarm(
     name: str, epsilon: float, auditor: Callable[..., Auditor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     build, seen = BUILDS[name]
-    monkeypatch.setattr("pmfed_client.trainer.PrivateStep", build)
+    monkeypatch.setattr("pmfed_client.agent.trainer.PrivateStep", build)
     found = auditor(epsilon).audit()
     alarms = {check.name for check in found.alarms}
     assert seen <= alarms, found.checks
@@ -200,7 +200,7 @@ def test_without_noise_the_attack_alone_refutes_a_claim_of_two(
     study: Study, cohorts: list[Cohort], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In a model large enough for 500 canaries not to hide each other."""
-    monkeypatch.setattr("pmfed_client.trainer.PrivateStep", NoNoise)
+    monkeypatch.setattr("pmfed_client.agent.trainer.PrivateStep", NoNoise)
     large = study.replace(model={"hidden": [64], "embedding": 48}, training={"rounds": 100})
     ready = Auditor(large, cohorts, np.random.default_rng(0))
     bound, most = attack(ready.canaries(), ready.mechanism, ready.plan.delta)
@@ -243,11 +243,11 @@ class Epochs:
     ("target", "broken", "seen"),
     [
         ("pmfed.privacy.mechanism.Mechanism.noise_std", drifting, "noise"),
-        ("pmfed_client.agent.Agent._source", seeded, "independence of the noise"),
-        ("pmfed_client.trainer.poisson", eager, "strength of the canaries"),
-        ("pmfed_client.trainer.poisson", eager, "sampling"),
-        ("pmfed_client.trainer.poisson", of_fixed_size, "sampling"),
-        ("pmfed_client.trainer.poisson", Epochs(), "sampling"),
+        ("pmfed_client.agent.agent.Agent._source", seeded, "independence of the noise"),
+        ("pmfed_client.agent.trainer.poisson", eager, "strength of the canaries"),
+        ("pmfed_client.agent.trainer.poisson", eager, "sampling"),
+        ("pmfed_client.agent.trainer.poisson", of_fixed_size, "sampling"),
+        ("pmfed_client.agent.trainer.poisson", Epochs(), "sampling"),
     ],
 )
 def test_what_happens_around_the_gradients_is_audited_as_well(
@@ -372,7 +372,7 @@ def test_the_command_audits_a_study_on_its_own_sites_and_charges_nothing(folder:
 
 
 def test_an_alarm_has_a_code_of_its_own(asked: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pmfed_client.trainer.PrivateStep", NoNoise)
+    monkeypatch.setattr("pmfed_client.agent.trainer.PrivateStep", NoNoise)
     told = CliRunner().invoke(app, asked)
     assert isinstance(told.exception, AuditError)
     assert (told.exception.code, told.exception.exit_code) == ("PM600", 7)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from pmfed_client.site import read_sites
+from pmfed_client.site.site import read_sites
 from pmfed_simulations.datasets import BUILT, warfarin, write_sites
 
 from pmfed.cohort import Cohort, read_cohort

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from pmfed_client.site import read_sites
+from pmfed_client.site.site import read_sites
 from pmfed_simulations.hospitals import (
     EFFECTS,
     FEWEST,

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pmfed_client.ledger import Ledger
+from pmfed_client.ledger.ledger import Ledger
 from pmfed_simulations.datasets import write_sites
 from pmfed_simulations.simulate import Options, prepare
 from safetensors.numpy import load_file

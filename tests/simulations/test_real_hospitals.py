@@ -13,7 +13,7 @@ import pydicom
 import pysam
 import pytest
 from numpy.typing import NDArray
-from pmfed_client.site import read_sites
+from pmfed_client.site.site import read_sites
 from pmfed_simulations.hospitals.dicom import BATCH, render
 from pmfed_simulations.hospitals.fhir import identifiers
 from pmfed_simulations.hospitals.history import FEWEST, KINDS, Hospital, draw_hospitals

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pmfed_client.policy import Policy
-from pmfed_client.site import Site, read_sites
-from pmfed_client.trainer import Trainer
+from pmfed_client.agent.trainer import Trainer
+from pmfed_client.site.policy import Policy
+from pmfed_client.site.site import Site, read_sites
 from pmfed_simulations import auditing
 from pmfed_simulations.auditing import Auditor
 from pmfed_simulations.bench.records import MOST, visits_study, write_visits

@@ -32,7 +32,7 @@ from pmfed.cohort.imaging.nifti import decode_nifti, grid_of
 from pmfed.cohort.imaging.pictures import opened, shown_size, upright
 from pmfed.cohort.tables import Problems
 from pmfed.modality import Images, Nifti
-from pmfed.sections.outcome import Outcome
+from pmfed.study.outcome import Outcome
 
 Masks = NDArray[np.uint8]
 Floats = NDArray[np.float32]

@@ -45,7 +45,7 @@ from pmfed.cohort.imaging.places import Places
 from pmfed.cohort.imaging.series import Found, select
 from pmfed.cohort.tables import Problems
 from pmfed.modality.scans import Dicom
-from pmfed.sections.outcome import Outcome
+from pmfed.study.outcome import Outcome
 
 SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
 NEAR = 0.01  # mm (and cosines) by which the places of a slice and of its mask may differ: headers are rounded decimals

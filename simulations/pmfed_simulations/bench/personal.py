@@ -19,9 +19,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import typer
-from pmfed_client.answers import Lent
-from pmfed_client.personal import Shelf
-from pmfed_client.trainer import Trainer
+from pmfed_client.agent.answers import Lent
+from pmfed_client.agent.personal import Shelf
+from pmfed_client.agent.trainer import Trainer
 from rich.console import Console
 from rich.table import Table
 

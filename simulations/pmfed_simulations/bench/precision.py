@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from pmfed_client.device import found
+from pmfed_client.agent.device import found
 from torch import Tensor, nn
 from torch.nn import functional
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from pmfed_client.site import read_sites
+from pmfed_client.site.site import read_sites
 from rich.console import Console
 from rich.table import Table
 

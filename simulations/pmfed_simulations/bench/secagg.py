@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pmfed_client import resident
-from pmfed_client.agent import Agent
-from pmfed_client.app import app as client_app
-from pmfed_client.policy import Policy
-from pmfed_client.site import Site
+from pmfed_client.agent.agent import Agent
+from pmfed_client.connection import agent_address as resident
+from pmfed_client.connection.app import app as client_app
+from pmfed_client.site.policy import Policy
+from pmfed_client.site.site import Site
 from pmfed_server.rounds import Rounds
 
 from pmfed.cohort import Cohort, pool, read_cohort

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pmfed_client.trainer import Trainer
+from pmfed_client.agent.trainer import Trainer
 
 from pmfed.methods import plan_for
 from pmfed.privacy.noise import SecretSource

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pmfed_client.site import Site
+from pmfed_client.site.site import Site
 
 from pmfed.cohort import Cohort, read_cohort
 from pmfed.cohort.contract.written import Written

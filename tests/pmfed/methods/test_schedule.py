@@ -15,7 +15,7 @@ import pytest
 import torch
 from dp_accounting import dp_event
 from dp_accounting.pld import pld_privacy_accountant
-from pmfed_client.order import Order
+from pmfed_client.agent.order import Order
 
 from pmfed.errors import ProtocolError, StudyError
 from pmfed.methods import Answer, Ask, method_for, plan_for, schedule

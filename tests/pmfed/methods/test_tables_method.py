@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from pmfed_client.agent import Agent, Rehearsal
-from pmfed_client.approve import terms
-from pmfed_client.site import Site, read_sites
+from pmfed_client.agent.agent import Agent, Rehearsal
+from pmfed_client.site.approve import terms
+from pmfed_client.site.site import Site, read_sites
 from pmfed_simulations.auditing import audit_study
 from pmfed_simulations.simulate import Options, prepare, simulate
 from sksurv.nonparametric import kaplan_meier_estimator

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pmfed_client.trainer import Trainer
+from pmfed_client.agent.trainer import Trainer
 from pmfed_simulations.simulate import find_study
 from pydantic import ValidationError
 from small import scores

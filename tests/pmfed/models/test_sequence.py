@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pmfed.modality import EventSequence, Signals
 from pmfed.models.encoders import encoder
-from pmfed.sections.encoders import Encoder
+from pmfed.study.encoders import Encoder
 
 KINDS = pytest.mark.parametrize("kind", ["gru", "lstm", "transformer"])
 CHANNEL = {

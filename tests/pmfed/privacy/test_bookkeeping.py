@@ -22,11 +22,12 @@ from pmfed.errors import StudyError
 from pmfed.modality import EventSequence, Signals
 from pmfed.models.encoders import encoder
 from pmfed.models.fusion import Fusion
-from pmfed.privacy import bookkeeping, pages
+from pmfed.privacy.engine import backward as pages
+from pmfed.privacy.engine import bookkeeping
+from pmfed.privacy.engine.backward import Dense, Product, Rows
 from pmfed.privacy.gradients import PrivateStep
 from pmfed.privacy.mechanism import Mechanism
-from pmfed.privacy.pages import Dense, Product, Rows
-from pmfed.sections.encoders import Encoder
+from pmfed.study.encoders import Encoder
 
 CLIP = 0.3
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pmfed.privacy.draws import sampling_check
 from pmfed.privacy.noise import SecretSource
 from pmfed.privacy.sampling import poisson
+from pmfed.privacy.sampling_check import sampling_check
 
 Draws = NDArray[np.bool_]
 STEPS = 400
@@ -97,7 +97,7 @@ def test_everybody_means_everybody() -> None:
 
 
 def test_it_is_wrong_no_more_often_than_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pmfed.privacy.draws.FALSE_ALARM", 0.05)
+    monkeypatch.setattr("pmfed.privacy.sampling_check.FALSE_ALARM", 0.05)
     random = np.random.default_rng(1)
     for rate in (0.01, 0.2):
         wrong = sum(not sampling_check(independent(random, rate), rate).passed for _ in range(300))

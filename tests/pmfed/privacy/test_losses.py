@@ -11,7 +11,7 @@ from scipy.stats import norm
 
 from pmfed.privacy import accounting
 from pmfed.privacy.accounting import Release, epsilon, noise_for
-from pmfed.privacy.losses import sampled_gaussian
+from pmfed.privacy.pld import sampled_gaussian
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from pmfed.errors import StudyError
-from pmfed.privacy.bookkeeping import BookKeeper
+from pmfed.privacy.engine.bookkeeping import BookKeeper
 from pmfed.privacy.gradients import PrivateStep, Strategy
 from pmfed.privacy.mechanism import Mechanism
 

@@ -13,7 +13,8 @@ from test_gradients import CLIP, MODELS, batch, mechanism, squared
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pmfed.privacy import bookkeeping, pages
+from pmfed.privacy.engine import backward as pages
+from pmfed.privacy.engine import bookkeeping
 from pmfed.privacy.gradients import PrivateStep
 from pmfed.privacy.precision import Precision
 

@@ -23,10 +23,10 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from pmfed_client.agent import entries
-from pmfed_client.ledger import Entry, Ledger
-from pmfed_client.site import Site
-from pmfed_client.trainer import Trainer
+from pmfed_client.agent.agent import entries
+from pmfed_client.agent.trainer import Trainer
+from pmfed_client.ledger.ledger import Entry, Ledger
+from pmfed_client.site.site import Site
 from pmfed_server.checkpoint import read_checkpoint
 from pmfed_server.rounds import Rounds
 from pmfed_simulations.canaries import Roll, Silent, site_source
@@ -40,15 +40,15 @@ from pmfed.methods import Answer, plan_for
 from pmfed.methods.gradient import Gradient
 from pmfed.models import build, flatten, load
 from pmfed.privacy.accounting import Release, epsilon
-from pmfed.privacy.draws import sampling_check
 from pmfed.privacy.gradients import PrivateStep
 from pmfed.privacy.mechanism import Mechanism
 from pmfed.privacy.noise import SecretSource, Source
 from pmfed.privacy.plan import PrivacyPlan
+from pmfed.privacy.sampling_check import sampling_check
 from pmfed.queries.gradient import step_of
-from pmfed.sections.model import ModelSpec
-from pmfed.sections.outcome import Outcome
 from pmfed.study import Study
+from pmfed.study.model import ModelSpec
+from pmfed.study.outcome import Outcome
 from pmfed.tasks import TASKS, task_for
 
 RARE = 1e-9
@@ -346,7 +346,7 @@ def test_05_a_restart_with_every_seed_the_same_makes_other_noise(cohort: Cohort)
 
 def test_05_nothing_at_a_site_draws_from_a_generator_that_can_be_seeded() -> None:
     known = {
-        "client/pmfed_client/augment.py": {
+        "client/pmfed_client/agent/augment.py": {
             "np.random.default_rng"
         },  # each unit's copies, from a secret seed of its own
         "pmfed/models/__init__.py": {"torch.random.manual_seed"},  # the public initial weights
@@ -422,7 +422,7 @@ def test_07_and_16_patients_are_drawn_alone_and_at_the_rate_that_the_ledger_is_c
 @pytest.mark.parametrize("wrong", [shuffled, per_batch])
 def test_07_and_16_other_draws_are_noticed(cohort: Cohort, wrong: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     study = TINY.replace(privacy={"sampling_rate": 0.64})
-    monkeypatch.setattr("pmfed_client.trainer.poisson", wrong)
+    monkeypatch.setattr("pmfed_client.agent.trainer.poisson", wrong)
     assert not sampling_check(draws(study, plan_for(study, 3), cohort), 0.64).passed
 
 

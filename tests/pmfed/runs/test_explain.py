@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from finished import CLINIC, LEARNED, SMALL, finished, table
-from pmfed_client.site import Site, read_sites
+from pmfed_client.site.site import Site, read_sites
 from pmfed_simulations.datasets import write_sites
 from pmfed_simulations.hospitals import write_hospitals
 from pmfed_simulations.simulate import find_study

@@ -20,7 +20,7 @@ import pandas as pd
 import pytest
 from finished import CLINIC, LEARNED, SMALL, finished, table
 from numpy.typing import NDArray
-from pmfed_client.site import Site, read_sites
+from pmfed_client.site.site import Site, read_sites
 from pmfed_simulations.datasets import write_sites
 from pmfed_simulations.simulate import find_study
 from small import small_study

@@ -17,9 +17,9 @@ import pytest
 import torch
 from finished import CLINIC, LEARNED, SMALL, finished, table
 from numpy.typing import NDArray
-from pmfed_client.personal import Shelf
-from pmfed_client.site import Site, read_sites
-from pmfed_client.trainer import Trainer
+from pmfed_client.agent.personal import Shelf
+from pmfed_client.agent.trainer import Trainer
+from pmfed_client.site.site import Site, read_sites
 from pmfed_simulations.datasets import write_sites
 from pmfed_simulations.hospitals import FEWEST, write_hospitals, write_real_hospitals
 from pmfed_simulations.simulate import find_study

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from members import Members, names, vectors
-from pmfed_client.line import pack, unpack
+from pmfed_client.connection.channel import pack, unpack
 from pydantic import ValidationError
 
 from pmfed.errors import PolicyError, ProtocolError

@@ -14,7 +14,7 @@ from pmfed.cohort.imaging.masks import read_masks
 from pmfed.cohort.tables import Problems
 from pmfed.errors import DataError
 from pmfed.modality import Images, Nifti
-from pmfed.sections.outcome import Outcome
+from pmfed.study.outcome import Outcome
 
 TWO = Outcome(column="mask", task="segmentation", folder="masks", classes=("none", "lesion"), values=(0, 255))
 THREE = Outcome(column="mask", task="segmentation", folder="masks", classes=("none", "core", "rim"))

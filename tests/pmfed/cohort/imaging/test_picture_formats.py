@@ -23,7 +23,7 @@ from pmfed.cohort.imaging.places import Places
 from pmfed.cohort.tables import Problems
 from pmfed.errors import DataError
 from pmfed.modality import Images
-from pmfed.sections.outcome import Outcome
+from pmfed.study.outcome import Outcome
 
 SHOWN = np.array([[250, 200, 150], [100, 50, 0]], dtype=np.uint8).repeat(8, 0).repeat(8, 1)  # 16 x 24
 # How a camera stores what is to be shown so, by EXIF orientation.

@@ -25,7 +25,7 @@ from pmfed.cohort.tables import Problems
 from pmfed.errors import DataError
 from pmfed.modality.scans import Dicom
 from pmfed.models import build
-from pmfed.sections.outcome import Outcome
+from pmfed.study.outcome import Outcome
 from pmfed.tasks import task_for
 
 SHAPE, SPACING = (6, 10, 8), (3.0, 1.5, 2.0)

@@ -1,0 +1,155 @@
+"""What a hospital agrees to, in plain words, and the note that it did.
+
+An approval is the study itself, kept under its fingerprint in the folder ``approved``. The agent reads it again whenever
+a study asks: a file that was removed, changed, or may be written by others approves nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+
+from pmfed.errors import ApprovalError, PolicyError, StudyError
+from pmfed.methods import METHODS, schedule
+from pmfed.modality import sources_of
+from pmfed.secagg.roster import grouped
+from pmfed.study import Study
+from pmfed_client.site.audit_log import AuditLog
+from pmfed_client.site.consent import price, who, words_of
+from pmfed_client.site.create import write_private
+from pmfed_client.site.lost_values import last_check
+from pmfed_client.site.site import PERSONAL, Site
+
+
+def approve(site: Site, study: Study, agreed: Callable[[list[str]], bool], by: str = "") -> None:
+    """Approve a study at a site; the audit log tells who did, and at what price.
+
+    Parameters
+    ----------
+    site, study
+        Who approves what.
+    agreed
+        Shown, line by line, what the study asks; says whether a person agreed.
+    by
+        The person's name; empty: that of the account alone.
+
+    Raises
+    ------
+    PolicyError
+        Nobody agreed; nothing was changed.
+    ApprovalError
+        The last check found that more than half of a feature is lost, and nobody accepted it.
+    """
+    person = who(by)
+    checked = last_check(site, study)
+    if checked is not None and checked[0]:
+        raise ApprovalError(
+            "the last check of this study at this site left open: " + " ".join(checked[0]),
+            f"Mend or accept it, then: pmfed site check STUDY.toml {site.folder}",
+        )
+    if not agreed([*terms(site, study), *_losses(checked)]):
+        raise PolicyError("the study was not approved.", "Nothing was changed; this site will not take part in it.")
+    site.approved.mkdir(mode=0o700, exist_ok=True)
+    path = site.approved / f"{study.fingerprint()}.toml"
+    path.unlink(missing_ok=True)
+    write_private(path, study.to_toml().encode())
+    AuditLog(site.audit_log).add("approve", study=study.fingerprint(), price=price(study), **person)
+
+
+def withdraw(site: Site, study: Study, by: str = "") -> None:
+    """Take an approval back; ApprovalError when there was none."""
+    path = site.approved / f"{study.fingerprint()}.toml"
+    if not path.exists():
+        raise ApprovalError(f"{path}: this study was not approved.", "There is nothing to take back.")
+    path.unlink()
+    AuditLog(site.audit_log).add("withdraw", study=study.fingerprint(), **who(by))
+
+
+def check_approved(site: Site, fingerprint: str) -> None:
+    """Return when the hospital approved the study with this fingerprint; else raise ApprovalError."""
+    path = site.approved / f"{fingerprint}.toml"
+    what = f"this hospital has not approved the study {fingerprint[:12]}. Nothing was released."
+    remedy = f"Read what it asks, then: pmfed site approve STUDY.toml {site.folder}"
+    try:
+        written_by_others = path.stat().st_mode & 0o022
+        same = Study.read(path).fingerprint() == fingerprint
+    except (OSError, StudyError):
+        raise ApprovalError(what, remedy) from None
+    if written_by_others or not same:
+        raise ApprovalError(what, f"{path}: was changed, or others may write it. Approve the study again.")
+
+
+def terms(site: Site, study: Study) -> Iterator[str]:
+    """Yield, in plain words, what a study would learn, from what, at what price, and what would leave the hospital."""
+    outcome, privacy = study.outcome, study.privacy
+    yield f"Study             {' '.join(study.study.title.split())} ({study.study.name})"
+    yield from words_of(study)
+    yield ""
+    who = f"every patient in {_place(site, study.cohort.table)}"
+    if METHODS[study.method.kind].predicts:
+        kind = "a number" if outcome.task == "regression" else " or ".join(outcome.classes)
+        kind += " in every pixel" if outcome.task == "segmentation" else ""
+        if outcome.event is not None:
+            kind = f"the chance of '{outcome.event}' by then"
+        yield f"What is learned   a model that predicts '{outcome.column}' ({kind}) of a patient"
+        yield f"Who               {who}; some are held out for testing"
+    else:
+        yield f"What is learned   {' and '.join(query.label for query in schedule(study))} of these patients, no model"
+        yield f"Who               {who}"
+    yield "From what"
+    for name, modality in sorted(study.modalities.items()):
+        columns = study.inputs.get(name, ())
+        held = f": {', '.join(columns)}" if columns else ""
+        yield f"  {name} ({modality.kind}) in {', '.join(_place(site, one) for one in sources_of(modality))}{held}"
+        if name in study.public_weights:
+            yield f"    through {study.public_weights[name]}: public, and nothing of it is trained"
+    yield ""
+    yield "What leaves this hospital; of what is under a mask the coordinator can read only the sum over all sites"
+    for query in schedule(study):
+        yield f"  {query.leaves()}"
+        if query.by_site:
+            yield "  this site's own part of it, readable by itself"
+    yield "  a signed receipt of what was charged; version and name of this site; times and sizes of its messages"
+    yield "What never leaves  patient ids, values, images, counts of patients, anything of one patient alone"
+    if study.parts:
+        yield f"                  and the model's {study.parts.method}, which this site keeps in {PERSONAL}/"
+    if study.tuned:
+        yield f"                  and a model of this site's own ({study.tuned.method}), kept in {PERSONAL}/"
+    yield ""
+    yield f"Protected         {_protected(study)}"
+    yield f"Price             {price(study)}, with {privacy.colluders} other sites"
+    yield "                  working against this one"
+    allowed, delta = site.policy.budget
+    if allowed > 0:
+        yield f"This site allows  epsilon {allowed:g} at delta {delta:g} in total; see: pmfed site ledger show"
+    else:
+        yield "This site allows  nothing: it has no [policy] in site.toml, and will refuse whatever is approved"
+    yield ""
+    yield f"fingerprint  {grouped(study.fingerprint())}"
+
+
+def _losses(checked: tuple[list[str], list[str]] | None) -> list[str]:
+    """Return what is known of values that are lost at this site."""
+    if checked is None:
+        return ["", "Checked           never: 'pmfed site check' tells what this site's sources lose of each feature"]
+    return [
+        "",
+        "Lost here         " + ("nothing that had to be accepted" if not checked[1] else ""),
+        *(f"  {one}" for one in checked[1]),
+    ]
+
+
+def _place(site: Site, source: str) -> str:
+    path = site.sources.get(source)
+    if path is None:
+        return f"'{source}' (not in this site's [data])"
+    shown = os.path.relpath(path, site.folder)
+    return f"'{source}' ({path if shown.startswith('..') else shown})"
+
+
+def _protected(study: Study) -> str:
+    if study.privacy.unit == "record":
+        return "a whole record, which is weaker"
+    if thing := study.cohort.stand_in:
+        return f"one {thing}, in data without patient ids: a person with several is protected less"
+    return "a whole patient"

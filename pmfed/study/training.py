@@ -1,0 +1,69 @@
+"""``[training]``: how many rounds, and by which algorithm."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from pmfed.study.augmentation import Augmentation
+from pmfed.validate import Fraction, Frozen
+
+
+class Optimizer(Frozen):
+    """``[training.optimizer]``: the coordinator's step on the summed gradient.
+
+    With ``fedavg`` the sites' models are averaged and no step is taken, but with ``adam`` or ``yogi`` one is taken the
+    way that the models went (FedAdam, FedYogi; Reddi et al. 2021).
+    """
+
+    name: Literal["sgd", "momentum", "adam", "yogi"] = "momentum"
+    learning_rate: PositiveFloat
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+
+
+class Training(Frozen):
+    """``[training]``: how many rounds, and by which algorithm.
+
+    ``average_last`` is the share of the last rounds whose models are averaged into the result. ``quorum`` is
+    the share of the sites without which the run fails. ``modality_dropout`` is the chance with which, in a step, a
+    modality that a patient has is taken for missing (Neverova et al. 2016). ``local_*`` and ``proximal`` belong to ``fedavg``: local steps
+    are pulled back to the coordinator's model by ``proximal / 2 |w - w_global|^2`` (FedProx; Li et al. 2020).
+    """
+
+    algorithm: Literal["fedsgd", "fedavg"] = "fedsgd"
+    rounds: PositiveInt
+    optimizer: Optimizer
+    average_last: Annotated[float, Field(ge=0, le=1)] = 0.5
+    quorum: Fraction = 0.75
+    modality_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    local_steps: PositiveInt = 1
+    local_learning_rate: PositiveFloat | None = None
+    proximal: Annotated[float, Field(ge=0)] = 0.0
+    augmentation: Augmentation | None = None
+
+    @property
+    def averages_models(self) -> bool:
+        """Whether the sites' models are averaged as they are, so that the optimizer has nothing to do."""
+        return self.algorithm == "fedavg" and self.optimizer.name in ("sgd", "momentum")
+
+    @model_validator(mode="after")
+    def _fits_algorithm(self) -> Training:
+        if self.algorithm == "fedsgd" and (self.local_steps != 1 or self.local_learning_rate is not None):
+            raise ValueError("'local_steps' and 'local_learning_rate' belong to algorithm 'fedavg'")
+        if self.algorithm == "fedavg" and self.local_learning_rate is None:
+            raise ValueError("algorithm 'fedavg' needs 'local_learning_rate'")
+        if self.proximal > 0:
+            if self.algorithm == "fedsgd":
+                raise ValueError("'proximal' belongs to algorithm 'fedavg': a fedsgd site takes no step of its own")
+            if self.local_steps == 1:
+                raise ValueError("'proximal' needs 'local_steps' above 1: the first step starts where it pulls to")
+            if self.proximal * (self.local_learning_rate or 0.0) >= 1:
+                raise ValueError(
+                    "'proximal' times 'local_learning_rate' must be below 1, or a step goes past what it is pulled to"
+                )
+        return self
+
+
+NO_TRAINING = Training(rounds=1, optimizer=Optimizer(learning_rate=1.0))
+"""Of a study whose method trains nothing."""
