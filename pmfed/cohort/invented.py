@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from pmfed.cohort.cohort import Cohort
 from pmfed.modality import SCANS, Modality, Numeric, numbers_of, shape_of
-from pmfed.sections.outcome import Outcome
 from pmfed.study import Study
+from pmfed.study.outcome import Outcome
 
 MISSING = 0.1  # share of the patients that a value is missing for
 

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterator
 
 from pmfed.errors import ApprovalError, PolicyError, StudyError
-from pmfed.methods import METHODS, schedule
+from pmfed.methods import METHODS, plan_for, schedule
 from pmfed.modality import sources_of
 from pmfed.secagg.roster import grouped
 from pmfed.study import Study
@@ -35,11 +35,15 @@ def approve(site: Site, study: Study, agreed: Callable[[list[str]], bool], by: s
 
     Raises
     ------
+    StudyError
+        A run of this study could not work, at this site or another.
     PolicyError
         Nobody agreed; nothing was changed.
     ApprovalError
         The last check found that more than half of a feature is lost, and nobody accepted it.
     """
+    from pmfed_client.agent.dry_step import dry_step  # torch, which the agent's own look at approvals does without
+
     person = who(by)
     checked = last_check(site, study)
     if checked is not None and checked[0]:
@@ -47,7 +51,8 @@ def approve(site: Site, study: Study, agreed: Callable[[list[str]], bool], by: s
             "the last check of this study at this site left open: " + " ".join(checked[0]),
             f"Mend or accept it, then: pmfed site check STUDY.toml {site.folder}",
         )
-    if not agreed([*terms(site, study), *_losses(checked)]):
+    dry_step(study)
+    if not agreed([*terms(site, study), *_prospect(study), *_losses(checked)]):
         raise PolicyError("the study was not approved.", "Nothing was changed; this site will not take part in it.")
     site.approved.mkdir(mode=0o700, exist_ok=True)
     path = site.approved / f"{study.fingerprint()}.toml"
@@ -126,6 +131,16 @@ def terms(site: Site, study: Study) -> Iterator[str]:
         yield "This site allows  nothing: it has no [policy] in site.toml, and will refuse whatever is approved"
     yield ""
     yield f"fingerprint  {grouped(study.fingerprint())}"
+
+
+def _prospect(study: Study) -> list[str]:
+    """Return what speaks against the study's learning anything, from its public numbers; none where nothing does."""
+    if not METHODS[study.method.kind].predicts:
+        return []
+    from pmfed.methods.power import power
+
+    doubt = power(study, plan_for(study, study.privacy.colluders + study.aggregation.dropouts + 2)).verdict()
+    return ["", f"Will it learn     {doubt}"] if doubt else []
 
 
 def _losses(checked: tuple[list[str], list[str]] | None) -> list[str]:

@@ -14,8 +14,8 @@ from pmfed.privacy.noise import SecretSource
 from pmfed.privacy.plan import PrivacyPlan
 from pmfed.queries.query import check_state
 from pmfed.study import Study
-from pmfed_client.answers import Answers
-from pmfed_client.personal import Shelf
+from pmfed_client.agent.answers import Answers
+from pmfed_client.agent.personal import Shelf
 
 PATIENTS = 4
 RUN = "0" * 32
@@ -71,15 +71,18 @@ def _everyone(plan: PrivacyPlan) -> PrivacyPlan:
 
 def _ask(method: Method, site: Answers, ask: Ask) -> None:
     """Ask what a coordinator would, and give the method the words of this one site."""
-    query, sites = ask.query, site.plan.sites
-    state = {name: values for name, values in method.sent(ask).items()}
+    query, trainer = ask.query, site.trainer
+    state = dict(method.sent(ask))
     check_state(query, state)
-    trainer = site.trainer
-    rides = trainer is not None and trainer.own is not None and trainer.own.due(query.name, ask.number) > 0
-    if rides and query.stage == "last":
-        trainer.learn_own(state["parameters"], ask.number, 0)
-    words = site.answer(query, state, sites, ask.number, 0)
-    if rides and query.stage != "last":
-        trainer.learn_own(state["parameters"], ask.number, 0)
+
+    def ride_along() -> None:
+        if trainer is not None and trainer.own is not None and trainer.own.due(query.name, ask.number):
+            trainer.learn_own(state["parameters"], ask.number, 0)
+
+    if query.stage == "last":
+        ride_along()
+    words = site.answer(query, state, site.plan.sites, ask.number, 0)
+    if query.stage != "last":
+        ride_along()
     own = {"invented": words["site"]} if "site" in words else {}
-    method.take(ask, Answer(words["sum"], query.grid(sites), 1, own))
+    method.take(ask, Answer(words["sum"], query.grid(site.plan.sites), 1, own))
