@@ -231,9 +231,7 @@ def study_check(study: Annotated[str, typer.Argument(help="A built-in study or a
         print(f"public weights: {name} goes through {weights}; frozen, so nothing of it is trained or paid for.")
     if found.cohort.stand_in:
         print(f"no patient ids: one {found.cohort.stand_in} stands for a patient; the promise is not one to a person.")
-    if found.training.averages_models:
-        print("fedavg: the sites' models are averaged; training.optimizer does nothing, whatever it says.")
-    elif found.training.algorithm == "fedavg":
+    if found.training.algorithm == "fedavg" and not found.training.averages_models:
         rule = found.training.optimizer
         print(
             f"fedavg: the coordinator's {rule.name} steps the way the models went, learning rate {rule.learning_rate:g}."

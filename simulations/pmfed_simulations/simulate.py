@@ -38,7 +38,7 @@ from pmfed_simulations.protocols import (
     check_comparisons,
     comparison,
     federation,
-    without_refused,
+    without_absent,
 )
 from pmfed_simulations.published import warfarin_references
 from pmfed_simulations.ray_engine import check_ray
@@ -124,7 +124,7 @@ class Simulation:
     @property
     def rounds(self) -> int:
         """Rounds over all jobs."""
-        return sum(job.study.training.rounds for job in self.jobs)
+        return sum(job.study.training.rounds for job in self.jobs if not job.converged)
 
     def rounds_done(self) -> int:
         """Rounds taken so far."""
@@ -239,7 +239,7 @@ def simulate(simulation: Simulation, tick: Callable[[], None] = lambda: None) ->
     run_jobs([job for row in simulation.main.jobs for job in row], simulation.cohorts, workers, tick)
     if not METHODS[simulation.study.method.kind].predicts:
         return dict(json.loads((simulation.out / "result.json").read_text(encoding="utf-8")))
-    others = [without_refused(line, simulation.main) for line in simulation.others]
+    others = [without_absent(line, simulation.main) for line in simulation.others]
     run_jobs([job for line in others for row in line.jobs for job in row], simulation.cohorts, workers, tick)
     result, curves = summarise_series(
         simulation.study, simulation.main, others, simulation.options.protocol, simulation.cohorts

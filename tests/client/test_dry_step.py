@@ -37,7 +37,12 @@ UNSCALED: dict[str, Any] = {
     }
 }
 PICTURES: dict[str, Any] = {"pictures": {"kind": "images", "table": "patients", "folder": "files", "size": [8, 8]}}
-FEDAVG = {"algorithm": "fedavg", "local_steps": 2, "local_learning_rate": 0.1}
+FEDAVG = {
+    "algorithm": "fedavg",
+    "local_steps": 2,
+    "local_learning_rate": 0.1,
+    "optimizer": {"name": "sgd", "learning_rate": 1.0},
+}
 DITTO = {"method": "ditto", "steps": 1, "learning_rate": 0.1, "proximal": 0.5, "share": 0.3}
 OUTCOMES: dict[str, dict[str, Any]] = {
     "binary": {"baseline": 0.2},

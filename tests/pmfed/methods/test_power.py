@@ -62,7 +62,12 @@ def test_it_follows_patients_noise_and_steps() -> None:
     plan = plan_for(study, 4)
     first = power(study, plan)
     assert power(study.replace(cohort={"expected_patients": 400}), plan).ratio == pytest.approx(2 * first.ratio)
-    local = {"algorithm": "fedavg", "local_steps": 2, "local_learning_rate": 0.1}
+    local = {
+        "algorithm": "fedavg",
+        "local_steps": 2,
+        "local_learning_rate": 0.1,
+        "optimizer": {"name": "sgd", "learning_rate": 1.0},
+    }
     there, here = (of(study.replace(training=local), sites).ratio for sites in (4, 16))
     assert there == pytest.approx(2 * here)  # each site's whole noise: twice as much of four times as many
     rare = power(study.replace(outcome={"baseline": 0.01}), plan)
