@@ -19,11 +19,7 @@ class Evaluation(Frozen):
     the plain mean of the sites' own figures instead of that of all patients together.
     """
 
-    metric: (
-        Literal["auroc", "accuracy", "balanced_accuracy", "mae", "rmse", "within_20", "dice", "iou", "c_index",
-                "integrated_brier"]
-        | None
-    ) = None  # fmt: skip
+    metric: str | None = None
     average: Literal["patients", "sites"] = "patients"
 
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from pmfed.study.outcome import Outcome
+from pmfed.study.outcomes.binary import BinaryOutcome
 from pmfed.tasks.losses import binary_entropy
 from pmfed.tasks.scores import area_under_roc, average_precision, calibration, decisions, expit, ratio
 from pmfed.tasks.task import Floats, Metric, one_hot, redraw, thin
@@ -33,18 +33,13 @@ CALIBRATION = (
 class Binary:
     """Two classes, one output: the logit of the second class."""
 
-    metrics: ClassVar[tuple[Metric, ...]] = (
-        Metric("auroc", "AUROC", True),
-        Metric("accuracy", "accuracy", True),
-        Metric("balanced_accuracy", "balanced accuracy", True),
-        Metric("brier", "Brier score", False),
-    )
     sensitivity = 1.0  # one cell per record, averaged over a patient's records
 
-    def __init__(self, outcome: Outcome, coarse: bool = False) -> None:
+    def __init__(self, outcome: BinaryOutcome, coarse: bool = False) -> None:
+        self.metrics = outcome.metrics
         self.bins = COARSE if coarse else BINS
         self.cells = 2 * self.bins
-        self.baseline = outcome.baseline if isinstance(outcome.baseline, float) else 0.5
+        self.baseline = outcome.prevalence
         self.logits = (np.arange(self.bins) + 0.5) / self.bins * 2 * LOGITS - LOGITS
         # Decisions are told at the public baseline, or where no baseline is given at a half; at the edge of a bin.
         place = (np.log(self.baseline / (1 - self.baseline)) + LOGITS) / (2 * LOGITS) * self.bins

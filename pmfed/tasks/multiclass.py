@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from pmfed.study.outcome import Outcome
+from pmfed.study.outcomes.multiclass import MulticlassOutcome
 from pmfed.tasks.losses import cross_entropy
 from pmfed.tasks.scores import area_under_roc, average_precision, calibration, expit, ratio
 from pmfed.tasks.task import Floats, Metric, mean_of_known, one_hot, redraw
@@ -27,18 +27,12 @@ EACH = {
 class Multiclass:
     """Several classes, one output each."""
 
-    metrics: ClassVar[tuple[Metric, ...]] = (
-        Metric("accuracy", "accuracy", True),
-        Metric("balanced_accuracy", "balanced accuracy", True),
-        Metric("auroc", "macro AUROC", True),
-    )
-
-    def __init__(self, outcome: Outcome, coarse: bool = False) -> None:
+    def __init__(self, outcome: MulticlassOutcome, coarse: bool = False) -> None:
+        self.metrics = outcome.metrics
         self.bins = COARSE if coarse else BINS
         self.classes = outcome.classes
         count = len(outcome.classes)
-        shares = outcome.baseline if isinstance(outcome.baseline, tuple) else (1 / count,) * count
-        self._log_shares = torch.log(torch.tensor(shares, dtype=torch.float32))
+        self._log_shares = torch.log(torch.tensor(outcome.shares, dtype=torch.float32))
         self._balanced = outcome.balanced
         self.confusion = count * count
         self.cells = self.confusion + count * 2 * self.bins

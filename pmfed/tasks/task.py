@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from pmfed.study.outcome import Outcome
+from pmfed.study.outcome import Metric as Metric
 from pmfed.tasks.scores import ratio
 
 Floats = npt.NDArray[np.float64]
 ROOM = 2**22  # numbers held at a time: rows of records, bootstrap samples
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A figure of merit: its key in result.json, its name for people, and which way is better."""
-
-    name: str
-    label: str
-    higher_is_better: bool
 
 
 class Task(Protocol):
@@ -50,8 +40,8 @@ class Task(Protocol):
         """What else is told of a finished model."""
         ...
 
-    def __init__(self, outcome: Outcome, coarse: bool = False) -> None:
-        """Make the task of an outcome; ``coarse`` for sums that carry noise: few cells, each well filled."""
+    def __init__(self, outcome: Any, coarse: bool = False) -> None:
+        """Make the task of an outcome of its kind; ``coarse`` for sums that carry noise: few cells, each well filled."""
         ...
 
     def bias(self) -> torch.Tensor:

@@ -9,7 +9,7 @@ from pmfed_client.site.site import Site
 
 from pmfed.privacy import accounting
 from pmfed.privacy.rounding import rounded_up
-from pmfed_simulations.jobs import Job, plan_of
+from pmfed_simulations.job import Job, plan_of
 from pmfed_simulations.protocols import Series
 
 PLAN_GRID = 1e-3  # a price that is asked about need not be exact to the fourth digit

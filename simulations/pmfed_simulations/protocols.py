@@ -15,7 +15,7 @@ from pmfed.cohort import Cohort, folds
 from pmfed.errors import UsageError
 from pmfed.study import Study
 from pmfed.study.training import AVERAGE
-from pmfed_simulations.jobs import Books, Job, Masks
+from pmfed_simulations.job import Books, Job, Masks
 
 Protocol = Literal["holdout", "cv", "leave-one-site-out"]
 PROTOCOLS: tuple[Protocol, ...] = ("holdout", "cv", "leave-one-site-out")

@@ -22,8 +22,8 @@ from pmfed.errors import StudyError
 from pmfed.methods.gradient import Gradient
 from pmfed.queries.query import Query
 from pmfed.study import Study
+from pmfed.study.outcomes import outcomes
 from pmfed.study.personal import Ditto
-from pmfed.tasks import TASKS
 
 TABLE: dict[str, Any] = {"clinic": {"kind": "table", "table": "patients", "features": AGE}}
 UNSCALED: dict[str, Any] = {
@@ -54,7 +54,7 @@ OUTCOMES: dict[str, dict[str, Any]] = {
 UNET = {"kind": "unet", "channels": [2, 4]}
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", outcomes())
 def test_a_study_of_every_outcome_passes(task: str) -> None:
     masks = task == "segmentation"
     study = small_study(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from pmfed_simulations.simulate import BUILT_IN, find_study
+from pmfed_simulations.studies import built_in_studies, find_study
 from small import AGE, small_study
 from typer.testing import CliRunner
 
@@ -25,7 +25,7 @@ def of(study: Study, sites: int = 4) -> Power:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", BUILT_IN)
+@pytest.mark.parametrize("name", built_in_studies())
 def test_no_built_in_study_is_condemned(name: str) -> None:
     study = find_study(name)
     assert not of(study, SITES.get(name, 4)).verdict()
