@@ -51,18 +51,20 @@ def site_check(
     page: Annotated[Path | None, typer.Option(help="Write the same as an HTML page with bars, for this site.")] = None,
 ) -> None:
     """Read the site's sources as a study would, and count: patients, outcomes, what is missing, what is wrong."""
+    from pmfed_client.agent.dry_step import dry_step
     from pmfed_client.site.check import check, progress, show
     from pmfed_client.site.check_page import write_page
     from pmfed_client.site.site import Site
     from pmfed_simulations.studies import find_study
 
-    here = Site.read(site)
+    here, asked = Site.read(site), find_study(study)
+    dry_step(asked)  # before patients are read: that may take long
     if page is not None and not page.parent.is_dir():
         raise UsageError(
             f"{page.parent}: there is no such folder for the page.", "Make it, or name another with --page."
         )
     with progress(here) as places:
-        found = check(here, find_study(study), places)
+        found = check(here, asked, places)
     show(found)
     if page is not None:
         write_page(found, page)

@@ -150,7 +150,9 @@ class _Site:
         when = self._moments(sheets, records)
         readings = {name: self._reading(name, modality, sheets, records, when) for name, modality in here.items()}
         blocks = {
-            name: self._block(name, readings[name], records) if name in here else Block.absent(len(records.owner), one.shape)
+            name: self._block(name, readings[name], records)
+            if name in here
+            else Block.absent(len(records.owner), one.shape)
             for name, one in sorted(self.study.modalities.items())
         }
         self.problems.raise_any()

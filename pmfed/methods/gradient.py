@@ -110,7 +110,8 @@ class Gradient(Method):
         is_look = ask.query.whose == "held-out"
         parameters = self.optimizer.result if is_look else self.optimizer.parameters[:]
         whole = parameters if self.statistics is None else np.concatenate([parameters, self.statistics])
-        return {"parameters": whole}
+        control = None if is_look else self.optimizer.control
+        return {"parameters": whole} if control is None else {"parameters": whole, "control": control[:]}
 
     def take(self, ask: Ask, answer: Answer) -> None:
         if ask.query.name == "statistics":

@@ -33,6 +33,7 @@ from pmfed.privacy.noise import SecretSource
 from pmfed.privacy.plan import AGAINST
 from pmfed.queries.scores import Scores
 from pmfed.study import Study
+from pmfed_simulations.converged import fit_in_full
 from pmfed_simulations.grid import LocalGrid
 from pmfed_simulations.job import Job, Sum, plan_of
 from pmfed_simulations.ray_engine import run_job_on_ray
@@ -50,7 +51,9 @@ def run_job(job: Job, cohorts: Mapping[str, Cohort], workers: int = 1) -> None:
     replace_file(job.folder / "study.toml", job.study.to_toml().encode())
     if job.books == "kept":
         pin_rosters(job.sites)
-    if job.engine == "ray":
+    if job.converged:
+        fit_in_full(job.folder, job.study, pool([_cut(job, site.name, cohorts[site.name]) for site in job.sites]))
+    elif job.engine == "ray":
         run_job_on_ray(job, run, workers, PATIENCE)
     else:
         _run_here(job, run, cohorts, workers)

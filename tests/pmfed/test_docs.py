@@ -113,6 +113,8 @@ def spelled(field: FieldInfo) -> str:
     default = field.get_default(call_default_factory=True, validated_data={})
     if default == {}:
         return "none"
+    if isinstance(default, BaseModel):
+        return "see text"
     if default is PydanticUndefined:
         return "required"
     if default is None:

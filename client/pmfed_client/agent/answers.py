@@ -108,7 +108,7 @@ class Answers:
         for exact sums of studies and sites that allow them.
         """
         if isinstance(query, Step) and self.trainer is not None:  # by its class: a plug-in cannot call itself one
-            return {"sum": self.trainer.step(state["parameters"], sites, round, attempt)}
+            return {"sum": self.trainer.step(state["parameters"], sites, round, attempt, state.get("control"))}
         if not isinstance(query, RowSum):
             raise ProtocolError(f"'{query.name}' cannot be asked by itself. Nothing was released.")
         grid = query.grid(sites)

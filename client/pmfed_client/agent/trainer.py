@@ -79,6 +79,7 @@ class Trainer:
         self.own: Own | None = None
         if study.tuned and shelf:
             self.own = Own(study, plan["personal"], plan.sites, shelf, self.device, precision)
+        self._control: npt.NDArray[np.float64] | None = None  # of this site: the slope of its last local steps
         self._ready: tuple[Batch, Cohort] | None = None
 
     @property
@@ -110,7 +111,7 @@ class Trainer:
             log.warning("%d record(s) left out of a sum: their scores are not finite.", int((~finite).sum()))
         return outputs.double().nan_to_num(0.0, 0.0, 0.0).numpy(), finite
 
-    def step(self, sent: Parameters, sites: int, round: int, attempt: int) -> Words:
+    def step(self, sent: Parameters, sites: int, round: int, attempt: int, control: Parameters | None = None) -> Words:
         """Return this site's share of one round.
 
         Parameters
@@ -121,6 +122,8 @@ class Trainer:
             Sites in this attempt.
         round, attempt
             Name the randomness.
+        control
+            The mean slope of all sites' last local steps, in a study with control variates.
 
         Guarantee
         ---------
@@ -135,7 +138,7 @@ class Trainer:
         load(self.model, self.parts.join(sent[: self.size]))
         source, grid = self.draw(query.name, round, attempt), query.grid(sites)
         if not query.shared:
-            return grid.encode(self._local_steps(sent[: self.size], batch, sites, source, grid.reach))
+            return grid.encode(self._local_steps(sent[: self.size], batch, sites, source, grid.reach, control))
         noisy = self._noisy_sum(batch, sites, source)
         answer = grid.encode(noisy[~self.parts.mask])  # may refuse
         self.parts.learn(noisy[self.parts.mask], round)
@@ -168,21 +171,28 @@ class Trainer:
         return noisy.vector
 
     def _local_steps(
-        self, start: Parameters, batch: Batch, sites: int, source: Source, reach: float
+        self, start: Parameters, batch: Batch, sites: int, source: Source, reach: float, control: Parameters | None
     ) -> npt.NDArray[np.float64]:
         """DP-SGD steps here, each with the whole noise; what leaves is how far the model moved.
 
-        The pull towards ``start`` knows no patient: it is added outside the clip and costs nothing.
+        The pull towards ``start`` knows no patient: it is added outside the clip and costs nothing. Nor does the control
+        variate of this site: it is made of how far the model moved in the round before, which is private by then. Whoever
+        has none, in a first round or after a restart, takes all sites' and is not corrected.
         """
         training = self.study.training
         assert training.local_learning_rate is not None
         expected = self.mechanism.sampling_rate * self.study.cohort.expected_patients / sites
         moved = start.astype(np.float64)
+        own = control if self._control is None else self._control
+        correction = 0.0 if control is None or own is None else control.astype(np.float64) - own
         for _ in range(training.local_steps):
-            pull = training.proximal * (moved - start)
+            pull = training.proximal * (moved - start) + correction
             moved -= training.local_learning_rate * (self._noisy_sum(batch, sites, source) / expected + pull)
             load(self.model, moved.astype(np.float32))
-        return np.clip(moved - start, -reach, reach)  # post-processing: every step was private already
+        move = np.clip(moved - start, -reach, reach)  # post-processing: every step was private already
+        if control is not None:
+            self._control = -correction - move / (training.local_steps * training.local_learning_rate)
+        return move
 
     def _prepare(self, sent: Parameters) -> tuple[Batch, Cohort]:
         """Return training tensors and held-out patients, scaled by the statistics that came with the model."""

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterator
 
 from pmfed.errors import ApprovalError, PolicyError, StudyError
-from pmfed.methods import METHODS, schedule
+from pmfed.methods import METHODS, plan_for, schedule
 from pmfed.secagg.roster import grouped
 from pmfed.study import Study
 from pmfed_client.site.approval import Approval, granted, path_of
@@ -39,6 +39,8 @@ def approve(
 
     Raises
     ------
+    StudyError
+        A run of this study could not work, at this site or another.
     PolicyError
         Nobody agreed; nothing was changed.
     ApprovalError
@@ -46,6 +48,9 @@ def approve(
     DataError
         It was never checked here, and the check that is made now finds that the sources do not hold what it needs.
     """
+    # Here, because it loads torch, which the agent's own look at approvals does without.
+    from pmfed_client.agent.dry_step import dry_step
+
     person = who(by)
     if last_check(site, study) is None:
         from pmfed_client.site.check import check  # which reads patients: most who approve have done so before
@@ -57,8 +62,10 @@ def approve(
             "the last check of this study at this site left open: " + " ".join(left),
             f"Mend or accept it, then: pmfed site check STUDY.toml {site.folder}",
         )
+    dry_step(study)
     approval = approval or granted(site, study)
-    if not agreed([*terms(site, study), *_losses(accepted), "", *approval.words(site.policy.delta)]):
+    lines = [*terms(site, study), *_prospect(study), *_losses(accepted), "", *approval.words(site.policy.delta)]
+    if not agreed(lines):
         raise PolicyError("the study was not approved.", "Nothing was changed; this site will not take part in it.")
     site.approved.mkdir(mode=0o700, exist_ok=True)
     path = site.approved / f"{study.fingerprint()}.toml"
@@ -138,6 +145,16 @@ def terms(site: Site, study: Study) -> Iterator[str]:
         yield "This site allows  nothing: it has no [policy] in site.toml, and will refuse whatever is approved"
     yield ""
     yield f"fingerprint  {grouped(study.fingerprint())}"
+
+
+def _prospect(study: Study) -> list[str]:
+    """Return what speaks against the study's learning anything, from its public numbers; none where nothing does."""
+    if not METHODS[study.method.kind].predicts:
+        return []
+    from pmfed.methods.power import power
+
+    doubt = power(study, plan_for(study, study.privacy.colluders + study.aggregation.dropouts + 2)).verdict()
+    return ["", f"Will it learn     {doubt}"] if doubt else []
 
 
 def _losses(accepted: list[str]) -> list[str]:

@@ -54,6 +54,12 @@ SEXES: dict[str, Any] = {
 }
 PICTURES: dict[str, Any] = {"pictures": {"kind": "images", "table": "t", "folder": "p", "size": [8, 8]}}
 PRIVATE = {"release": "private"}
+FEDAVG = {
+    "algorithm": "fedavg",
+    "local_steps": 3,
+    "local_learning_rate": 0.1,
+    "optimizer": {"name": "sgd", "learning_rate": 1.0},
+}
 
 
 def study(modalities: dict[str, Any] = TABLE, outcome: dict[str, Any] | None = None, **sections: Any) -> Study:
@@ -76,7 +82,7 @@ VARIANTS: dict[str, Study] = {
     "statistics, fedavg": study(
         UNSCALED,
         evaluation=PRIVATE,
-        training={"algorithm": "fedavg", "local_steps": 3, "local_learning_rate": 0.1},
+        training=FEDAVG | {"control_variates": True},
     ),
     "records": study(privacy={"unit": "record"}),
     "multiclass": study(outcome={"task": "multiclass", "classes": ["a", "b", "c"]}, evaluation=PRIVATE),
