@@ -103,7 +103,7 @@ class Job:
     def further(self) -> dict[str, Sum]:
         """Return the sums of the study's further queries over all held-out patients, by query."""
         found = load_file(self.folder / ("scores.safetensors" if self.scored else "evaluation.safetensors"))
-        left_out, totals = self.refused() if self.scored else set(), dict[str, Sum]()
+        left_out, totals = self.absent() if self.scored else set(), dict[str, Sum]()
         for key, total in _named(found, "further:").items():
             query, _, site = key.partition(":")
             if site not in left_out:
