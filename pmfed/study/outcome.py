@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
-Link = Literal["logistic", "softmax", "regression", "hazards"]
+Link = Literal["logistic", "softmax", "regression", "hazards", "rate", "grades", "labels"]
 """How outputs become what people are told (`pmfed.runs.links`)."""
 
 FIRST_KEYS: dict[str, Any] = {
@@ -62,6 +62,10 @@ class Columns(Protocol):
 
     def filled(self, column: str) -> Floats:
         """Return 0 where something stands in a column, NaN where it is empty, (T,)."""
+        ...
+
+    def listed(self, column: str, words: Sequence[str], separator: str, ignored: Sequence[str]) -> Floats:
+        """Return which of the words a cell lists, (T, words) of 0 and 1, NaN where it is empty; a word that is neither among them nor ignored is a problem."""
         ...
 
     def refuse(self, what: str, where: Bools) -> None:

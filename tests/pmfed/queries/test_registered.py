@@ -92,6 +92,11 @@ VARIANTS: dict[str, Study] = {
         outcome={"task": "survival", "event": "e", "classes": ["a", "b"], "intervals": [1.0, 2.0, 5.0]},
         evaluation=PRIVATE,
     ),
+    "count": study(outcome={"task": "count", "maximum": 60, "baseline": 3}, evaluation=PRIVATE),
+    "ordinal": study(outcome={"task": "ordinal", "classes": ["0", "I", "II", "III"]}, evaluation=PRIVATE),
+    "multilabel": study(
+        outcome={"column": "found", "task": "multilabel", "labels": ["a", "b", "c"]}, evaluation=PRIVATE
+    ),
     "segmentation": study(
         PICTURES,
         {"task": "segmentation", "classes": ["a", "b"], "folder": "m"},
