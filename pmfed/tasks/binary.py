@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from pmfed.recalibration import Logistic
 from pmfed.study.outcome import Outcome
 from pmfed.tasks.losses import binary_entropy
 from pmfed.tasks.scores import area_under_roc, average_precision, calibration, decisions, expit, ratio
@@ -68,6 +69,9 @@ class Binary:
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return binary_entropy(outputs[:, 0], targets)
+
+    def recalibrator(self) -> Logistic:
+        return Logistic(self.baseline)
 
     def rows(self, outputs: Floats, values: npt.NDArray[Any]) -> Floats:
         scaled = (np.clip(outputs[:, 0], -LOGITS, LOGITS) + LOGITS) / (2 * LOGITS)

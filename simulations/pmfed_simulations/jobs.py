@@ -38,6 +38,8 @@ from pmfed.models import build
 from pmfed.privacy.noise import SecretSource
 from pmfed.privacy.plan import AGAINST, PrivacyPlan
 from pmfed.queries.scores import Scores
+from pmfed.runs.model import read_description
+from pmfed.runs.recalibrated import line_of
 from pmfed.study import Study
 from pmfed_simulations.grid import LocalGrid
 from pmfed_simulations.rosters import pin_rosters
@@ -175,11 +177,20 @@ def score(job: Job, cohorts: Mapping[str, Cohort], run: str) -> dict[str, Sum]:
     for name in job.scored:
         answers, scores = Answers(study, plan, _cut(job, name, cohorts[name]), lambda *_: SecretSource()), Scores(study)
         if not job.study.parts:
-            totals[name] = answers.exact(scores, {"parameters": _whole(study, job.folder / "model.safetensors")})
+            totals[name] = answers.exact(scores, _state(scores, job.folder))
         if name in own and own[name].exists():
             totals[f"personal:{name}"] = answers.exact(scores, {"parameters": _whole(study, own[name])})
             totals.setdefault(name, totals[f"personal:{name}"])
     return totals
+
+
+def _state(scores: Scores, run: Path) -> dict[str, npt.NDArray[Any]]:
+    """Return the state of a finished run's common model, its outputs recalibrated as the run found best."""
+    state: dict[str, npt.NDArray[Any]] = {"parameters": _whole(scores.study, run / "model.safetensors")}
+    if "recalibration" in scores.state:
+        outputs = scores.state["recalibration"][1] - 1
+        state["recalibration"] = line_of(read_description(run)[0].recalibration, outputs).vector
+    return state
 
 
 def _whole(study: Study, path: Path) -> npt.NDArray[np.float32]:

@@ -123,7 +123,7 @@ class Answers:
 
     def _patients(self, query: RowSum, state: State) -> Cohort:
         if query.scaled and self.trainer is not None:
-            return self.trainer.held_out(query, state["parameters"])
+            return self.trainer.scored(query, state["parameters"])
         if query.whose == "all":
             return self.cohort
         return self.cohort.select(self.cohort.training == (query.whose == "train"))
