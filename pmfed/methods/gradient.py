@@ -26,7 +26,7 @@ from pmfed.queries.scores import OwnScores, Scores
 from pmfed.recalibration.line import Line
 from pmfed.runs.description import NAME as DESCRIPTION
 from pmfed.runs.description import Recalibration as RecalibrationTold
-from pmfed.runs.recalibrated import NOISE, SUM, description_of, recalibrator_for, unlike
+from pmfed.runs.recalibrated import NOISE, SUM, description_of, fitted, unlike
 from pmfed.stored import Stored
 from pmfed.study import Study
 
@@ -141,7 +141,7 @@ class Gradient(Method):
         self.optimizer.step(lambda part: answer.part(part) / expected)
 
     def _recalibrate(self, total: Sum, noise: float) -> None:
-        self.line = recalibrator_for(self.study).fit(total, noise)
+        self.line = fitted(self.study, total, noise)
         self._agreement = {SUM: total, NOISE: np.array([noise])}
         # What was seen of this state on the way was not recalibrated: it is looked at again, under the next number.
         self._again = int(self._last is not None and self._looked_at == self.round)

@@ -16,7 +16,10 @@ from pmfed.recalibration.line import SHIFTS, STRETCHES, Floats, Line, posterior_
 
 REACH = 4.0  # of a logit around the public baseline's
 BINS = 8
+WIDTH = 2 * REACH / BINS
+BELL = 1.5  # standard deviation of scores, as far as anybody knows before
 LONGEST = 1.0  # expected events up to which a patient is followed
+CURVE = 0.5  # variance of logits within a patient's classes, as far as anybody knows before
 RANGE = 3.0  # most that a class's logit may stand out among the classes'
 
 
@@ -38,8 +41,8 @@ class Recalibrator(Protocol):
         """Return what each record adds, (records, size), from outputs (records, out) and outcomes in natural units."""
         ...
 
-    def fit(self, total: Floats, noise: float) -> Line:
-        """Return the line from a sum of rows with noise of this standard deviation in every number."""
+    def fit(self, total: Floats, noise: float, patients: float) -> Line:
+        """Return the line from a sum over about so many patients with noise of this standard deviation in every number."""
         ...
 
 
@@ -62,13 +65,12 @@ class Logistic:
         place = _bin(outputs[:, 0] - self.centre) + BINS * (np.asarray(values) > 0.5)
         return np.asarray(np.eye(self.size)[place], dtype=np.float64)
 
-    def fit(self, total: Floats, noise: float) -> Line:
+    def fit(self, total: Floats, noise: float, patients: float) -> Line:
         negative, positive = total[:BINS], total[BINS:]
-        count = _smooth(negative + positive)
-        logits = self.centre + _lines(_middles(count))
-        p = 1 / (1 + np.exp(-logits))
-        miss = positive * (1 - p) - negative * p
-        shift, slope = posterior_mean(_normal(miss, count * p * (1 - p) + noise**2 * (p**2 + (1 - p) ** 2)))
+        expected = patients * _bell()
+        count = _counted(negative + positive, expected, noise * np.sqrt(2))
+        p = 1 / (1 + np.exp(-self.centre - _lines(_middles(count))))
+        shift, slope = _best(positive, negative, p, 1 - p, count * p * (1 - p), expected, noise)
         return Line((shift + (1 - slope) * self.centre,), slope)
 
 
@@ -114,13 +116,13 @@ class Hazards:
         rows[record, BINS + place] = (expected * followed).sum(axis=1)
         return rows
 
-    def fit(self, total: Floats, noise: float) -> Line:
-        events = total[:BINS]
-        expected = _smooth(total[BINS:])
-        middles = _middles(expected)
-        factor = np.exp(SHIFTS[:, None, None] + (np.exp(STRETCHES)[:, None] - 1) * middles)
-        miss = events - factor * total[BINS:]
-        shift, slope = posterior_mean(_normal(miss, factor * expected + noise**2 * (1 + factor**2)))
+    def fit(self, total: Floats, noise: float, patients: float) -> Line:
+        events, seen = total[:BINS], total[BINS:]
+        risk = float(self._risk(self.logits[None])[0])
+        expected = patients * min(risk, LONGEST) * _bell()
+        count = _counted(seen, expected, noise)
+        factor = np.exp(SHIFTS[:, None, None] + (np.exp(STRETCHES)[:, None] - 1) * _middles(count))
+        shift, slope = _best(events, seen, factor, 1.0, factor * count, expected, noise)
         return Line(tuple(float(one) for one in shift + (1 - slope) * self.logits), slope)
 
     def _risk(self, outputs: Floats) -> Floats:
@@ -164,10 +166,12 @@ class Temperature:
         variance = (p * apart**2).sum(axis=1) - mean**2
         return np.stack([truth - mean, variance / RANGE], axis=1) / (2 * RANGE)
 
-    def fit(self, total: Floats, noise: float) -> Line:
-        slope, curve = total[0] * 2 * RANGE, max(float(total[1]) * 2 * RANGE**2, 0.0)
-        miss = np.zeros((len(SHIFTS), len(STRETCHES), 1)) + (slope - curve * STRETCHES)[:, None]
-        _, found = posterior_mean(_normal(miss, np.full(miss.shape, curve + (noise * 2 * RANGE) ** 2)))
+    def fit(self, total: Floats, noise: float, patients: float) -> Line:
+        slope, curve = total * 2 * RANGE
+        expected = np.array([patients * CURVE / RANGE])
+        count = _counted(np.array([curve]), expected, noise * 2 * RANGE)
+        towards = np.zeros((len(SHIFTS), 1, 1)) + RANGE * STRETCHES[:, None]
+        _, found = _best(slope, curve, towards, 1.0, count * RANGE, expected, noise * 2 * RANGE)
         intercept = np.zeros(len(self.logs)) if self.balanced else (1 - found) * self.logs
         return Line(tuple(float(one) for one in intercept), found)
 
@@ -176,22 +180,26 @@ def _bin(score: Floats) -> NDArray[np.int64]:
     return np.clip((score + REACH) / (2 * REACH) * BINS, 0, BINS - 1).astype(np.int64)
 
 
-def _smooth(count: Floats) -> Floats:
-    """Return counts for weights and variances: none below zero, and each shared with its neighbours."""
-    whole = max(float(count.sum()), 1.0)
-    shared = np.clip(np.convolve(np.pad(count, 1), [0.25, 0.5, 0.25], "valid"), 0.0, None)
-    return np.asarray(shared * (whole / max(float(shared.sum()), 1e-9)), dtype=np.float64)
+def _bell() -> Floats:
+    """Return which share of the patients each bin is thought to hold, before anything is seen."""
+    middle = (np.arange(BINS) + 0.5) * WIDTH - REACH
+    share = np.exp(-0.5 * (middle / BELL) ** 2)
+    return np.asarray(share / share.sum(), dtype=np.float64)
+
+
+def _counted(seen: Floats, expected: Floats, noise: float) -> Floats:
+    """Return counts between what a noised sum says and what is expected, give or take as much; none of them below zero."""
+    trust = expected**2 / (expected**2 + noise**2 + 1e-12)
+    return np.asarray(np.maximum(expected + trust * (seen - expected), 0.02 * expected), dtype=np.float64)
 
 
 def _middles(count: Floats) -> Floats:
     """Return the scores that bins stand for: towards the others, for most of a bell lies on that side (Sheppard)."""
-    width = 2 * REACH / BINS
-    middle = (np.arange(BINS) + 0.5) * width - REACH
+    middle = (np.arange(BINS) + 0.5) * WIDTH - REACH
     share = count / count.sum()
     mean = float(share @ middle)
-    # The smoothing of `_smooth` spreads by half a squared width, a bin by a twelfth of one.
-    spread = max(float(share @ (middle - mean) ** 2) - width**2 / 2, width**2 / 4)
-    return np.asarray(mean + (middle - mean) * (1 - width**2 / 12 / spread), dtype=np.float64)
+    spread = max(float(share @ (middle - mean) ** 2), WIDTH**2 / 3)
+    return np.asarray(mean + (middle - mean) * (1 - WIDTH**2 / 12 / spread), dtype=np.float64)
 
 
 def _lines(score: Floats) -> Floats:
@@ -199,7 +207,19 @@ def _lines(score: Floats) -> Floats:
     return np.asarray(SHIFTS[:, None, None] + np.exp(STRETCHES)[:, None] * score, dtype=np.float64)
 
 
-def _normal(miss: Floats, variance: Floats) -> Floats:
-    """Return the logarithm of the normal density of what must be 0 on average, summed over bins."""
-    variance = variance + 0.05  # an empty bin without noise says nothing
-    return np.asarray(-0.5 * (miss**2 / variance + np.log(variance)).sum(axis=-1), dtype=np.float64)
+def _best(
+    x: Floats, y: Floats, towards_x: Floats, towards_y: Floats | float, sampling: Floats, expected: Floats, noise: float
+) -> tuple[float, float]:
+    """Return shift and slope from sums (x, y) per bin, whose means are a count times (towards_x, towards_y).
+
+    What lies across that direction is 0 on average at the right line. What lies along it tells the count, of which no more is known
+    than ``expected``, give or take as much: without it, noise alone would seem to prefer some lines to others. ``sampling`` is
+    the variance of ``x towards_y - y towards_x`` by chance of the outcomes.
+    """
+    length = np.hypot(towards_x, towards_y)
+    across = (x * towards_y - y * towards_x) / length
+    along = (x * towards_x + y * towards_y) / length - expected * length
+    spread = sampling / length**2 + noise**2 + 0.05  # an empty bin without noise says nothing
+    room = (expected * length) ** 2 + noise**2 + 0.05
+    log = across**2 / spread + np.log(spread) + along**2 / room + np.log(room)
+    return posterior_mean(-0.5 * log.sum(axis=-1))

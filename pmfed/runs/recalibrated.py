@@ -29,6 +29,12 @@ def recalibrator_for(study: Study) -> Recalibrator:
     return found
 
 
+def fitted(study: Study, total: NDArray[np.float64], noise: float) -> Line:
+    """Return the line from the sum that the sites answered, with noise of this standard deviation in every number."""
+    patients = study.cohort.expected_patients * (study.set_aside or 1.0)
+    return recalibrator_for(study).fit(total, noise, patients)
+
+
 def description_of(study: Study, line: Line) -> Recalibration:
     """Return a line as model.json tells it."""
     who = (
@@ -62,7 +68,7 @@ def unlike(path: Path, study: Study, told: Recalibration | None) -> Iterator[str
     if recalibrator is None or kept[SUM].shape != (recalibrator.size,) or kept[NOISE].shape != (1,):
         yield f"{path.name} holds a sum for a recalibration that the study does not have"
         return
-    right = recalibrator.fit(kept[SUM], float(kept[NOISE][0])).vector
+    right = fitted(study, kept[SUM], float(kept[NOISE][0])).vector
     said = line_of(told, len(right) - 1).vector
     if said.shape != right.shape or not np.allclose(said, right, rtol=CLOSE, atol=CLOSE):
         yield "model.json says another recalibration than follows from the sum it was fitted to"
