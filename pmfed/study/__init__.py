@@ -7,6 +7,7 @@ from pmfed.study.evaluation import Evaluation
 from pmfed.study.method import GradientMethod, MethodSpec
 from pmfed.study.outcome import NOTHING, Outcome
 from pmfed.study.privacy import Privacy
+from pmfed.study.recalibration import RecalibrationSpec
 from pmfed.study.study import Study
 
 __all__ = [
@@ -19,5 +20,6 @@ __all__ = [
     "MethodSpec",
     "Outcome",
     "Privacy",
+    "RecalibrationSpec",
     "Study",
 ]

@@ -57,6 +57,7 @@ STUDY = {
     "`[privacy]`": studies.Privacy,
     "`[aggregation]`": studies.Aggregation,
     "`[evaluation]`": studies.Evaluation,
+    "`[recalibration]`": studies.RecalibrationSpec,
     '`method = "fine-tune"`': personal.FineTune,
     '`method = "ditto"`': personal.Ditto,
     '`method = "head"`, `"norms"` or `"intercept"`': personal.LocalParts,
