@@ -14,9 +14,11 @@ from safetensors.numpy import save_file
 
 from pmfed.file_io import replacing
 from pmfed.methods.evaluated import Evaluated, Sum
-from pmfed.methods.figures import evaluation_noise, metrics_of, personal_of
+from pmfed.methods.figures import evaluation_noise, metrics_of, over_patients, personal_of
+from pmfed.methods.further import further_figures, further_of
 from pmfed.methods.method import Answer, Ask, Method, State, Vectors
 from pmfed.methods.optimizer import ServerOptimizer
+from pmfed.methods.recomputed import not_recomputed
 from pmfed.privacy.plan import PrivacyPlan
 from pmfed.queries.gradient import OwnSteps, step_of
 from pmfed.queries.query import Query
@@ -31,6 +33,7 @@ from pmfed.stored import Stored
 from pmfed.study import Study
 
 Parameters = NDArray[np.float32]
+Floats = NDArray[np.float64]
 
 
 class Gradient(Method):
@@ -46,6 +49,8 @@ class Gradient(Method):
         How outputs are recalibrated, once that is known.
     evaluated, personal
         Sums over held-out patients: of the common model, and of the sites' own ones.
+    further
+        By query, the sums over held-out patients that the study asks for besides: by subgroup, with altered inputs.
     """
 
     kind: ClassVar[str] = "gradient"
@@ -60,6 +65,7 @@ class Gradient(Method):
         self.line: Line | None = None
         self.evaluated: Evaluated | None = None
         self.personal: Evaluated | None = None
+        self.further: dict[str, Floats] = {}
         self._by_name = {query.name: query for query in self.queries(study)}
         self._last: Evaluated | None = None  # the newest look at the common model,
         self._looked_at = 0  # and after which round it was taken
@@ -80,7 +86,7 @@ class Gradient(Method):
         found.append(Scores(study))
         if study.tuned:
             found.append(OwnScores(study))
-        return tuple(found)
+        return (*found, *further_of(study))
 
     def next(self) -> Ask | None:
         if "statistics" in self._by_name and self.statistics is None:
@@ -94,11 +100,12 @@ class Gradient(Method):
             if "recalibration" in self._by_name and self.line is None:
                 return Ask(self._by_name["recalibration"], self.round)
             if self._last is None or self._looked_at != self.round:
-                return Ask(scores, self.round + self._again)
+                return Ask(scores, self._number)
             self.evaluated = self._last
         if self.study.tuned and self.personal is None:
             return Ask(self._by_name["personal-evaluation"], self.round)
-        return None
+        missing = (query for query in further_of(self.study) if query.name not in self.further)
+        return next((Ask(query, self._number) for query in missing), None)
 
     @property
     def _looks_due(self) -> bool:
@@ -107,6 +114,11 @@ class Gradient(Method):
         if "recalibration" in self._by_name and self.round == self.study.training.rounds:
             return False  # it is looked at once it is recalibrated
         return scores.exact and scores.due(self.round) and self._looked_at != self.round
+
+    @property
+    def _number(self) -> int:
+        """By which number the final state is looked at: it may have been seen before it was recalibrated."""
+        return self.round + self._again
 
     @property
     def round(self) -> int:
@@ -151,6 +163,9 @@ class Gradient(Method):
         if ask.query.name == "personal-evaluation":
             self.personal = evaluated
             return
+        if any(ask.query.name == query.name for query in further_of(self.study)):
+            self.further[ask.query.name] = evaluated.total
+            return
         self._last, self._looked_at = evaluated, ask.number
         if not ask.progress:
             self.evaluated = evaluated
@@ -173,9 +188,7 @@ class Gradient(Method):
 
     def lost(self, ask: Ask) -> None:
         if ask.query.name == "recalibration":
-            from pmfed.tasks import task_for
-
-            self.line = Line.none(len(task_for(self.study).bias()))
+            self.line = Line.none(self.study.outcome.outputs)
             return
         self._looked(ask, Evaluated(np.zeros(ask.query.size)))
 
@@ -204,7 +217,9 @@ class Gradient(Method):
                     for site, total in sorted(evaluated.per_site.items())
                 },
             },
+            **over_patients(study, evaluated.total),
             **personal_of(study, plan, evaluated, self.personal),
+            **further_figures(study, plan, evaluated.total, self.further),
             **self._told_of_recalibration,
         }
 
@@ -215,6 +230,7 @@ class Gradient(Method):
         sums |= {f"site:{name}": total for name, total in self._evaluated.per_site.items()}
         if self.personal is not None:
             sums |= self.personal.state("personal")
+        sums |= {f"further:{name}": total for name, total in self.further.items()}
         with replacing(self.folder / "evaluation.safetensors") as beside:
             save_file(sums, beside)
 
@@ -225,12 +241,13 @@ class Gradient(Method):
         return {"model.safetensors": hashlib.sha256(header.encode()).hexdigest()}
 
     @classmethod
-    def wrong(cls, run: Path, study: Study, result: Mapping[str, Any]) -> Iterator[str]:
+    def wrong(cls, run: Path, study: Study, plan: PrivacyPlan, result: Mapping[str, Any]) -> Iterator[str]:
         if (run / DESCRIPTION).exists():
             from pmfed.runs.model import open_model
 
             model = open_model(run, study)  # which raises
             yield from unlike(run / "evaluation.safetensors", study, model.description.recalibration)
+        yield from not_recomputed(run, study, plan, result)
 
     @classmethod
     def notes(cls, run: Path) -> list[str]:
@@ -238,10 +255,10 @@ class Gradient(Method):
             return []
         return [f"there is no {DESCRIPTION}: an older pmfed finished this run, and its model predicts nothing"]
 
-    def curves(self) -> dict[str, Any]:
+    def curves(self, plan: PrivacyPlan) -> dict[str, Any]:
         from pmfed.tasks import task_for
 
-        return dict(task_for(self.study).curves(self._evaluated.total))
+        return dict(task_for(self.study).curves(self._evaluated.total, evaluation_noise(plan)))
 
     @property
     def recalibration(self) -> RecalibrationTold | None:
@@ -266,24 +283,26 @@ class Gradient(Method):
         if self.statistics is not None:
             found["statistics"] = self.statistics
         if self.line is not None:
-            found |= {"line": self.line.vector, **self._agreement}
+            found |= {"line": self.line.vector, "again": np.array([self._again]), **self._agreement}
         if self.evaluated is not None:
             found |= self.evaluated.state("evaluation")
         if self.personal is not None:
             found |= self.personal.state("personal")
-        return found
+        return found | {f"further:{name}": total for name, total in self.further.items()}
 
     def restore(self, state: Mapping[str, Stored]) -> None:
         self.optimizer.restore(state)
         self._looked_at = self.round  # whatever was due on the way was taken before, or is not worth asking again
         self.statistics = state["statistics"][:] if "statistics" in state else None
         if "line" in state:
-            self.line = Line.of(state["line"][:])
+            self.line, self._again = Line.of(state["line"][:]), int(state["again"][:][0])
             self._agreement = {name: state[name][:] for name in (SUM, NOISE) if name in state}
         if "evaluation" in state:
             self.evaluated = Evaluated.of_state(state, "evaluation")
         if "personal" in state:
             self.personal = Evaluated.of_state(state, "personal")
+        begins = "further:"
+        self.further = {key.removeprefix(begins): state[key][:] for key in state if key.startswith(begins)}
 
 
 def write_model(

@@ -180,7 +180,7 @@ class Method(ABC):
         return {}
 
     @classmethod
-    def wrong(cls, run: Path, study: Study, result: Mapping[str, Any]) -> Iterator[str]:
+    def wrong(cls, run: Path, study: Study, plan: PrivacyPlan, result: Mapping[str, Any]) -> Iterator[str]:
         """Yield what does not fit together in a finished run's files and its result.json."""
         yield from ()
 
@@ -193,8 +193,8 @@ class Method(ABC):
         """Return files that are made of result.json and belong beside it, by name."""
         return {}
 
-    def curves(self) -> dict[str, Any]:
-        """Return what the report shows besides result.json."""
+    def curves(self, plan: PrivacyPlan) -> dict[str, Any]:
+        """Return what the report shows besides result.json; ``plan`` tells the noise in it."""
         return {}
 
     @classmethod

@@ -39,6 +39,10 @@ class Patients(Protocol):
         """The patients of the query's role."""
         ...
 
+    def as_read(self) -> Cohort:
+        """Return the same patients as they were read: no input is scaled by what was learned, and none is altered."""
+        ...
+
     def outputs(self, part: slice) -> tuple[Floats, NDArray[np.bool_]]:
         """Return the model's outputs for some records, and which of them are finite; what is not is 0."""
         ...
@@ -205,6 +209,10 @@ class RowSum(Query):
     """
 
     scaled: ClassVar[bool] = False
+
+    def seen(self, cohort: Cohort) -> Cohort:
+        """Return the same patients with the inputs that the query asks about; no patient's depend on another's."""
+        return cohort
 
     @abstractmethod
     def rows(self, patients: Patients, state: Mapping[str, NDArray[Any]]) -> Iterator[Floats]:

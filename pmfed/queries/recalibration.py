@@ -79,4 +79,7 @@ class Recalibration(RowSum):
         return f"once a sum over {who} of {self.size} numbers that set scores beside outcomes, bounded, with noise, under a mask"
 
     def rows(self, patients: Patients, state: Mapping[str, NDArray[Any]]) -> Iterator[Floats]:
-        yield from patient_rows(patients, self.size, self.recalibrator.rows)
+        targets = patients.cohort.targets
+        yield from patient_rows(
+            patients, self.size, lambda outputs, part: self.recalibrator.rows(outputs, targets[part])
+        )

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pmfed.queries.query import Floats, Patients, starts_of
 
 RECORDS = 4096  # most records scored at a time,
 NUMBERS = 1 << 20  # and most numbers of one of their inputs: a network keeps many times as much
-Rows = Callable[[Floats, NDArray[Any]], Floats]
-"""Makes rows (records, size) of outputs (records, out, ...) and outcomes in natural units."""
+Rows = Callable[[Floats, slice], Floats]
+"""Makes rows (records, size) of outputs (records, out, ...), and of which records they are."""
 
 
 def patient_rows(patients: Patients, size: int, rows: Rows) -> Iterator[Floats]:
@@ -30,6 +28,6 @@ def patient_rows(patients: Patients, size: int, rows: Rows) -> Iterator[Floats]:
         last = max(first + 1, int(np.searchsorted(starts, starts[first] + most, side="right")) - 1)
         part = slice(int(starts[first]), int(starts[last]))
         outputs, finite = patients.outputs(part)
-        cells = rows(outputs, cohort.targets[part]) * (weight[part] * finite)[:, None]
+        cells = rows(outputs, part) * (weight[part] * finite)[:, None]
         yield np.add.reduceat(cells, starts[first:last] - starts[first], axis=0)
         first = last

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,7 +13,6 @@ from pmfed.privacy.mechanism import Role
 from pmfed.queries.gradient import model_state
 from pmfed.queries.query import Floats, Patients, RowSum, Shapes, Stage
 from pmfed.queries.scored import patient_rows
-from pmfed.recalibration.line import Line
 
 if TYPE_CHECKING:
     from pmfed.tasks import Task
@@ -76,7 +75,7 @@ class Scores(RowSum):
     def state(self) -> Shapes:
         if self.study.recalibration is None:
             return model_state(self)
-        return {**model_state(self), "recalibration": (np.float64, len(self.task.bias()) + 1)}
+        return {**model_state(self), "recalibration": (np.float64, self.study.outcome.outputs + 1)}
 
     def due(self, number: int) -> bool:
         return number == 1 or (number > 0 and number % self.study.evaluation.every == 0)
@@ -99,12 +98,14 @@ class Scores(RowSum):
         )
 
     def rows(self, patients: Patients, state: Mapping[str, NDArray[Any]]) -> Iterator[Floats]:
-        line = Line.of(state["recalibration"]) if "recalibration" in state else None
+        yield from self.summed(patients, lambda cells, _: cells)
 
-        def rows(outputs: Floats, values: NDArray[Any]) -> Floats:
-            return self.task.rows(outputs if line is None else line(outputs), values)
-
-        yield from patient_rows(patients, self.size, rows)
+    def summed(self, patients: Patients, made: Callable[[Floats, slice], Floats]) -> Iterator[Floats]:
+        """Yield the rows of patients, chunk by chunk, where ``made`` turns the cells of some records into their rows."""
+        targets = patients.cohort.targets
+        yield from patient_rows(
+            patients, self.size, lambda outputs, part: made(self.task.rows(outputs, targets[part]), part)
+        )
 
 
 class OwnScores(Scores):

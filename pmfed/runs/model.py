@@ -19,7 +19,8 @@ from pydantic import ValidationError
 from safetensors.numpy import save_file
 
 from pmfed import __version__
-from pmfed.cohort.statistics import Statistics, solve
+from pmfed.cohort.scales import Statistics
+from pmfed.cohort.statistics import solve
 from pmfed.errors import UsageError, VerificationError
 from pmfed.file_io import replace_file, replacing
 from pmfed.runs.arrays import REMEDY, Arrays, array_of, read_arrays

@@ -9,9 +9,6 @@ from pydantic import Field
 from pmfed.study.outcome import Outcome
 from pmfed.validate import Frozen
 
-TASKS = ("binary", "multiclass", "survival")
-"""Outcomes whose models tell probabilities."""
-
 
 class RecalibrationSpec(Frozen):
     """``[recalibration]``: slope and intercept of the finished model's outputs, from one noised sum over training patients.
@@ -26,7 +23,7 @@ class RecalibrationSpec(Frozen):
 
     def misfit(self, outcome: Outcome, personal: bool) -> str:
         """Return why a study with this outcome, or with models of the sites' own, cannot have it; empty when it can."""
-        if outcome.task not in TASKS:
+        if not outcome.recalibrated:
             return f"a {outcome.task} outcome is predicted without probabilities; leave this section out"
         if personal:
             return "a site's own model is not the one it would be fitted to; leave out this section, or [personal]"

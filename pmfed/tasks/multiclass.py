@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from pmfed.recalibration import Temperature
-from pmfed.study.outcome import Outcome
+from pmfed.study.outcomes.multiclass import MulticlassOutcome
 from pmfed.tasks.losses import cross_entropy
 from pmfed.tasks.scores import area_under_roc, average_precision, calibration, expit, ratio
 from pmfed.tasks.task import Floats, Metric, mean_of_known, one_hot, redraw
@@ -28,21 +28,16 @@ EACH = {
 class Multiclass:
     """Several classes, one output each."""
 
-    metrics: ClassVar[tuple[Metric, ...]] = (
-        Metric("accuracy", "accuracy", True),
-        Metric("balanced_accuracy", "balanced accuracy", True),
-        Metric("auroc", "macro AUROC", True),
-    )
-
-    def __init__(self, outcome: Outcome, coarse: bool = False) -> None:
+    def __init__(self, outcome: MulticlassOutcome, coarse: bool = False) -> None:
+        self.metrics = outcome.metrics
         self.bins = COARSE if coarse else BINS
         self.classes = outcome.classes
         count = len(outcome.classes)
-        shares = outcome.baseline if isinstance(outcome.baseline, tuple) else (1 / count,) * count
-        self._log_shares = torch.log(torch.tensor(shares, dtype=torch.float32))
+        self._log_shares = torch.log(torch.tensor(outcome.shares, dtype=torch.float32))
         self._balanced = outcome.balanced
         self.confusion = count * count
         self.cells = self.confusion + count * 2 * self.bins
+        self.histogram = slice(0, self.confusion)
         self.sensitivity = float(np.sqrt(1 + count))  # one cell of the confusion, one per class histogram
         self.logits = (np.arange(self.bins) + 0.5) / self.bins * 2 * LOGITS - LOGITS
         self.details = (
@@ -132,7 +127,7 @@ class Multiclass:
         parts = [total[: self.confusion], *total[self.confusion :].reshape(len(self.classes), 2 * self.bins)]
         return np.concatenate([redraw(part, draws, random) for part in parts], axis=1)
 
-    def curves(self, total: Floats) -> dict[str, Any]:
+    def curves(self, total: Floats, noise: float = 0.0) -> dict[str, Any]:
         count = len(self.classes)
         confusion = np.clip(total[: self.confusion], 0, None).reshape(count, count)
         return {"confusion": {"classes": list(self.classes), "counts": confusion.round(1).tolist()}}

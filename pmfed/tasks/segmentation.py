@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pmfed.study.outcome import Outcome
+from pmfed.study.outcomes.segmentation import SegmentationOutcome
 from pmfed.tasks.losses import log_shares
 from pmfed.tasks.scores import ratio
 from pmfed.tasks.task import Floats, Metric, mean_of_known, one_hot, redraw
@@ -24,18 +24,18 @@ class Segmentation:
     A record without any pixel of a class, true or predicted, says nothing about that class.
     """
 
-    def __init__(self, outcome: Outcome, coarse: bool = False) -> None:
+    def __init__(self, outcome: SegmentationOutcome, coarse: bool = False) -> None:
+        self.metrics = outcome.metrics
         self.bins = COARSE if coarse else BINS
         self.classes = outcome.classes
         count = len(outcome.classes)
-        self.shares = outcome.baseline if isinstance(outcome.baseline, tuple) else (1 / count,) * count
+        self.shares = outcome.shares
         self.found = count - 1
         self.width = 2 + self.bins  # Dice, IoU, and Dice as a histogram, of each class but the background
         self.cells = self.found * self.width
+        self.histogram = slice(2, self.width)
         self.sensitivity = float(np.sqrt(3 * self.found))  # three parts of each class, each at most 1
-        own = [Metric(f"dice_{name}", f"Dice of {name}", True) for name in self.classes[1:]] if count > 2 else []
-        self.details = tuple(Metric(f"iou_{name}", f"IoU of {name}", True) for name in self.classes[1:]) if own else ()
-        self.metrics = (Metric("dice", "Dice", True), Metric("iou", "IoU", True), *own)
+        self.details = tuple(Metric(f"iou_{name}", f"IoU of {name}", True) for name in self.classes[1:] if count > 2)
 
     def bias(self) -> torch.Tensor:
         return torch.log(torch.tensor(self.shares, dtype=torch.float32))
@@ -97,5 +97,5 @@ class Segmentation:
                 drawn[:, place, column] = picked @ figures + picked.sum(axis=1) * offset
         return drawn.reshape(draws, self.cells)
 
-    def curves(self, total: Floats) -> dict[str, Any]:
+    def curves(self, total: Floats, noise: float = 0.0) -> dict[str, Any]:
         return {}

@@ -27,6 +27,7 @@ from safetensors.numpy import load_file, save
 from pmfed.cohort import Cohort, pool
 from pmfed.errors import ERRORS, InterruptedRunError, PmfedError, RunError
 from pmfed.file_io import replace_file
+from pmfed.methods.further import further_of
 from pmfed.models import build
 from pmfed.privacy.noise import SecretSource
 from pmfed.privacy.plan import AGAINST
@@ -88,7 +89,9 @@ def score(job: Job, cohorts: Mapping[str, Cohort], run: str) -> dict[str, Sum]:
     for name in job.scored:
         answers, scores = Answers(study, plan, _cut(job, name, cohorts[name]), lambda *_: SecretSource()), Scores(study)
         if not job.study.parts:
-            totals[name] = answers.exact(scores, _state(scores, job.folder))
+            whole = _state(scores, job.folder)
+            totals[name] = answers.exact(scores, whole)
+            totals |= {f"further:{query.name}:{name}": answers.exact(query, whole) for query in further_of(study)}
         if name in own and own[name].exists():
             totals[f"personal:{name}"] = answers.exact(scores, {"parameters": _whole(study, own[name])})
             totals.setdefault(name, totals[f"personal:{name}"])

@@ -11,7 +11,6 @@ import torch
 from rich.table import Table
 
 from pmfed.methods import METHODS, plan_for, schedule
-from pmfed.modality import shape_of
 from pmfed.models import build
 from pmfed.privacy.accounting import epsilon
 from pmfed.privacy.gradients import PrivateStep
@@ -38,7 +37,7 @@ def step_seconds(study: Study, plan: PrivacyPlan, patients: int) -> float:
     altered = study.training.augmentation
     owner = np.repeat(np.arange(patients), altered.multiplicity if altered else 1)
     for name, modality in study.modalities.items():
-        inputs[name] = torch.zeros((len(owner), *shape_of(modality)))
+        inputs[name] = torch.zeros((len(owner), *modality.shape))
     present = {name: torch.ones(len(owner), dtype=torch.bool) for name in inputs}
     task = task_for(study)
     targets = task.targets(np.repeat(extremes(study)[1:], len(owner), axis=0))

@@ -16,6 +16,7 @@ from pmfed.methods import schedule
 from pmfed.privacy.audit import Check, noise_check, sensitivity_check, site_std
 from pmfed.privacy.plan import PrivacyPlan
 from pmfed.queries.query import RowSum
+from pmfed.queries.scores import OwnScores
 from pmfed.recalibration import Line
 from pmfed.study import Study
 
@@ -50,7 +51,7 @@ class RowAudit:
         found = []
         for query in schedule(self.study):
             # Not the scores of models that a site trains for itself first.
-            if isinstance(query, RowSum) and query.name in self.plan and query.stage != "last":
+            if isinstance(query, RowSum) and query.name in self.plan and not isinstance(query, OwnScores):
                 found += [self._noise(query), self._one_patient(query)]
         return found
 

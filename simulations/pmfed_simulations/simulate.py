@@ -104,6 +104,10 @@ class Simulation:
         """Rounds taken so far."""
         return rounds_done(self.jobs)
 
+    def references(self) -> list[dict[str, Any]]:
+        """Return what others published on the same patients; on sites of one's own nobody did."""
+        return [] if self.options.sites else built_in(self.options.study).references(self.out / "sites")
+
 
 def prepare(options: Options, tell: Callable[[str], None] = lambda what: None) -> Simulation:
     """Read or make the sites, read every cohort, and list the jobs.
@@ -190,9 +194,7 @@ def simulate(simulation: Simulation, tick: Callable[[], None] = lambda: None) ->
     result["command"] = simulation.options.command()
     if simulation.best:
         result["best_possible"] = simulation.best
-    if not simulation.options.sites and (
-        told := built_in(simulation.options.study).references(simulation.out / "sites")
-    ):
+    if told := simulation.references():
         result["reference"] = told
     write_results_page(simulation.out, result, curves)
     return result

@@ -24,7 +24,8 @@ from pmfed import study as studies
 from pmfed.cli import app
 from pmfed.errors import ERRORS
 from pmfed.modality import ehr, genomics, scans
-from pmfed.study import Study, augmentation, encoders, method, model, outcome, personal, training
+from pmfed.study import Study, augmentation, encoders, method, model, outcome, personal, robustness, training
+from pmfed.study.outcomes import outcomes
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -58,10 +59,12 @@ STUDY = {
     "`[aggregation]`": studies.Aggregation,
     "`[evaluation]`": studies.Evaluation,
     "`[recalibration]`": studies.RecalibrationSpec,
+    "`[evaluation.robustness]`": robustness.Robustness,
     '`method = "fine-tune"`': personal.FineTune,
     '`method = "ditto"`': personal.Ditto,
     '`method = "head"`, `"norms"` or `"intercept"`': personal.LocalParts,
 }
+KINDS = {f'`task = "{task}"`': kind for task, kind in outcomes().items()}
 SOURCES = {
     "ehr.md": {
         '`kind = "events"`': ehr.Events,
@@ -156,6 +159,20 @@ def test_every_key_and_its_default_are_documented(page: str, heading: str, model
     assert told == {name: spelled(field) for name, field in model.model_fields.items()}
 
 
+@pytest.mark.parametrize("heading", KINDS)
+def test_every_key_of_every_kind_of_outcome_is_documented(heading: str) -> None:
+    common = {name: spelled(field) for name, field in outcome.Outcome.model_fields.items()}
+    own = {name: spelled(field) for name, field in KINDS[heading].model_fields.items() if name != "task"}
+    assert table(sections(DOCS / "study.md")[heading]) == {k: said for k, said in own.items() if common.get(k) != said}
+    kinds = sections(DOCS / "study.md")["`[outcome]`"]
+    task = KINDS[heading].model_fields["task"].default
+    assert f'| `"{task}"` |' in kinds
+    assert (
+        re.search(rf"^\| {task} \|", (DOCS / "predict.md").read_text(encoding="utf-8"), flags=re.M)
+        or task == "segmentation"
+    )
+
+
 def test_sections_of_the_files_are_documented() -> None:
     for page, whole in (("study.md", Study), ("site.md", _File)):
         headings = " ".join(sections(DOCS / page))
@@ -224,6 +241,12 @@ def parsed(words: list[str]) -> tuple[str, dict[str, Any]]:
     quiet(root, "")
     root.main(words, prog_name="pmfed", standalone_mode=False)
     return (names or [""])[0], given
+
+
+def test_every_built_in_study_is_documented() -> None:
+    rows = re.findall(r"^\| (`.*?) \|", (DOCS / "simulate.md").read_text(encoding="utf-8"), flags=re.M)
+    told = [name for row in rows for name in re.findall(r"`([\w-]+)`", row)]
+    assert set(built_in_studies()) <= set(told)
 
 
 def test_there_are_commands_to_check() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from monai.losses import DiceLoss
 from sklearn import metrics
 
-from pmfed.study.outcome import Outcome
+from pmfed.study.outcomes import outcome_of
 from pmfed.tasks.binary import Binary
 from pmfed.tasks.multiclass import Multiclass
 from pmfed.tasks.regression import Regression
@@ -21,13 +21,15 @@ from pmfed.tasks.survival import Survival
 from pmfed.tasks.task import Task, intervals, measured
 
 OUTCOMES = {
-    "binary": Outcome(column="y", task="binary", classes=("no", "yes"), baseline=0.3),
-    "multiclass": Outcome(column="y", task="multiclass", classes=("a", "b", "c"), baseline=(0.5, 0.3, 0.2)),
-    "regression": Outcome(column="y", task="regression", minimum=0, maximum=100, baseline=30.0, scale=12.0),
-    "sqrt": Outcome(column="y", task="regression", minimum=0, maximum=100, baseline=30.0, scale=1.5, transform="sqrt"),
-    "segmentation": Outcome(column="y", task="segmentation", folder="masks", classes=("none", "lesion", "rim")),
-    "log": Outcome(column="y", task="regression", minimum=1, maximum=100, baseline=30.0, scale=0.5, transform="log"),
-    "survival": Outcome(
+    "binary": outcome_of(column="y", task="binary", classes=("no", "yes"), baseline=0.3),
+    "multiclass": outcome_of(column="y", task="multiclass", classes=("a", "b", "c"), baseline=(0.5, 0.3, 0.2)),
+    "regression": outcome_of(column="y", task="regression", minimum=0, maximum=100, baseline=30.0, scale=12.0),
+    "sqrt": outcome_of(
+        column="y", task="regression", minimum=0, maximum=100, baseline=30.0, scale=1.5, transform="sqrt"
+    ),
+    "segmentation": outcome_of(column="y", task="segmentation", folder="masks", classes=("none", "lesion", "rim")),
+    "log": outcome_of(column="y", task="regression", minimum=1, maximum=100, baseline=30.0, scale=0.5, transform="log"),
+    "survival": outcome_of(
         column="t",
         event="e",
         task="survival",
@@ -118,7 +120,7 @@ def test_segmentation_figures_are_those_of_scikit_learn() -> None:
 
 
 def test_a_class_that_a_record_neither_has_nor_is_said_to_have_does_not_count() -> None:
-    task = Segmentation(Outcome(column="y", task="segmentation", folder="m", classes=("none", "lesion")))
+    task = Segmentation(outcome_of(column="y", task="segmentation", folder="m", classes=("none", "lesion")))
     nothing = np.zeros((1, 2, 2, 2))
     nothing[:, 0] = 5.0
     row = task.rows(nothing, np.zeros((1, 2, 2), np.uint8))
@@ -128,7 +130,9 @@ def test_a_class_that_a_record_neither_has_nor_is_said_to_have_does_not_count() 
 
 
 def test_a_segmentation_drawn_again_has_the_exact_figures_and_not_those_of_its_bins() -> None:
-    task = Segmentation(Outcome(column="y", task="segmentation", folder="m", classes=("none", "lesion")), coarse=True)
+    task = Segmentation(
+        outcome_of(column="y", task="segmentation", folder="m", classes=("none", "lesion")), coarse=True
+    )
     truth, said = np.zeros((2, 50, 4, 4), np.uint8)
     truth[:, 0, 0], said[:, 0] = 1, 1  # one pixel of four: Dice 2/5, IoU 1/4
     outputs = np.moveaxis(np.eye(2)[said], -1, 1)
@@ -234,7 +238,7 @@ def test_balanced_losses_add_the_public_shares_and_nothing_else() -> None:
     """Logit adjustment: with the outputs of a classifier that treats classes alike, the loss is that of one that does not."""
     shares = np.array([0.5, 0.3, 0.2])
     told = {"column": "y", "task": "multiclass", "classes": ("a", "b", "c")}
-    task = Multiclass(Outcome.model_validate({**told, "baseline": tuple(shares), "balanced": True}))
+    task = Multiclass(outcome_of(**{**told, "baseline": tuple(shares), "balanced": True}))
     outputs, truth = drawn("multiclass", 200, 6)
     loss = task.loss(torch.tensor(outputs), task.targets(truth)).mean()
     weighed = np.exp(outputs) * shares
@@ -243,7 +247,7 @@ def test_balanced_losses_add_the_public_shares_and_nothing_else() -> None:
     plain = task_of("multiclass")
     np.testing.assert_array_equal(task.rows(outputs, truth), plain.rows(outputs, truth))
     with pytest.raises(ValueError, match="'balanced' needs a multiclass outcome with 'baseline'"):
-        Outcome.model_validate({**told, "balanced": True})
+        outcome_of(**told, balanced=True)
 
 
 @ALL

@@ -43,6 +43,7 @@ class Order:
         self._queries = {query.name: query for query in queries if query.stage != "within"}
         self._rounds = max((query.times for query in queries if query.stage == "round"), default=0)
         self._places: dict[Stage, Place] = {}
+        self._newest: dict[str, Place] = {}
         self._answers: Counter[str] = Counter()
         self.over = False
 
@@ -84,9 +85,9 @@ class Order:
             raise _out_of_order(f"the model of round {looked} was evaluated already")
 
     def _take_look(self, query: Query, place: Place) -> None:
-        others = [self._at(stage)[0] for stage in LOOKS if stage != query.stage]
         # The oldest state that may be looked at is the one before the last round, should that have come to nothing.
-        if place[0] < max(self._at("round")[0] - 1, *others) or place <= self._at(query.stage):
+        oldest = max(self._at("round")[0] - 1, *(self._at(stage)[0] for stage in LOOKS))
+        if place[0] < oldest or place <= self._newest.get(query.name, BEGUN):
             raise _out_of_order("a model of an earlier round, or this very one, is asked about again")
         if query.stage == "fit" and self._at("last") > BEGUN:
             raise _out_of_order("what comes last was asked for already")
@@ -100,6 +101,7 @@ class Order:
 
     def _note(self, query: Query, place: Place) -> None:
         self._places[query.stage] = max(self._at(query.stage), place)
+        self._newest[query.name] = max(self._newest.get(query.name, BEGUN), place)
         self._answers[query.name] += 1
         if query.stage == "look":
             in_turn = query.due(place[0]) and place[0] >= self._at("round")[0]

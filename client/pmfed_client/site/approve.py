@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 
 from pmfed.errors import ApprovalError, PolicyError, StudyError
 from pmfed.methods import METHODS, schedule
-from pmfed.modality import sources_of
 from pmfed.secagg.roster import grouped
 from pmfed.study import Study
 from pmfed_client.site.approval import Approval, granted, path_of
@@ -97,11 +96,7 @@ def terms(site: Site, study: Study) -> Iterator[str]:
     yield ""
     who = f"every patient in {_place(site, study.cohort.table)}"
     if METHODS[study.method.kind].predicts:
-        kind = "a number" if outcome.task == "regression" else " or ".join(outcome.classes)
-        kind += " in every pixel" if outcome.task == "segmentation" else ""
-        if outcome.event is not None:
-            kind = f"the chance of '{outcome.event}' by then"
-        yield f"What is learned   a model that predicts '{outcome.column}' ({kind}) of a patient"
+        yield f"What is learned   a model that predicts '{outcome.name}' ({outcome.meaning}) of a patient"
         yield f"Who               {who}; some are held out for testing"
     else:
         yield f"What is learned   {' and '.join(query.label for query in schedule(study))} of these patients, no model"
@@ -110,7 +105,7 @@ def terms(site: Site, study: Study) -> Iterator[str]:
     for name, modality in sorted(study.modalities.items()):
         columns = study.inputs.get(name, ())
         held = f": {', '.join(columns)}" if columns else ""
-        yield f"  {name} ({modality.kind}) in {', '.join(_place(site, one) for one in sources_of(modality))}{held}"
+        yield f"  {name} ({modality.kind}) in {', '.join(_place(site, one) for one in modality.sources)}{held}"
         if name in study.public_weights:
             yield f"    through {study.public_weights[name]}: public, and nothing of it is trained"
     yield ""
@@ -119,7 +114,8 @@ def terms(site: Site, study: Study) -> Iterator[str]:
         yield f"  {query.leaves()}"
         if query.by_site:
             yield "  this site's own part of it, readable by itself"
-    yield "  a signed receipt of what was charged; version and name of this site; times and sizes of its messages"
+    yield "  a signed receipt of what was charged, with a digest of the data that only this site can check; version and name of this"
+    yield "  site; times and sizes of its messages"
     yield "What never leaves  patient ids, values, images, counts of patients, anything of one patient alone"
     if study.parts:
         yield f"                  and the model's {study.parts.method}, which this site keeps in {PERSONAL}/"

@@ -18,6 +18,7 @@ from torch import nn
 
 from pmfed.errors import RunError, UsageError
 from pmfed.runs.description import Answer, Part, Straight
+from pmfed.runs.links import LINKS
 from pmfed.runs.model import Model
 from pmfed.runs.predictors import network
 
@@ -124,12 +125,7 @@ TELLS: dict[str, Callable[[Answer, torch.Tensor], torch.Tensor]] = {
     "regression": _value,
     "hazards": lambda answer, outputs: (-nn.functional.softplus(outputs).cumsum(dim=1)).exp(),
 }
-TOLD = {
-    "logistic": "probability of the second class",
-    "softmax": "probability of each class",
-    "regression": "value in natural units",
-    "hazards": "chance to be without the event at the end of every interval",
-}
+assert TELLS.keys() == LINKS.keys()
 
 
 def write_onnx(model: Model, path: Path) -> float:
@@ -215,7 +211,7 @@ def _told(model: Model) -> dict[str, Any]:
     return {
         "study": model.study.fingerprint(),
         "parts": parts,
-        "told": TOLD[answer.link],
+        "told": LINKS[answer.link].exported,
         "answer": answer.model_dump(mode="json"),
     }
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from pmfed_client.agent.answers import Answers, Lent
+from pmfed_client.agent.answers import Answers
 from pmfed_client.agent.personal import Shelf
 from pmfed_client.ledger.entries import entries
 from scipy import stats
@@ -24,7 +24,7 @@ from pmfed.cohort import Cohort
 from pmfed.cohort.split import set_aside
 from pmfed.errors import PolicyError
 from pmfed.methods import METHODS, plan_for, schedule
-from pmfed.modality import Categorical, Table, shape_of
+from pmfed.modality import Categorical, Table
 from pmfed.models import load
 from pmfed.privacy.gradients import PrivateStep
 from pmfed.privacy.noise import LARGEST, SecretSource
@@ -32,7 +32,8 @@ from pmfed.queries import cells, scored, scores
 from pmfed.queries.gradient import LocalSteps, OwnSteps, Step
 from pmfed.queries.query import Query, RowSum, check_fits, check_state
 from pmfed.study import Study
-from pmfed.tasks import TASKS, task_for
+from pmfed.study.outcomes import outcomes as kinds
+from pmfed.tasks import task_for
 
 RARE = 1e-9
 SITES, PATIENTS = 3, 14
@@ -105,6 +106,7 @@ VARIANTS: dict[str, Study] = {
         personal={"method": "head", "learning_rate": 0.1},
     ),
 }
+SCALED = {**TABLE, **PICTURES, "more": {**SEXES["labs"]}}
 VARIANTS |= {
     "recalibrated": study(UNSCALED, recalibration={}, evaluation=PRIVATE),
     "recalibrated, multiclass": study(outcome={"task": "multiclass", "classes": ["a", "b", "c"]}, recalibration={}),
@@ -114,6 +116,20 @@ VARIANTS |= {
     ),
     "recalibrated, network": study(
         TABLE | PICTURES, model={"kind": "fusion", "embedding": 4, "channels": [4]}, recalibration={"part": 0.5}
+    ),
+    "subgroups and worse inputs": study(
+        SCALED,
+        model={"kind": "fusion", "embedding": 4, "channels": [4]},
+        evaluation={
+            "release": "private",
+            "subgroups": {"more.sex": [], "labs.a": [3, 7], "more.a": [5]},
+            "robustness": {"noise": 0.5, "withheld": ["labs", "pictures"]},
+        },
+    ),
+    "subgroups, exact": study(
+        TABLE,
+        {"task": "survival", "event": "e", "classes": ["a", "b"], "intervals": [1.0, 2.0, 5.0]},
+        evaluation={"subgroups": {"labs.a": [3]}, "robustness": {"noise": 0.5}, "per_site": True},
     ),
     "tables": study(
         UNSCALED, {"task": "regression", "minimum": 1.0, "maximum": 80.0}, method={"kind": "tables", "bins": 4}
@@ -160,7 +176,7 @@ def hostile(study: Study, seed: int = 0) -> Cohort:
     wild = np.array([np.nan, np.inf, -np.inf, 1e5, -1e5, 1e-45], np.float32)
     inputs, present = {}, {}
     for name, modality in study.modalities.items():
-        values = chance.normal(0, 1, (len(owner), *shape_of(modality))).astype(np.float32)
+        values = chance.normal(0, 1, (len(owner), *modality.shape)).astype(np.float32)
         for patient in (2, 3, *range(8, PATIENTS)):
             theirs = values[owner == patient]
             values[owner == patient] = chance.choice(wild if patient < 5 else wild[3:], theirs.shape)
@@ -184,13 +200,9 @@ def hostile(study: Study, seed: int = 0) -> Cohort:
 
 
 def outcomes(study: Study, count: int, chance: np.random.Generator) -> NDArray[Any]:
-    outcome = study.outcome
-    if outcome.event is not None:
-        return np.stack([chance.exponential(3, count), chance.integers(0, 2, count)], axis=1)
-    if outcome.classes:
-        axes = (8, 8) if outcome.task == "segmentation" else ()
-        return chance.integers(0, len(outcome.classes), (count, *axes))
-    return chance.uniform(outcome.minimum or 0.0, outcome.maximum or 1.0, count)
+    pixels = (8, 8) if study.outcome.masks is not None else ()
+    values = np.concatenate([study.outcome.typical(pixels)[1], study.outcome.extremes(pixels)])
+    return values[chance.integers(0, len(values), count)]
 
 
 def state_of(query: Query, seed: int = 1) -> dict[str, NDArray[Any]]:
@@ -227,7 +239,7 @@ def without(cohort: Cohort, patient: int) -> Cohort:
 
 def test_every_method_and_every_task_is_here() -> None:
     assert {one.method.kind for one in VARIANTS.values()} == set(METHODS)
-    assert {one.outcome.task for one in VARIANTS.values()} == set(TASKS)
+    assert {one.outcome.task for one in VARIANTS.values()} == set(kinds())
     seen = {type(query) for one in VARIANTS.values() for query in schedule(one)}
     assert seen >= set(ENGINE)
 
@@ -360,7 +372,7 @@ ROWS = [pair for pair in PAIRS if not isinstance(query_of(*pair)[1], ENGINE)]
 
 def rows_of(study: Study, query: Query, cohort: Cohort, folder: Path) -> NDArray[np.float64]:
     answers, state = site(study, cohort, folder), state_of(query)
-    lent = Lent(answers._patients(query, state), answers.trainer)
+    lent = answers.lent(query, state)
     found = [np.zeros((0, query.size)), *query.rows(lent, state)]
     return np.concatenate(found)
 
