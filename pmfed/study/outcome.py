@@ -102,6 +102,8 @@ class Outcome(Frozen):
     """``module:class`` of the `pmfed.tasks.task.Task` with its loss and its scores. A name, because that needs torch."""
     link: ClassVar[Link]
     """How outputs become what people are told."""
+    recalibrated: ClassVar[bool] = False
+    """Whether its models tell probabilities that can be stretched and shifted: its task then has a recalibrator."""
     dtype: ClassVar[type[np.generic]] = np.float32
     """Of outcomes in a cohort."""
 

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from pmfed.recalibration import Logistic
 from pmfed.study.outcomes.binary import BinaryOutcome
 from pmfed.tasks.agreement import flexible_curve
 from pmfed.tasks.losses import binary_entropy
@@ -65,6 +66,9 @@ class Binary:
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return binary_entropy(outputs[:, 0], targets)
+
+    def recalibrator(self) -> Logistic:
+        return Logistic(self.baseline)
 
     def rows(self, outputs: Floats, values: npt.NDArray[Any]) -> Floats:
         scaled = (np.clip(outputs[:, 0], -LOGITS, LOGITS) + LOGITS) / (2 * LOGITS)

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from pmfed.recalibration import Temperature
 from pmfed.study.outcomes.multiclass import MulticlassOutcome
 from pmfed.tasks.losses import cross_entropy
 from pmfed.tasks.scores import area_under_roc, average_precision, calibration, expit, ratio
@@ -62,6 +63,9 @@ class Multiclass:
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         adjusted = outputs + self._log_shares.to(outputs) if self._balanced else outputs
         return cross_entropy(adjusted, targets)
+
+    def recalibrator(self) -> Temperature:
+        return Temperature(np.exp(self._log_shares.double().numpy()), self._balanced)
 
     def rows(self, outputs: Floats, values: npt.NDArray[Any]) -> Floats:
         count = len(self.classes)

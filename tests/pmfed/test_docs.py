@@ -59,6 +59,7 @@ STUDY = {
     "`[privacy]`": studies.Privacy,
     "`[aggregation]`": studies.Aggregation,
     "`[evaluation]`": studies.Evaluation,
+    "`[recalibration]`": studies.RecalibrationSpec,
     "`[evaluation.robustness]`": robustness.Robustness,
     '`method = "fine-tune"`': personal.FineTune,
     '`method = "ditto"`': personal.Ditto,

@@ -21,13 +21,14 @@ from pmfed_client.ledger.entries import entries
 from scipy import stats
 
 from pmfed.cohort import Cohort
+from pmfed.cohort.split import set_aside
 from pmfed.errors import PolicyError
 from pmfed.methods import METHODS, plan_for, schedule
 from pmfed.modality import Categorical, Table
 from pmfed.models import load
 from pmfed.privacy.gradients import PrivateStep
 from pmfed.privacy.noise import LARGEST, SecretSource
-from pmfed.queries import cells, scores
+from pmfed.queries import cells, scored, scores
 from pmfed.queries.gradient import LocalSteps, OwnSteps, Step
 from pmfed.queries.query import Query, RowSum, check_fits, check_state
 from pmfed.study import Study
@@ -119,6 +120,15 @@ VARIANTS: dict[str, Study] = {
 }
 SCALED = {**TABLE, **PICTURES, "more": {**SEXES["labs"]}}
 VARIANTS |= {
+    "recalibrated": study(UNSCALED, recalibration={}, evaluation=PRIVATE),
+    "recalibrated, multiclass": study(outcome={"task": "multiclass", "classes": ["a", "b", "c"]}, recalibration={}),
+    "recalibrated, survival": study(
+        outcome={"task": "survival", "event": "e", "classes": ["a", "b"], "intervals": [1.0, 2.0, 5.0]},
+        recalibration={"share": 0.3},
+    ),
+    "recalibrated, network": study(
+        TABLE | PICTURES, model={"kind": "fusion", "embedding": 4, "channels": [4]}, recalibration={"part": 0.5}
+    ),
     "subgroups and worse inputs": study(
         SCALED,
         model={"kind": "fusion", "embedding": 4, "channels": [4]},
@@ -225,8 +235,10 @@ def query_of(variant: str, name: str) -> tuple[Study, Query]:
 
 
 def role(cohort: Cohort, query: Query) -> NDArray[np.int64]:
-    """Return the patients that a query sums over."""
-    chosen = {"train": cohort.training, "held-out": ~cohort.training, "all": np.ones(cohort.patients, bool)}
+    """Return the patients that a query sums over: of a network that is recalibrated, some are kept from its steps."""
+    aside = set_aside(cohort.ids, query.study.evaluation.split_key, query.study.set_aside)
+    steps = cohort.training if query.study.set_aside == 0 else cohort.training & (aside == (query.stage == "fit"))
+    chosen = {"train": steps, "held-out": ~cohort.training, "all": np.ones(cohort.patients, bool)}
     return np.flatnonzero(chosen[query.whose])
 
 
@@ -398,7 +410,7 @@ def test_chunks_of_any_size_add_up_to_the_same(
     one, query = query_of(variant, name)
     cohort = hostile(one)
     whole = exact(one, query, cohort, tmp_path)
-    monkeypatch.setattr(scores, "RECORDS", records)
+    monkeypatch.setattr(scored, "RECORDS", records)
     monkeypatch.setattr(cells, "PATIENTS", records)
     np.testing.assert_allclose(exact(one, query, cohort, tmp_path), whole, rtol=1e-4, atol=1e-4)
 
