@@ -17,6 +17,7 @@ from pmfed.cli.coordinator import coordinator_app
 from pmfed.cli.runs import add_run_commands
 from pmfed.cli.site import site_app
 from pmfed.errors import PmfedError, StudyError, UsageError
+from pmfed.file_io import replace_file
 from pmfed.memory import keep_freed
 
 if TYPE_CHECKING:
@@ -185,9 +186,12 @@ def _simulate(ready: Simulation, quiet: bool) -> None:
 @study_app.command("check")
 def study_check(study: Annotated[str, typer.Argument(help="A built-in study or a STUDY.toml.")]) -> None:
     """Validate a study; errors name the line."""
-    from pmfed_simulations.simulate import find_study
+    from pmfed_simulations.simulate import find_draft
 
-    found = find_study(study)
+    from pmfed.methods.step_rule import advice, resolved
+
+    draft = find_draft(study)
+    found = resolved(draft)
     if found.personal:
         from pmfed.models import shared_start
 
@@ -207,8 +211,27 @@ def study_check(study: Annotated[str, typer.Argument(help="A built-in study or a
         print(
             f"fedavg: the coordinator's {rule.name} steps the way the models went, learning rate {rule.learning_rate:g}."
         )
+    for line in advice(draft, found):
+        print(line)
     print(f"fingerprint {found.fingerprint()}")
     print(f"next: pmfed study plan {study}")
+
+
+@study_app.command("resolve")
+def study_resolve(study: Annotated[Path, typer.Argument(help="A STUDY.toml; it is changed in place.")]) -> None:
+    """Write the numbers that "auto" stands for into a study: from its public numbers, never from patients."""
+    from pmfed.methods.step_rule import numbers_for
+    from pmfed.study.draft import Draft, read_text, with_numbers
+
+    text = read_text(study)
+    numbers = numbers_for(Draft.from_text(text, str(study)))
+    if not numbers:
+        print(f'{study}: nothing says "auto".')
+        return
+    replace_file(study, with_numbers(text, numbers, str(study)).encode())
+    for place, number in numbers.items():
+        print(f"{'.'.join(place)} = {number!r}")
+    print(f"{study} written. next: pmfed study check {study}")
 
 
 @study_app.command("plan")
@@ -230,9 +253,13 @@ def study_new(
     """Write a commented study to start from."""
     from pmfed_simulations.simulate import study_text
 
+    from pmfed.methods.step_rule import numbers_for
+    from pmfed.study.draft import Draft, with_numbers
+
     if path.exists():
         raise UsageError(f"{path}: the file exists.", "Choose another name; nothing is overwritten.")
-    path.write_text(study_text("hospitals"), encoding="utf-8")
+    text = study_text("hospitals")
+    path.write_text(with_numbers(text, numbers_for(Draft.from_text(text, path.name)), path.name), encoding="utf-8")
     print(
         f"{path} written: the study of the virtual hospitals, with comments. Change it, then: pmfed study check {path}"
     )

@@ -11,6 +11,7 @@ import torch
 from rich.table import Table
 
 from pmfed.methods import METHODS, plan_for, schedule
+from pmfed.methods.step_rule import far_from_rule
 from pmfed.modality import shape_of
 from pmfed.models import build
 from pmfed.privacy.accounting import epsilon
@@ -125,6 +126,8 @@ def show_plan(study: Study, sites: int) -> None:
         if value:
             facts.add_row(name, value)
     screen.print(facts)
+    for line in far_from_rule(study):
+        screen.print(f"note: {line}")
     screen.print(_schedule(study, plan))
     screen.print(_ways(study, step))
     rounds = sorted({*range(10, training.rounds + 1, 10), training.rounds})

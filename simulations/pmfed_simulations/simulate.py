@@ -22,7 +22,9 @@ from pmfed.cohort import Cohort, read_cohort
 from pmfed.errors import StudyError, UsageError
 from pmfed.file_io import replace_file
 from pmfed.methods import METHODS, schedule
+from pmfed.methods.step_rule import resolved
 from pmfed.study import Study
+from pmfed.study.draft import Draft, read_text
 from pmfed.validate import explain
 from pmfed_simulations.datasets import write_sites
 from pmfed_simulations.hospitals import write_hospitals, write_real_hospitals
@@ -127,16 +129,21 @@ def study_text(name: str) -> str:
 
 
 def find_study(name: str) -> Study:
-    """Return a built-in study by name, or the one in a file."""
+    """Return a built-in study by name, or the one in a file; where it says "auto" stand the numbers."""
+    return resolved(find_draft(name))
+
+
+def find_draft(name: str) -> Draft:
+    """Return a study as it is written, "auto" and all."""
     if name in BUILT_IN:
-        return Study.from_text(study_text(name), f"{name}.toml")
+        return Draft.from_text(study_text(name), f"{name}.toml")
     path = Path(name)
     if path.suffix != ".toml" and not path.exists():
         raise UsageError(
             f"there is no built-in study '{name}'.",
             f"Built in are {', '.join(BUILT_IN)}; your own is a file ending in .toml.",
         )
-    return Study.read(path)
+    return Draft.from_text(read_text(path), name)
 
 
 def prepare(options: Options, tell: Callable[[str], None] = lambda what: None) -> Simulation:
@@ -278,26 +285,27 @@ def _check_method(study: Study, options: Options) -> None:
 
 
 def _chosen(options: Options) -> Study:
-    study = find_study(options.study)
+    draft = find_draft(options.study)
     if options.changes:
-        study = _changed(study, Path(options.changes))
+        draft = _changed(draft, Path(options.changes))
     privacy = {key: value for key in ("epsilon", "delta") if (value := getattr(options, key)) is not None}
     training = {"rounds": options.rounds} if options.rounds is not None else {}
     try:
-        return study.replace(privacy=privacy, training=training)
+        draft = draft.changed(privacy=privacy, training=training)
     except ValidationError as error:
         said = error.errors()[0]
         what = said["msg"].removeprefix("Value error, ")
         option = f"--{said['loc'][-1]}" if said["loc"] else "--epsilon, --delta or --rounds"
         raise StudyError(f"{option} does not fit the study: {what}.") from None
+    return resolved(draft)
 
 
-def _changed(study: Study, path: Path) -> Study:
+def _changed(draft: Draft, path: Path) -> Draft:
     """Return a study with the sections of a TOML file laid over its own."""
     try:
         text = path.read_text(encoding="utf-8")
         sections = tomllib.loads(text)
-        return study.replace(**sections)
+        return draft.changed(**sections)
     except ValidationError as error:
         raise StudyError(explain(error, Study, text, str(path))) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
