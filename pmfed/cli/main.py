@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 import typer.core
+from pmfed_simulations.studies import built_in_studies
 
 from pmfed import __version__
 from pmfed.cli.coordinator import coordinator_app
@@ -87,9 +88,7 @@ def simulate(
     context: typer.Context,
     study: Annotated[
         str,
-        typer.Argument(
-            help="hospitals-real, hospitals, warfarin, heart-disease, eicu, eicu-events, isic, isic-lesion, tcga-brca, digits, or your own STUDY.toml."
-        ),
+        typer.Argument(help=f"{', '.join(built_in_studies())}, or your own STUDY.toml."),
     ] = "hospitals-real",
     data: Annotated[Path | None, typer.Option(help="Folder of public data (or PMFED_DATA).")] = None,
     sites: Annotated[
@@ -183,10 +182,18 @@ def _simulate(ready: Simulation, quiet: bool) -> None:
         show_result(result, ready.out)
 
 
+@study_app.command("list")
+def study_list() -> None:
+    """List the built-in studies: what each is about, and which public data it needs."""
+    from pmfed_simulations.listing import show_studies
+
+    show_studies()
+
+
 @study_app.command("check")
 def study_check(study: Annotated[str, typer.Argument(help="A built-in study or a STUDY.toml.")]) -> None:
     """Validate a study; errors name the line."""
-    from pmfed_simulations.simulate import find_draft
+    from pmfed_simulations.studies import find_draft
 
     from pmfed.methods.step_rule import advice, resolved
 
@@ -241,7 +248,7 @@ def study_plan(
 ) -> None:
     """Show noise, steps, epsilon, bytes and time before anyone trains."""
     from pmfed_simulations.planning import show_plan
-    from pmfed_simulations.simulate import find_study
+    from pmfed_simulations.studies import find_study
 
     show_plan(find_study(study), sites)
 
@@ -251,15 +258,15 @@ def study_new(
     path: Annotated[Path, typer.Argument(help="The file to write.")] = Path("study.toml"),
 ) -> None:
     """Write a commented study to start from."""
-    from pmfed_simulations.simulate import study_text
+    from pmfed_simulations.studies import built_in
 
     from pmfed.methods.step_rule import numbers_for
-    from pmfed.study.draft import Draft, with_numbers
+    from pmfed.study.draft import with_numbers
 
     if path.exists():
         raise UsageError(f"{path}: the file exists.", "Choose another name; nothing is overwritten.")
-    text = study_text("hospitals")
-    path.write_text(with_numbers(text, numbers_for(Draft.from_text(text, path.name)), path.name), encoding="utf-8")
+    start = built_in("hospitals")
+    path.write_text(with_numbers(start.text, numbers_for(start.draft), path.name), encoding="utf-8")
     print(
         f"{path} written: the study of the virtual hospitals, with comments. Change it, then: pmfed study check {path}"
     )
@@ -268,7 +275,7 @@ def study_new(
 @data_app.command("list")
 def data_list() -> None:
     """List public data: what it is, its licence, and which study uses it."""
-    from pmfed_simulations.display import show_catalogue
+    from pmfed_simulations.listing import show_catalogue
 
     show_catalogue()
 

@@ -135,7 +135,7 @@ def far_from_rule(study: Study) -> Iterator[str]:
                 f"training.optimizer.learning_rate: {own:g} is {own / rule:.2g} times the {rule:g} at which {study.training.rounds} "
                 + ("rounds of noise move a score by little." if own > rule else "rounds take the model as far as its noise allows.")
             )  # fmt: skip
-    if study.outcome.baseline is None and study.outcome.task in ("binary", "multiclass", "survival"):
+    if not _knows_shares(study):
         yield (
             "outcome.baseline: none is given, so the model must learn how frequent the outcome is before anything else. A rough "
             "figure from the literature helps, the more the smaller epsilon and cohort are."
@@ -218,15 +218,23 @@ def _spread(study: Study) -> float:
 
 
 def _clip(study: Study) -> float:
-    """Return what the rarest say at the baseline, and half of what more they may come to say, as far as the run gets."""
-    seen = typical(study)
-    return rounded(max(seen.weights) * (1 + (seen.growth - 1) / 2 * _progress(study)))
+    """Return what the rarest say at the baseline, and a part of what more they may come to say, as far as the run gets.
+
+    Half of it; all of it where no baseline says how rare they are.
+    """
+    seen, part = typical(study), 0.5 if _knows_shares(study) else 1.0
+    return rounded(max(seen.weights) * (1 + (seen.growth - 1) * part * _progress(study)))
 
 
 def _intercept(study: Study) -> float:
     if study.training.optimizer.name not in ("sgd", "momentum"):
         return 1.0
-    return INTERCEPT if study.outcome.baseline is None else rounded(1 + (INTERCEPT / 2 - 1) * _progress(study))
+    return rounded(1 + (INTERCEPT / 2 - 1) * _progress(study)) if _knows_shares(study) else INTERCEPT
+
+
+def _knows_shares(study: Study) -> bool:
+    """Whether the model starts at a public baseline, or need not (a number's middle is no worse than its mean)."""
+    return study.outcome.baseline is not None or study.outcome.task in ("regression", "segmentation")
 
 
 def _learning_rate(study: Study) -> float:

@@ -124,17 +124,3 @@ def _last(path: Path) -> dict[str, Any] | None:
         if "metrics" in line:
             return {**found, "metrics": line["metrics"]}
     return found
-
-
-def show_catalogue() -> None:
-    """Print the catalogue of public data."""
-    from pmfed_simulations.public import CATALOGUE
-
-    screen = console()
-    for entry in CATALOGUE.values():
-        use = f"  for: pmfed simulate {' or '.join(entry.studies)}" if entry.studies else ""
-        screen.print(f"{entry.name}{use}", style="bold")
-        screen.print(f"    {entry.title}")
-        screen.print(f"    licence  {entry.licence}")
-        screen.print(f"    from     {entry.source}; {len(entry.files)} files, SHA-256 checked", style="dim")
-    screen.print("\nget one with: pmfed data get NAME [--from DIR]")

@@ -14,7 +14,7 @@ from pmfed_client.site.site import Site
 from pmfed.cohort import Cohort, folds
 from pmfed.errors import UsageError
 from pmfed.study import Study
-from pmfed_simulations.jobs import Books, Job, Masks
+from pmfed_simulations.job import Books, Job, Masks
 
 Protocol = Literal["holdout", "cv", "leave-one-site-out"]
 PROTOCOLS: tuple[Protocol, ...] = ("holdout", "cv", "leave-one-site-out")

@@ -9,7 +9,6 @@ import shutil
 import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +23,10 @@ from pmfed.file_io import replace_file
 from pmfed.methods import METHODS, schedule
 from pmfed.methods.step_rule import resolved
 from pmfed.study import Study
-from pmfed.study.draft import Draft, read_text
+from pmfed.study.draft import Draft
 from pmfed.validate import explain
-from pmfed_simulations.datasets import write_sites
-from pmfed_simulations.hospitals import write_hospitals, write_real_hospitals
-from pmfed_simulations.jobs import Engine, Job, rounds_done, run_jobs
+from pmfed_simulations.job import Engine, Job
+from pmfed_simulations.jobs import rounds_done, run_jobs
 from pmfed_simulations.protocols import (
     PROTOCOLS,
     Protocol,
@@ -38,24 +36,10 @@ from pmfed_simulations.protocols import (
     federation,
     without_refused,
 )
-from pmfed_simulations.published import warfarin_references
 from pmfed_simulations.ray_engine import check_ray
 from pmfed_simulations.rosters import pin_rosters
+from pmfed_simulations.studies import built_in, built_in_studies, find_draft
 from pmfed_simulations.summary import summarise_series
-
-BUILT_IN = (
-    "hospitals",
-    "hospitals-real",
-    "warfarin",
-    "heart-disease",
-    "eicu",
-    "eicu-events",
-    "tcga-brca",
-    "isic",
-    "isic-lesion",
-    "digits",
-)
-NEEDS_DATA = ("warfarin", "heart-disease", "eicu", "eicu-events", "tcga-brca", "isic", "isic-lesion")
 
 
 @dataclass(frozen=True)
@@ -121,29 +105,6 @@ class Simulation:
     def rounds_done(self) -> int:
         """Rounds taken so far."""
         return rounds_done(self.jobs)
-
-
-def study_text(name: str) -> str:
-    """Return the study.toml of a built-in study."""
-    return (files("pmfed_simulations") / "studies" / f"{name}.toml").read_text(encoding="utf-8")
-
-
-def find_study(name: str) -> Study:
-    """Return a built-in study by name, or the one in a file; where it says "auto" stand the numbers."""
-    return resolved(find_draft(name))
-
-
-def find_draft(name: str) -> Draft:
-    """Return a study as it is written, "auto" and all."""
-    if name in BUILT_IN:
-        return Draft.from_text(study_text(name), f"{name}.toml")
-    path = Path(name)
-    if path.suffix != ".toml" and not path.exists():
-        raise UsageError(
-            f"there is no built-in study '{name}'.",
-            f"Built in are {', '.join(BUILT_IN)}; your own is a file ending in .toml.",
-        )
-    return Draft.from_text(read_text(path), name)
 
 
 def prepare(options: Options, tell: Callable[[str], None] = lambda what: None) -> Simulation:
@@ -231,8 +192,10 @@ def simulate(simulation: Simulation, tick: Callable[[], None] = lambda: None) ->
     result["command"] = simulation.options.command()
     if simulation.best:
         result["best_possible"] = simulation.best
-    if simulation.options.study == "warfarin":
-        result["reference"] = warfarin_references(simulation.out / "sites")
+    if not simulation.options.sites and (
+        told := built_in(simulation.options.study).references(simulation.out / "sites")
+    ):
+        result["reference"] = told
     write_results_page(simulation.out, result, curves)
     return result
 
@@ -318,27 +281,22 @@ def _sites(options: Options, out: Path, tell: Callable[[str], None]) -> tuple[Si
     """Return the sites: the researcher's own, or a built-in study's, written into RUN/sites."""
     if options.sites:
         return read_sites(Path(options.sites))
-    if options.study not in BUILT_IN:
+    if options.study not in built_in_studies():
         raise UsageError(
             "a study of your own needs --sites DIR.", "DIR holds a folder per site, each with a site.toml and its data."
         )
     made = out / "sites"
     if not made.exists():
+        maker = built_in(options.study).sites
         data = options.data or os.environ.get("PMFED_DATA")
-        if options.study in NEEDS_DATA and not data:
+        if maker.data is not None and not data:
             raise UsageError(
                 f"the study '{options.study}' needs public data: --data DIR, or PMFED_DATA.",
                 f"'pmfed data get {options.study}' tells how to get it.",
             )
         beside = out / "sites.new"
         shutil.rmtree(beside, ignore_errors=True)  # left by a start that was cut short
-        if options.study == "hospitals":
-            write_hospitals(beside)
-        elif options.study == "hospitals-real":
-            tell("Writing five virtual hospitals: OMOP, FHIR, VCF and DICOM.")
-            write_real_hospitals(beside)
-        else:
-            write_sites(options.study, Path(data) if data else None, beside)
+        maker.write(beside, Path(data) if data else None, tell)
         beside.replace(made)
     return read_sites(made)
 
@@ -365,12 +323,9 @@ def _fresh_ledgers(main: Series, out: Path) -> Series:
 
 
 __all__: Sequence[str] = (
-    "BUILT_IN",
     "Options",
     "Simulation",
-    "find_study",
     "prepare",
     "resume",
     "simulate",
-    "study_text",
 )

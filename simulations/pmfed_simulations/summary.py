@@ -20,7 +20,7 @@ from pmfed.methods.figures import Metrics, evaluation_noise, finite, metrics_of
 from pmfed.privacy.rounding import rounded_up
 from pmfed.study import Study
 from pmfed.tasks import task_for
-from pmfed_simulations.jobs import Job, Sum, plan_of
+from pmfed_simulations.job import Job, Sum, plan_of
 from pmfed_simulations.planning import far_off
 from pmfed_simulations.protocols import Protocol, Series
 

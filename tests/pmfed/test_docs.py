@@ -14,7 +14,7 @@ from pmfed_client.site.policy import Policy
 from pmfed_client.site.site import Accepted, Coordinator, Resident, _About, _Described, _File
 from pmfed_simulations.protocols import COMPARISONS, PROTOCOLS
 from pmfed_simulations.public import find
-from pmfed_simulations.simulate import BUILT_IN
+from pmfed_simulations.studies import built_in_studies
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
@@ -237,12 +237,12 @@ def test_every_command_shown_parses(page: str, words: list[str]) -> None:
         return
     name, given = parsed(words[1:])
     if name == "simulate":
-        assert given["study"] in BUILT_IN or given["study"].endswith(".toml")
+        assert given["study"] in built_in_studies() or given["study"].endswith(".toml")
         assert given["protocol"] in PROTOCOLS
         assert given["engine"] in ("local", "ray")
         assert set((given["compare"] or "none").split(",")) <= {*COMPARISONS, "none"}
     elif name in ("study check", "study plan"):
-        assert given["study"] in BUILT_IN or given["study"].endswith(".toml")
+        assert given["study"] in built_in_studies() or given["study"].endswith(".toml")
     elif name == "data get":
         find(given["name"])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from pmfed_simulations.simulate import BUILT_IN, find_study
+from pmfed_simulations.studies import built_in_studies, find_study
 from torch import nn
 
 from pmfed.modality import shape_of
@@ -13,7 +13,7 @@ from pmfed.models import build, flatten, load
 from pmfed.study import Study
 from pmfed.tasks import task_for
 
-ALL = pytest.mark.parametrize("name", BUILT_IN)
+ALL = pytest.mark.parametrize("name", built_in_studies())
 Tensors = dict[str, torch.Tensor]
 
 
@@ -108,7 +108,7 @@ def test_what_is_absent_does_not_count(name: str) -> None:
     assert torch.equal(model(inputs, present), model(mixed, present))
 
 
-@pytest.mark.parametrize("name", [name for name in BUILT_IN if find_study(name).model.kind == "linear"])
+@pytest.mark.parametrize("name", [name for name in built_in_studies() if find_study(name).model.kind == "linear"])
 def test_a_linear_model_starts_at_the_public_baseline(name: str) -> None:
     study = find_study(name)
     outputs = build(study)(*batch(study, 5))

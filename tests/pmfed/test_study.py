@@ -10,7 +10,7 @@ import federation
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pmfed_simulations.simulate import BUILT_IN, find_study
+from pmfed_simulations.studies import built_in_studies, find_study
 from pydantic import ValidationError
 
 from pmfed.errors import StudyError
@@ -31,7 +31,7 @@ def line(words: str) -> str:
     return f"study.toml:{federation.STUDY.splitlines().index(words) + 1}:"
 
 
-@pytest.mark.parametrize("name", BUILT_IN)
+@pytest.mark.parametrize("name", built_in_studies())
 def test_every_built_in_study_keeps_its_fingerprint_however_it_is_written(name: str) -> None:
     study = find_study(name)
     assert study.fingerprint() == hashlib.sha256(study.canonical().encode()).hexdigest()

@@ -17,7 +17,8 @@ from pmfed_server.report.design import design_of, flow
 from pmfed_server.report.words import headline
 from pmfed_server.results import privacy_of
 from pmfed_simulations import simulate
-from pmfed_simulations.simulate import Options, find_study
+from pmfed_simulations.simulate import Options
+from pmfed_simulations.studies import built_in_studies, find_study
 from sklearn import metrics
 from small import AGE, small_study
 from test_report import HOSTILE, Page, browser, page  # noqa: F401 - browser is a fixture
@@ -95,7 +96,7 @@ def test_inputs_stand_with_their_public_constants_and_the_study_as_text(tmp_path
     assert 'title = "A small study"' in "".join(shown.text)
 
 
-@pytest.mark.parametrize("name", ["hospitals", "hospitals-real", "eicu-events", "isic", "tcga-brca", "digits"])
+@pytest.mark.parametrize("name", built_in_studies())
 def test_every_input_of_the_built_in_studies_is_listed(name: str) -> None:
     study = find_study(name)
     found = design_of(study)

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 from pmfed_client.ledger.ledger import Ledger
-from pmfed_simulations.datasets import write_sites
 from pmfed_simulations.simulate import Options, prepare
+from pmfed_simulations.studies import write_sites
 from safetensors.numpy import load_file
 
 from pmfed.errors import UsageError

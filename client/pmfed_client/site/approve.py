@@ -14,6 +14,7 @@ from pmfed.methods import METHODS, schedule
 from pmfed.modality import sources_of
 from pmfed.secagg.roster import grouped
 from pmfed.study import Study
+from pmfed_client.site.approval import Approval, granted, path_of
 from pmfed_client.site.audit_log import AuditLog
 from pmfed_client.site.consent import price, who, words_of
 from pmfed_client.site.create import write_private
@@ -21,7 +22,9 @@ from pmfed_client.site.lost_values import last_check
 from pmfed_client.site.site import PERSONAL, Site
 
 
-def approve(site: Site, study: Study, agreed: Callable[[list[str]], bool], by: str = "") -> None:
+def approve(
+    site: Site, study: Study, agreed: Callable[[list[str]], bool], by: str = "", approval: Approval | None = None
+) -> None:
     """Approve a study at a site; the audit log tells who did, and at what price.
 
     Parameters
@@ -32,6 +35,8 @@ def approve(site: Site, study: Study, agreed: Callable[[list[str]], bool], by: s
         Shown, line by line, what the study asks; says whether a person agreed.
     by
         The person's name; empty: that of the account alone.
+    approval
+        What is allowed, see `granted`; by default one run.
 
     Raises
     ------
@@ -47,11 +52,15 @@ def approve(site: Site, study: Study, agreed: Callable[[list[str]], bool], by: s
             "the last check of this study at this site left open: " + " ".join(checked[0]),
             f"Mend or accept it, then: pmfed site check STUDY.toml {site.folder}",
         )
-    if not agreed([*terms(site, study), *_losses(checked)]):
+    approval = approval or granted(site, study)
+    if not agreed([*terms(site, study), *_losses(checked), "", *approval.words(site.policy.delta)]):
         raise PolicyError("the study was not approved.", "Nothing was changed; this site will not take part in it.")
     site.approved.mkdir(mode=0o700, exist_ok=True)
     path = site.approved / f"{study.fingerprint()}.toml"
-    path.unlink(missing_ok=True)
+    allows = path_of(site, study.fingerprint())
+    for old in (allows, path):
+        old.unlink(missing_ok=True)
+    write_private(allows, approval.model_dump_json().encode())
     write_private(path, study.to_toml().encode())
     AuditLog(site.audit_log).add("approve", study=study.fingerprint(), price=price(study), **person)
 
@@ -62,6 +71,7 @@ def withdraw(site: Site, study: Study, by: str = "") -> None:
     if not path.exists():
         raise ApprovalError(f"{path}: this study was not approved.", "There is nothing to take back.")
     path.unlink()
+    path_of(site, study.fingerprint()).unlink(missing_ok=True)
     AuditLog(site.audit_log).add("withdraw", study=study.fingerprint(), **who(by))
 
 

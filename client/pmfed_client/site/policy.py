@@ -45,6 +45,8 @@ class Policy(Frozen):
     study_epsilon
         Most that all runs of any one study together may cost a patient, at the same delta; the ledger enforces it. None: no
         limit beside the total.
+    idle_days
+        Days after which a run that asked for nothing is over at this site, and what it reserved is free again.
     modalities
         Kinds of modalities that studies may use. None: all that ``[data]`` has sources for.
     hours, time_zone
@@ -66,6 +68,7 @@ class Policy(Frozen):
     epsilon: PositiveFloat
     delta: Annotated[float, Field(gt=0, lt=1)]
     study_epsilon: PositiveFloat | None = None
+    idle_days: PositiveFloat = 3.0
     modalities: tuple[Annotated[str, AfterValidator(_kind)], ...] | None = None
     hours: Annotated[str, AfterValidator(_hours)] | None = None
     time_zone: Annotated[str, AfterValidator(_zone)] | None = None

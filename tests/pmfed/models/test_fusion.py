@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from pmfed_client.agent.trainer import Trainer
-from pmfed_simulations.simulate import find_study
+from pmfed_simulations.studies import find_study
 from pydantic import ValidationError
 from small import scores
 

@@ -23,8 +23,8 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from pmfed_client.agent.agent import entries
 from pmfed_client.agent.trainer import Trainer
+from pmfed_client.ledger.entries import entries
 from pmfed_client.ledger.ledger import Entry, Ledger
 from pmfed_client.site.site import Site
 from pmfed_server.checkpoint import read_checkpoint

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from pmfed_client.agent.agent import entries
 from pmfed_client.agent.answers import Answers, Lent
 from pmfed_client.agent.personal import Shelf
+from pmfed_client.ledger.entries import entries
 from scipy import stats
 
 from pmfed.cohort import Cohort

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pmfed_simulations.site_tables import PublicSites, Sites, SiteTables, read_source, remedy
+
 from pmfed.errors import DataError
-from pmfed_simulations.datasets.sources import Sites, SiteTables, read_source, remedy
 
-FOLDER = "fed_isic_ham10000"
+DATA = "fed_isic_ham10000"
 
-SITES = {
+CAMERAS = {
     "vidir_molemax": "Vienna, MoleMax HD",
     "vidir_modern": "Vienna, modern digital cameras",
     "rosendahl": "Queensland, Australia",
@@ -25,17 +26,20 @@ SITES = {
 }
 
 
-def sites(folder: Path) -> Sites:
+def tables(folder: Path) -> Sites:
     """Yield the four sites, each with a table of pictures and the zip file they lie in."""
-    known = read_source(folder / "metadata.csv", FOLDER, ("image_id", "lesion_id", "dx", "dataset"))
-    split = read_source(folder / "flamby_split.csv", FOLDER, ("image_id", "fold")).rename(columns={"fold": "split"})
+    known = read_source(folder / "metadata.csv", DATA, ("image_id", "lesion_id", "dx", "dataset"))
+    split = read_source(folder / "flamby_split.csv", DATA, ("image_id", "fold")).rename(columns={"fold": "split"})
     table = known.merge(split, on="image_id", validate="one_to_one").rename(columns={"dx": "diagnosis"})
     table["file"] = table["image_id"] + ".jpg"
-    for name, title in SITES.items():
+    for name, title in CAMERAS.items():
         pictures = folder / f"{name}.zip"
         if not pictures.is_file():
-            raise DataError(f"{pictures}: there is no such file (public data '{FOLDER}').", remedy(FOLDER))
+            raise DataError(f"{pictures}: there is no such file (public data '{DATA}').", remedy(DATA))
         rows = table[table["dataset"] == name].drop(columns="dataset").sort_values("image_id")
         yield SiteTables(
             name=name.replace("_", "-"), title=title, tables={"lesions": rows}, files={"pictures": pictures}
         )
+
+
+SITES = PublicSites(tables, DATA, delta=5e-5)

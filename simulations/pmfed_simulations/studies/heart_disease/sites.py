@@ -10,10 +10,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from pmfed_simulations.site_tables import PublicSites, Sites, SiteTables, read_source
 
-from pmfed_simulations.datasets.sources import Sites, SiteTables, read_source
-
-FOLDER = "heart_disease_uci"
+DATA = "heart_disease_uci"
 _COLUMNS = (
     "age", "sex", "chest_pain", "resting_pressure", "cholesterol", "high_sugar", "resting_ecg", "max_heart_rate",
     "exercise_angina", "st_depression", "slope", "vessels", "thal", "num",
@@ -29,10 +28,10 @@ _PAIN = {"1": "typical", "2": "atypical", "3": "non-anginal", "4": "none"}
 _ECG = {"0": "normal", "1": "st-t", "2": "hypertrophy"}
 
 
-def sites(folder: Path) -> Sites:
+def tables(folder: Path) -> Sites:
     """Yield the four hospitals; column ``split`` says train or test."""
     for name, title in _HOSPITALS.items():
-        table = read_source(folder / f"processed.{name}.data", FOLDER, _COLUMNS, header=False)
+        table = read_source(folder / f"processed.{name}.data", DATA, _COLUMNS, header=False)
         table = table.drop(columns=list(_DROPPED)).replace("?", np.nan).dropna().reset_index(drop=True)
         disease = table.pop("num").astype(float).gt(0).astype(int)
         # The original files write codes as 1 or 1.0 depending on the hospital.
@@ -65,3 +64,6 @@ def _split(disease: np.ndarray) -> np.ndarray:
     split = np.full(len(disease), "train", dtype=object)
     split[test] = "test"
     return split
+
+
+SITES = PublicSites(tables, DATA, delta=1e-3)

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pmfed_simulations.datasets.sources import Sites, SiteTables, read_source
+from pmfed_simulations.site_tables import PublicSites, Sites, SiteTables, read_source
 
-FOLDER = "fed_tcga_brca"
+DATA = "fed_tcga_brca"
 _REGIONS = ("Northeast", "South", "West", "Midwest", "Europe", "Canada")  # in FLamby's order
 _FEATURES = {  # what a column is called before and after its first underscores; each is 0 or 1, but for the age
     "age_at_index": ("",),
@@ -32,11 +32,11 @@ _FEATURES = {  # what a column is called before and after its first underscores;
 }
 
 
-def sites(folder: Path) -> Sites:
+def tables(folder: Path) -> Sites:
     """Yield the six regions; ``days`` until death or the last look, ``died``, and ``split``."""
     features = [f"{name}_{value}".rstrip("_") for name, values in _FEATURES.items() for value in values]
-    table = read_source(folder / "brca.csv", FOLDER, ("pid", *features, "E", "T")).set_index("pid")
-    split = read_source(folder / "train_test_split.csv", FOLDER, ("pid", "fold", "fold2"))
+    table = read_source(folder / "brca.csv", DATA, ("pid", *features, "E", "T")).set_index("pid")
+    split = read_source(folder / "train_test_split.csv", DATA, ("pid", "fold", "fold2"))
     table["days"] = table.pop("T").astype(float).astype(int)
     table["died"] = table.pop("E").astype(float).astype(int)
     for number, region in enumerate(_REGIONS):
@@ -44,3 +44,6 @@ def sites(folder: Path) -> Sites:
         patients = table.loc[here["pid"]].rename_axis("patient_id").reset_index()
         patients["split"] = here["fold"].to_numpy()
         yield SiteTables(name=region.lower(), title=f"TCGA-BRCA, {region}", tables={"patients": patients})
+
+
+SITES = PublicSites(tables, DATA, delta=5.8e-4)

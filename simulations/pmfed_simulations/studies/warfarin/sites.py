@@ -10,10 +10,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
+from pmfed_simulations.site_tables import PublicSites, Sites, SiteTables, read_source
 
-from pmfed_simulations.datasets.sources import Sites, SiteTables, read_source
-
-FOLDER = "iwpc_warfarin"
+DATA = "iwpc_warfarin"
 FILE = "iwpc_subject_data.csv"
 
 _RENAMED = {
@@ -59,9 +58,9 @@ _NEIGHBOURS = (
 )
 
 
-def sites(folder: Path) -> Sites:
+def tables(folder: Path) -> Sites:
     """Yield the 21 sites, each with a clinical and a genotype table."""
-    table = eligible(read_source(folder / FILE, FOLDER, tuple(_RENAMED)))
+    table = eligible(read_source(folder / FILE, DATA, tuple(_RENAMED)))
     for number, rows in table.groupby("site"):
         yield SiteTables(
             name=f"site-{number:02d}",
@@ -103,3 +102,6 @@ def _imputed(table: pd.DataFrame) -> pd.Series[str]:
         derived = table[column].map(meaning)
         calls = calls.fillna(derived.where(linked) if needs_linkage else derived)
     return calls
+
+
+SITES = PublicSites(tables, DATA, delta=1e-5)

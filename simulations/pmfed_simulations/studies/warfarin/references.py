@@ -15,7 +15,7 @@ _CYP2C9 = {"*1/*2": -0.5211, "*1/*3": -0.9357, "*2/*2": -1.0616, "*2/*3": -1.920
 _RACE = {"asian": -0.1092, "black": -0.2760}
 
 
-def warfarin_equation(patients: pd.DataFrame) -> npt.NDArray[np.float64]:
+def equation(patients: pd.DataFrame) -> npt.NDArray[np.float64]:
     """Return weekly doses by the consortium's pharmacogenetic equation (NEJM 2009;360:753, supplement S1e).
 
     Parameters
@@ -50,7 +50,7 @@ def _effect(calls: pd.Series[Any], effects: Mapping[str, float], unknown: float)
     return calls.map(effects).fillna(0.0).astype(float).where(calls.notna(), unknown)
 
 
-def warfarin_references(sites: Path) -> list[dict[str, Any]]:
+def references(sites: Path) -> list[dict[str, Any]]:
     """Return reference lines for the report of a warfarin run.
 
     Parameters
@@ -64,7 +64,7 @@ def warfarin_references(sites: Path) -> list[dict[str, Any]]:
     ]
     patients = pd.concat(tables, ignore_index=True)
     known = patients[["age", "height", "weight"]].notna().all(axis=1)
-    error = np.abs(warfarin_equation(patients[known]) - patients.loc[known, "dose"].to_numpy())
+    error = np.abs(equation(patients[known]) - patients.loc[known, "dose"].to_numpy())
     return [
         {
             "label": "Published equation, genotypes as typed",

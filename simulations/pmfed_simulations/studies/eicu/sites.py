@@ -14,10 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from pmfed_simulations.site_tables import PublicSites, Sites, SiteTables, read_source
 
-from pmfed_simulations.datasets.sources import Sites, SiteTables, read_source
-
-FOLDER = "eicu_demo"
+DATA = "eicu_demo"
 _STAY = "patientunitstayid"
 _APS = {
     "intubated": "intubated", "vent": "ventilated", "dialysis": "dialysis", "meds": "sedated", "eyes": "gcs_eyes",
@@ -45,7 +44,7 @@ _PATIENT = (
 REGIONS = ("Midwest", "Northeast", "South", "West")
 
 
-def sites(folder: Path) -> Sites:
+def tables(folder: Path) -> Sites:
     """Yield the four regions and ``unknown``, each with a table of stays."""
     stays = first_day(folder)
     for region in (*REGIONS, "Unknown"):
@@ -56,10 +55,10 @@ def sites(folder: Path) -> Sites:
 
 def first_day(folder: Path) -> pd.DataFrame:
     """Return one row per stay: identifiers, region, first-day inputs and the outcome ``died``."""
-    patient = read_source(folder / "patient.csv.gz", FOLDER, _PATIENT)
-    hospital = read_source(folder / "hospital.csv.gz", FOLDER, ("hospitalid", "region"))
-    aps = read_source(folder / "apacheapsvar.csv.gz", FOLDER, (_STAY, *_APS)).rename(columns=_APS)
-    admission = read_source(folder / "apachepredvar.csv.gz", FOLDER, (_STAY, *_ADMISSION)).rename(columns=_ADMISSION)
+    patient = read_source(folder / "patient.csv.gz", DATA, _PATIENT)
+    hospital = read_source(folder / "hospital.csv.gz", DATA, ("hospitalid", "region"))
+    aps = read_source(folder / "apacheapsvar.csv.gz", DATA, (_STAY, *_APS)).rename(columns=_APS)
+    admission = read_source(folder / "apachepredvar.csv.gz", DATA, (_STAY, *_ADMISSION)).rename(columns=_ADMISSION)
     table = patient.merge(aps, on=_STAY).merge(admission, on=_STAY).merge(hospital, on="hospitalid")
     table = table[table["hospitaldischargestatus"].notna()].copy()
     table["region"] = table["region"].fillna("Unknown")
@@ -77,3 +76,6 @@ def first_day(folder: Path) -> pd.DataFrame:
     table = table.rename(columns={"uniquepid": "patient_id", _STAY: "stay_id"})
     columns = ["patient_id", "stay_id", "region", "age", "sex", "source", "hours_before", *measured, "died"]
     return table[columns].sort_values(["patient_id", "stay_id"], kind="stable")
+
+
+SITES = PublicSites(tables, DATA, delta=1e-5)

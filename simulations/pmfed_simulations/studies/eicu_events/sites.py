@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-
-from pmfed_simulations.datasets.eicu import FOLDER, REGIONS, first_day
-from pmfed_simulations.datasets.sources import Sites, SiteTables, read_source
+from pmfed_simulations.site_tables import PublicSites, Sites, SiteTables, read_source
+from pmfed_simulations.studies.eicu.sites import DATA, REGIONS, first_day
 
 _STAY = "patientunitstayid"
 _BEGIN = pd.Timestamp("2015-01-01")
@@ -71,7 +70,7 @@ _EVENTS = (
 _PRESSURES = {"noninvasivesystolic": "LOINC:8480-6", "noninvasivemean": "LOINC:8478-0"}
 
 
-def sites(folder: Path) -> Sites:
+def tables(folder: Path) -> Sites:
     """Yield the regions, each with a table of stays and one of the events of their first day."""
     stays = _still_there(folder)
     events = pd.concat(list(_events(folder, stays)), ignore_index=True)
@@ -87,7 +86,7 @@ def sites(folder: Path) -> Sites:
 def _still_there(folder: Path) -> pd.DataFrame:
     """Return the stays of the study ``eicu`` that lasted a day, with the dates they are given."""
     stays = first_day(folder)
-    ends = read_source(folder / "patient.csv.gz", FOLDER, (_STAY, "unitdischargeoffset")).astype(float)
+    ends = read_source(folder / "patient.csv.gz", DATA, (_STAY, "unitdischargeoffset")).astype(float)
     long = set(ends.loc[ends["unitdischargeoffset"] >= _DAY, _STAY].astype(int).astype(str))
     stays = stays[stays["stay_id"].isin(long)].copy()
     nth = stays.groupby("patient_id").cumcount()
@@ -99,7 +98,7 @@ def _still_there(folder: Path) -> pd.DataFrame:
 def _events(folder: Path, stays: pd.DataFrame) -> Iterator[pd.DataFrame]:
     """Yield the events of the first day, table by table."""
     wide = read_source(
-        folder / "vitalaperiodic.csv.gz", FOLDER, (_STAY, "observationoffset", *_PRESSURES)
+        folder / "vitalaperiodic.csv.gz", DATA, (_STAY, "observationoffset", *_PRESSURES)
     ).rename(columns={"observationoffset": "offset"})  # fmt: skip
     for column, code in _PRESSURES.items():
         yield _dated(wide.rename(columns={column: "value"}), stays, code, "mm[Hg]")
@@ -108,7 +107,7 @@ def _events(folder: Path, stays: pd.DataFrame) -> Iterator[pd.DataFrame]:
         if spec.table not in read:
             columns = {one.value for one in _EVENTS if one.table == spec.table and one.value}
             wanted = (_STAY, spec.offset, spec.labels, *sorted(columns))
-            read[spec.table] = read_source(folder / f"{spec.table}.csv.gz", FOLDER, wanted)
+            read[spec.table] = read_source(folder / f"{spec.table}.csv.gz", DATA, wanted)
         table = read[spec.table]
         rows = table[table[spec.labels].str.fullmatch(spec.label, case=False, na=False)]
         rows = rows.rename(columns={spec.offset: "offset"}).assign(value=rows[spec.value] if spec.value else "")
@@ -136,3 +135,6 @@ def _dated(rows: pd.DataFrame, stays: pd.DataFrame, code: str, unit: str) -> pd.
             "unit": unit,
         }
     )
+
+
+SITES = PublicSites(tables, DATA, delta=1e-5)
