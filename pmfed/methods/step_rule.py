@@ -78,6 +78,7 @@ class Typical:
     spread: float
 
 
+@lru_cache(maxsize=32)
 def resolved(draft: Draft) -> Study:
     """Return the study that a draft stands for, with numbers only.
 
@@ -130,11 +131,17 @@ def far_from_rule(study: Study) -> Iterator[str]:
         yield f"privacy.clip: {own:g} {what}; about {rule:g} would do."
     if study.training.optimizer.name in ("sgd", "momentum"):
         own, rule = study.training.optimizer.learning_rate, _learning_rate(study)
-        if not 1 / FAR_STEP <= own / rule <= FAR_STEP:
+        loud = own / (_quiet(study, study.privacy.clip) * _before_momentum(study))
+        if loud > FAR_STEP:
             yield (
-                f"training.optimizer.learning_rate: {own:g} is {own / rule:.2g} times the {rule:g} at which {study.training.rounds} "
-                + ("rounds of noise move a score by little." if own > rule else "rounds take the model as far as its noise allows.")
-            )  # fmt: skip
+                f"training.optimizer.learning_rate: at {own:g} noise alone would move a typical score by {WANDER * loud:.1f} in "
+                f"{study.training.rounds} rounds; {rule:g} would do."
+            )
+        elif own < rule / FAR_STEP:
+            yield (
+                f"training.optimizer.learning_rate: {own:g} is {own / rule:.0%} of the {rule:g} that noise allows: in "
+                f"{study.training.rounds} rounds the model may not get far."
+            )
     if not _knows_shares(study):
         yield (
             "outcome.baseline: none is given, so the model must learn how frequent the outcome is before anything else. A rough "
@@ -245,8 +252,13 @@ def _learning_rate(study: Study) -> float:
         )
     seen = typical(study)
     stable = STABLE / (seen.curvature * (seen.reach**2 + optimizer.intercept - 1))
-    momentum = optimizer.momentum if optimizer.name == "momentum" else 0.0
-    return rounded(min(_quiet(study, study.privacy.clip), stable) * (1 - momentum))
+    return rounded(min(_quiet(study, study.privacy.clip), stable) * _before_momentum(study))
+
+
+def _before_momentum(study: Study) -> float:
+    """Return the part of a step that momentum does not add."""
+    optimizer = study.training.optimizer
+    return 1 - optimizer.momentum if optimizer.name == "momentum" else 1.0
 
 
 def _quiet(study: Study, clip: float) -> float:

@@ -135,7 +135,9 @@ def test_what_is_far_from_the_rule_is_said_with_its_figures() -> None:
     (clip,) = far_from_rule(study.replace(privacy={"clip": 0.5}, training={"optimizer": {"learning_rate": 1.0}}))
     assert "cuts what a typical patient says to" in clip
     (step,) = far_from_rule(study.replace(training={"optimizer": {"learning_rate": 30.0}}))
-    assert step.startswith("training.optimizer.learning_rate: 30 is")
+    assert step.startswith("training.optimizer.learning_rate: at 30 noise alone would move a typical score by")
+    (step,) = far_from_rule(study.replace(training={"optimizer": {"learning_rate": 1e-3}}))
+    assert step.startswith("training.optimizer.learning_rate: 0.001 is")
     (start,) = far_from_rule(resolved(draft(outcome={"baseline": None})))
     assert start.startswith("outcome.baseline")
 
