@@ -58,9 +58,10 @@ class Gradient(Method):
 
     def __init__(self, study: Study, folder: Path) -> None:
         super().__init__(study, folder)
-        from pmfed.models import shared_start
+        from pmfed.models import build, intercept_mask, shared_start
 
-        self.optimizer = ServerOptimizer(study.training, shared_start(study), folder)
+        constants = intercept_mask(study, build(study)) if study.training.optimizer.intercept != 1 else None
+        self.optimizer = ServerOptimizer(study.training, shared_start(study), folder, constants)
         self.statistics: Parameters | None = None
         self.line: Line | None = None
         self.evaluated: Evaluated | None = None

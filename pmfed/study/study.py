@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -22,6 +22,7 @@ from pmfed.modality import AnyModality, Name
 from pmfed.modality.weights import told
 from pmfed.study.about import About
 from pmfed.study.aggregation import Aggregation
+from pmfed.study.automatic import AUTO, automatic
 from pmfed.study.cohort import CohortSpec
 from pmfed.study.evaluation import Evaluation
 from pmfed.study.method import GradientMethod, MethodSpec
@@ -51,6 +52,16 @@ class Study(Grown):
     personal: Personal | None = None
     method: MethodSpec = GradientMethod()
     recalibration: RecalibrationSpec | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_worked_out(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and (open_ := automatic(data)):
+            raise ValueError(
+                f'{".".join(open_[0])}: "{AUTO}" is not a number yet; it is worked out where the study is written, by '
+                "'pmfed study resolve FILE'"
+            )
+        return data
 
     @model_validator(mode="after")
     def _has_what_its_method_needs(self) -> Study:
