@@ -170,21 +170,23 @@ def _block(spec: Panel, path: Path, seen: Seen, paired: Samples, sex: Ints, warn
     sample = paired.of_records()
     present = (sample >= 0) & here[sample]
     inputs, gaps = _inputs(spec, seen.found, present, sample[present])
-    uses = {key: _use(key, seen, len(paired.places)) for key in sorted(spec.variants)}
+    records = int(present.sum())
+    plain = Use(records)
+    uses = {
+        key: _use(key, seen, gaps.get(key, records), records) if gaps.get(key, records) else plain
+        for key in spec.variants
+    }
     return Block(inputs, present, gaps, _counts(spec, seen, paired, poor), tuple(warnings), uses)
 
 
-def _use(key: str, seen: Seen, samples: int) -> Use:
-    """Return what became of the calls of a variant."""
-    if key not in seen.found:
-        return Use(passed={NOT_MEASURED: samples})
+def _use(key: str, seen: Seen, gaps: int, records: int) -> Use:
+    """Return what became of the calls of a variant that ``gaps`` of the records lack."""
     if key in seen.failed:
-        return Use(passed={"of a record that fails FILTER or QUAL": samples})
-    found = seen.found[key]
-    known = int((~np.isnan(found.dosages)).sum())
-    why = {what: number for what, number in found.tally.items() if number and what not in (*UNMEASURED, ONE_COPY)}
-    passed = {**why, NOT_MEASURED: samples - known - sum(why.values())}
-    return Use(known, passed={what: number for what, number in passed.items() if number > 0})
+        return Use(records - gaps, passed={"of a record that fails FILTER or QUAL": gaps})
+    tally = seen.found[key].tally if key in seen.found else {}
+    why = {what: number for what, number in tally.items() if number and what not in (*UNMEASURED, ONE_COPY)}
+    passed = {**why, NOT_MEASURED: gaps - sum(why.values())}
+    return Use(records - gaps, passed={what: number for what, number in passed.items() if number > 0})
 
 
 def _inputs(
