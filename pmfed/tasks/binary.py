@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,7 @@ class Binary:
         self.bins = COARSE if coarse else BINS
         self.cells = 2 * self.bins
         self.histogram = slice(0, self.cells)
-        self.baseline = outcome.prevalence
+        self.baseline, self.weights = outcome.prevalence, outcome.class_weights or None
         self.logits = (np.arange(self.bins) + 0.5) / self.bins * 2 * LOGITS - LOGITS
         # Decisions are told at the public baseline, or where no baseline is given at a half; at the edge of a bin.
         place = (np.log(self.baseline / (1 - self.baseline)) + LOGITS) / (2 * LOGITS) * self.bins
@@ -65,7 +66,12 @@ class Binary:
         return torch.from_numpy(np.asarray(values, dtype=np.float32))
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        return binary_entropy(outputs[:, 0], targets)
+        if self.weights is None:
+            return binary_entropy(outputs[:, 0], targets)
+        negative, positive = self.weights
+        # What weighs classes moves the logit by the logarithm of their ratio; the outputs are those without.
+        shifted = outputs[:, 0] + math.log(positive / negative)
+        return (negative + (positive - negative) * targets) / max(negative, positive) * binary_entropy(shifted, targets)
 
     def recalibrator(self) -> Logistic:
         return Logistic(self.baseline)

@@ -100,7 +100,7 @@ VARIANTS: dict[str, Study] = {
     ),
     "segmentation": study(
         PICTURES,
-        {"task": "segmentation", "classes": ["a", "b"], "folder": "m"},
+        {"task": "segmentation", "classes": ["a", "b"], "folder": "m", "cap": 3.0},
         model={"kind": "unet", "channels": [2, 4]},
         evaluation=PRIVATE,
     ),
