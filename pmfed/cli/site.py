@@ -51,18 +51,20 @@ def site_check(
     page: Annotated[Path | None, typer.Option(help="Write the same as an HTML page with bars, for this site.")] = None,
 ) -> None:
     """Read the site's sources as a study would, and count: patients, outcomes, what is missing, what is wrong."""
+    from pmfed_client.agent.dry_step import dry_step
     from pmfed_client.site.check import check, progress, show
     from pmfed_client.site.check_page import write_page
     from pmfed_client.site.site import Site
-    from pmfed_simulations.simulate import find_study
+    from pmfed_simulations.studies import find_study
 
-    here = Site.read(site)
+    here, asked = Site.read(site), find_study(study)
+    dry_step(asked)  # before patients are read: that may take long
     if page is not None and not page.parent.is_dir():
         raise UsageError(
             f"{page.parent}: there is no such folder for the page.", "Make it, or name another with --page."
         )
     with progress(here) as places:
-        found = check(here, find_study(study), places)
+        found = check(here, asked, places)
     show(found)
     if page is not None:
         write_page(found, page)
@@ -153,11 +155,17 @@ def site_approve(
         str | None, typer.Option("--yes", help="The epsilon of the study you have read, instead of being asked for it.")
     ] = None,
     by: Annotated[str, typer.Option(help="Who approves, for the audit log; else the account's name.")] = "",
+    runs: Annotated[int, typer.Option(min=1, help="How many runs; one that is resumed is the same run.")] = 1,
+    epsilon: Annotated[
+        float | None, typer.Option(help="Most that these runs together may cost a patient, else what they come to.")
+    ] = None,
+    days: Annotated[float, typer.Option(help="For how long.")] = 90.0,
     withdraw: Annotated[bool, typer.Option("--withdraw", help="Take the approval back.")] = False,
 ) -> None:
     """Show what a study would learn, from what, and what would leave; approve it by typing its price."""
     from shutil import get_terminal_size
 
+    from pmfed_client.site.approval import granted
     from pmfed_client.site.approve import approve
     from pmfed_client.site.approve import withdraw as take_back
     from pmfed_client.site.consent import agree, check_price, page
@@ -181,7 +189,7 @@ def site_approve(
             return True
         return agree(asked, _answer, print)
 
-    approve(place, asked, agreed, by)
+    approve(place, asked, agreed, by, granted(place, asked, runs, epsilon, days))
     print("approved. The site's [policy] and its ledger still decide when the study asks.")
 
 

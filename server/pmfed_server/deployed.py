@@ -82,6 +82,10 @@ def go(coordinator: Coordinator, out: Path, tell: Tell) -> dict[str, Any]:
             f"{out}: this run is under way.",
             f"Wait for its end, or: pmfed coordinator stop {out}. One whose process died counts as under way for a minute.",
         )
+    if (out / "failed.json").exists() and not (out / "checkpoints").exists():
+        told["id"] = secrets.token_hex(
+            16
+        )  # nothing was charged, and the sites were told that the run of before is over
     for file in ("failed.json", "enrolled.json"):
         (out / file).unlink(missing_ok=True)
     app = coordinator.home / "apps" / told["id"]

@@ -2,17 +2,15 @@
 
 Flower keeps messages in SQLite, where each of up to fifteen connections may hold 64 MB of pages, and maps 256 MB of the
 file besides. What is kept there is read once, so holding it serves nobody: with a large model it was several times the
-model. It changes a constant of Flower's that is not promised to stay; pyproject.toml pins the versions.
+model.
 """
 
 from __future__ import annotations
 
 import sys
 
-from flwr.supercore import sql_mixin
-from flwr.superlink.cli import flower_superlink
-
 from pmfed.memory import let_go_early
+from pmfed_server.flower_internals import flower_superlink, set_pragmas
 
 PRAGMAS = {
     "cache_size": "-2000",  # 2 MB for each connection, and nothing mapped: SQLite's own defaults
@@ -23,8 +21,7 @@ PRAGMAS = {
 
 def main() -> None:
     """Run the SuperLink until it is stopped."""
-    flower = vars(sql_mixin)
-    flower["SQLITE_PRAGMAS"] = tuple((name, PRAGMAS.get(name, value)) for name, value in flower["SQLITE_PRAGMAS"])
+    set_pragmas(PRAGMAS)
     let_go_early()
     sys.argv[0] = "flower-superlink"
     flower_superlink()

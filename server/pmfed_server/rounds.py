@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -105,10 +106,14 @@ class Rounds:
         """
         self._resume()
         if self.method.next() is not None:
-            self._enroll()
             try:
+                self._enroll()
                 while (ask := self.method.next()) is not None:
                     self._follow(ask)
+            except RunError:
+                if not self.charged.total():
+                    self._free()
+                raise
             finally:
                 self._write_line()
             self._checkpoint()  # sites forget a run once it is finished; nothing may be needed from them after that
@@ -155,6 +160,16 @@ class Rounds:
         agreed = {"sites": there, "refused": {**refused, **self.left}}  # for whoever follows the run
         replace_file(self.folder / "enrolled.json", json.dumps(agreed).encode())
         self._checkpoint()  # a run killed in its first round must know, when resumed, that it had begun
+
+    def _free(self) -> None:
+        """Tell the sites that a run is over in which nothing was charged: what they reserved for it is free at once.
+
+        It cannot be resumed then, and leaves nothing that would say so: who tries again begins a new run.
+        """
+        if self.sites:
+            self.fleet.ask(self._request("finish", sites=len(self.sites)), list(self.sites))
+        shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
+        (self.folder / "run-id").unlink(missing_ok=True)
 
     def _follow(self, ask: Ask) -> None:
         """Ask the sites, and give the method what came of it."""
@@ -228,7 +243,9 @@ class Rounds:
                     self.charged[query.name] += 1
                 if summed.total is not None:
                     own = {self.sites[node]: words for node, words in summed.own.items() if node in summed.nodes}
-                    return Answer(summed.total, tried.grid, len(summed.nodes), own)
+                    many = len(summed.nodes)
+                    noise = self.plan[query.name].sum_std(many) if query.name in self.plan else 0.0
+                    return Answer(summed.total, tried.grid, many, own, noise)
                 if query.repeats:
                     continue
                 if query.needed:

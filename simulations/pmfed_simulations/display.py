@@ -16,7 +16,6 @@ from pmfed.privacy.rounding import rounded_up
 from pmfed.tasks import task_for
 from pmfed.tasks.task import headline
 from pmfed.terminal import console
-from pmfed_simulations.planning import far_off
 from pmfed_simulations.simulate import Simulation
 
 EVERY = 10.0  # seconds between two lines of the plain log
@@ -36,8 +35,8 @@ def show_start(simulation: Simulation) -> None:
     )
     if simulation.options.reproducible:
         screen.print("INSECURE: the noise follows a seed. Nothing is private in this run.", style="bold red")
-    if off := far_off(study, sum(int(cohort.training.sum()) for cohort in cohorts.values())):
-        screen.print(f"  {off}", style="yellow")
+    for verdict in simulation.verdicts:
+        screen.print(f"  {verdict}", style="yellow")
     noted = [f"{name}: {warning}" for name, cohort in cohorts.items() for warning in cohort.findings.warnings]
     for line in noted[:NOTES]:
         screen.print(f"  {line}", style="yellow")
@@ -124,17 +123,3 @@ def _last(path: Path) -> dict[str, Any] | None:
         if "metrics" in line:
             return {**found, "metrics": line["metrics"]}
     return found
-
-
-def show_catalogue() -> None:
-    """Print the catalogue of public data."""
-    from pmfed_simulations.public import CATALOGUE
-
-    screen = console()
-    for entry in CATALOGUE.values():
-        use = f"  for: pmfed simulate {' or '.join(entry.studies)}" if entry.studies else ""
-        screen.print(f"{entry.name}{use}", style="bold")
-        screen.print(f"    {entry.title}")
-        screen.print(f"    licence  {entry.licence}")
-        screen.print(f"    from     {entry.source}; {len(entry.files)} files, SHA-256 checked", style="dim")
-    screen.print("\nget one with: pmfed data get NAME [--from DIR]")

@@ -21,13 +21,10 @@ from typing import Any
 import torch
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
-from flwr.common.serde import message_from_proto, message_to_proto
-from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.serverapp import Grid
-from flwr.supercore.run import Run
-from flwr.supercore.task_identity import TaskIdentity
 
 from pmfed.errors import RunError
+from pmfed_simulations.flower_internals import Run, from_bytes, identify, number, to_bytes
 
 LONGEST = 3600.0  # seconds that the system is asked to wait at once: it knows no infinity
 RUN = 1  # the one run an in-process grid knows
@@ -56,8 +53,7 @@ class LocalGrid(Grid):
         workers: int = 1,
         sizes: Mapping[int, int] | None = None,
     ) -> None:
-        # Private touches, here and below: Flower's Message asks which task it belongs to, and no SuperLink told it.
-        TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = RUN
+        identify(RUN)
         self._app = app
         self._contexts = {node: Context(RUN, node, dict(config), RecordDict(), {}) for node, config in nodes.items()}
         self._replies: dict[str, Message] = {}
@@ -101,7 +97,7 @@ class LocalGrid(Grid):
         ids = []
         for message in messages:
             self._sent += 1
-            message.metadata.__dict__["_message_id"] = str(self._sent)  # as Flower's own in-memory grid does
+            number(message, str(self._sent))
             ids.append(message.metadata.message_id)
             home = self._home[message.metadata.dst_node_id]
             self._queues[home].append(message)
@@ -206,7 +202,7 @@ class _Worker:
     def give(self, message: Message) -> None:
         """Send one message."""
         try:
-            self._pipe.send_bytes(message_to_proto(message).SerializeToString())
+            self._pipe.send_bytes(to_bytes(message))
         except ConnectionError:
             raise _died() from None
 
@@ -221,7 +217,7 @@ class _Worker:
     def take(self) -> Message:
         """Read one answer."""
         try:
-            return message_from_proto(ProtoMessage.FromString(self._pipe.recv_bytes()))
+            return from_bytes(self._pipe.recv_bytes())
         except (EOFError, ConnectionError):
             raise _died() from None
 
@@ -244,9 +240,9 @@ def _serve(app: ClientApp, contexts: Mapping[int, Context], pipe: Connection, pa
     torch.set_num_threads(1)
     try:
         while True:
-            message = message_from_proto(ProtoMessage.FromString(pipe.recv_bytes()))
+            message = from_bytes(pipe.recv_bytes())
             reply = _answer(app, message, contexts[message.metadata.dst_node_id])
-            pipe.send_bytes(message_to_proto(reply).SerializeToString())
+            pipe.send_bytes(to_bytes(reply))
     except (EOFError, ConnectionError):
         os._exit(0)
     except BaseException:

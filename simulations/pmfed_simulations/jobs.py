@@ -1,9 +1,4 @@
-"""One job is one training: a study, some sites, who is held out, and under which rehearsal.
-
-A protocol such as five-fold cross-validation over five seeds is a list of jobs; so is each line of the comparison
-table. Every job runs the very ServerApp and ClientApp of a deployment and leaves a RUN folder. Jobs run side by side in
-forked processes, which share the cohorts read before the fork.
-"""
+"""Running jobs: side by side in forked processes, which share the cohorts read before the fork."""
 
 from __future__ import annotations
 
@@ -15,9 +10,9 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,98 +21,27 @@ from pmfed_client.agent.agent import Agent, Rehearsal
 from pmfed_client.agent.answers import Answers
 from pmfed_client.connection import agent_address as resident
 from pmfed_client.connection.app import app as client_app
-from pmfed_client.site.site import Site
 from pmfed_server.app import conduct
 from safetensors.numpy import load_file, save
 
 from pmfed.cohort import Cohort, pool
 from pmfed.errors import ERRORS, InterruptedRunError, PmfedError, RunError
 from pmfed.file_io import replace_file
-from pmfed.methods import noiseless_plan, plan_for
+from pmfed.methods.further import further_of
 from pmfed.models import build
 from pmfed.privacy.noise import SecretSource
-from pmfed.privacy.plan import AGAINST, PrivacyPlan
+from pmfed.privacy.plan import AGAINST
 from pmfed.queries.scores import Scores
+from pmfed.runs.model import read_description
+from pmfed.runs.recalibrated import line_of
 from pmfed.study import Study
+from pmfed_simulations.converged import fit_in_full
 from pmfed_simulations.grid import LocalGrid
+from pmfed_simulations.job import Job, Sum, plan_of
+from pmfed_simulations.ray_engine import run_job_on_ray
 from pmfed_simulations.rosters import pin_rosters
 
-Sum = npt.NDArray[np.float64]
-Masks = Mapping[str, npt.NDArray[np.bool_]]
-Books = Literal["kept", "private", "noiseless"]
-Engine = Literal["local", "ray"]
-PATIENCE = 3600.0
-
-
-@dataclass(frozen=True, eq=False)
-class Job:
-    """One training.
-
-    Parameters
-    ----------
-    folder
-        Where its RUN folder is.
-    study
-        What is learned; folds and comparisons change it.
-    sites
-        Who takes part.
-    training
-        Training patients by site, (P,) bool, where the protocol and not the study's split decides.
-    books
-        ``"kept"``: the sites' ledgers are charged and policies asked. The others are comparisons on the
-        researcher's machine that nobody promises anything about: with the study's noise, or without any.
-    pooled
-        All patients in one place instead of a federation.
-    scored
-        Every site whose held-out patients the model is scored on afterwards (in the same process).
-    seed
-        Repeatable randomness, or None for the secret one.
-    engine
-        What carries the messages: this process and its forks, or Flower's simulation runtime on Ray.
-    """
-
-    folder: Path
-    study: Study
-    sites: tuple[Site, ...]
-    training: Masks | None = None
-    books: Books = "kept"
-    pooled: bool = False
-    scored: tuple[str, ...] = ()
-    seed: int | None = None
-    engine: Engine = "local"
-
-    @property
-    def done(self) -> bool:
-        """Whether the job's results are there."""
-        return (self.folder / ("scores.safetensors" if self.scored else "result.json")).exists()
-
-    @property
-    def scoring(self) -> Study:
-        """The study as its held-out patients were scored: what is scored in this process carries no noise."""
-        return self.study.replace(evaluation={"release": "exact"}) if self.scored else self.study
-
-    def refused(self) -> set[str]:
-        """Return the sites that were asked to take part in the finished training and did not."""
-        told = json.loads((self.folder / "result.json").read_text(encoding="utf-8"))
-        return set() if self.pooled else {site.name for site in self.sites} - {site["name"] for site in told["sites"]}
-
-    def totals(self) -> dict[str, Sum]:
-        """Return the sums over held-out patients this job left behind, per site (or "total" for all together).
-
-        Those of a site that refused are not among them: its patients are in no line of the table.
-        """
-        if self.scored:
-            found = load_file(self.folder / "scores.safetensors")
-            left_out = self.refused()
-            return {name: total for name, total in found.items() if ":" not in name and name not in left_out}
-        found = load_file(self.folder / "evaluation.safetensors")
-        return _named(found, "site:") or {"total": found["total"]}
-
-    def personal_totals(self) -> dict[str, Sum]:
-        """Return the same of the sites' own models; empty where there are none, or none may be told."""
-        found = load_file(self.folder / ("scores.safetensors" if self.scored else "evaluation.safetensors"))
-        sites = _named(found, "personal:")
-        return sites or {"total": found["personal"]} if "personal" in found or sites else {}
+PATIENCE = 3600.0  # seconds that a coordinator waits for sites
 
 
 def run_job(job: Job, cohorts: Mapping[str, Cohort], workers: int = 1) -> None:
@@ -129,9 +53,9 @@ def run_job(job: Job, cohorts: Mapping[str, Cohort], workers: int = 1) -> None:
     replace_file(job.folder / "study.toml", job.study.to_toml().encode())
     if job.books == "kept":
         pin_rosters(job.sites)
-    if job.engine == "ray":
-        from pmfed_simulations.ray_engine import run_job_on_ray
-
+    if job.converged:
+        fit_in_full(job.folder, job.study, pool([_cut(job, site.name, cohorts[site.name]) for site in job.sites]))
+    elif job.engine == "ray":
         run_job_on_ray(job, run, workers, PATIENCE)
     else:
         _run_here(job, run, cohorts, workers)
@@ -155,13 +79,6 @@ def _run_here(job: Job, run: str, cohorts: Mapping[str, Cohort], workers: int) -
             resident.forget(name)
 
 
-def plan_of(study: Study, sites: int, books: Books) -> PrivacyPlan:
-    """Return the plan a job runs under."""
-    if books != "noiseless":
-        return plan_for(study, sites)
-    return noiseless_plan(study, sites)
-
-
 def score(job: Job, cohorts: Mapping[str, Cohort], run: str) -> dict[str, Sum]:
     """Return the sum of rows over the held-out patients of each site the job is scored on.
 
@@ -175,11 +92,22 @@ def score(job: Job, cohorts: Mapping[str, Cohort], run: str) -> dict[str, Sum]:
     for name in job.scored:
         answers, scores = Answers(study, plan, _cut(job, name, cohorts[name]), lambda *_: SecretSource()), Scores(study)
         if not job.study.parts:
-            totals[name] = answers.exact(scores, {"parameters": _whole(study, job.folder / "model.safetensors")})
+            whole = _state(scores, job.folder)
+            totals[name] = answers.exact(scores, whole)
+            totals |= {f"further:{query.name}:{name}": answers.exact(query, whole) for query in further_of(study)}
         if name in own and own[name].exists():
             totals[f"personal:{name}"] = answers.exact(scores, {"parameters": _whole(study, own[name])})
             totals.setdefault(name, totals[f"personal:{name}"])
     return totals
+
+
+def _state(scores: Scores, run: Path) -> dict[str, npt.NDArray[Any]]:
+    """Return the state of a finished run's common model, its outputs recalibrated as the run found best."""
+    state: dict[str, npt.NDArray[Any]] = {"parameters": _whole(scores.study, run / "model.safetensors")}
+    if "recalibration" in scores.state:
+        outputs = scores.state["recalibration"][1] - 1
+        state["recalibration"] = line_of(read_description(run)[0].recalibration, outputs).vector
+    return state
 
 
 def _whole(study: Study, path: Path) -> npt.NDArray[np.float32]:
@@ -187,10 +115,6 @@ def _whole(study: Study, path: Path) -> npt.NDArray[np.float32]:
     tensors = load_file(path)
     rest = [tensors[name].reshape(-1) for name, p in build(study).named_parameters() if p.requires_grad]
     return np.concatenate([*rest, tensors.get("statistics", np.zeros(0, np.float32))]).astype(np.float32)
-
-
-def _named(found: Mapping[str, Sum], prefix: str) -> dict[str, Sum]:
-    return {name.removeprefix(prefix): total for name, total in found.items() if name.startswith(prefix)}
 
 
 def run_jobs(

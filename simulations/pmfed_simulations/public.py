@@ -15,10 +15,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from http.client import HTTPException
-from importlib.resources import files as resources
 from pathlib import Path
 
 from pmfed.errors import DataError, UsageError
+from pmfed_simulations.studies import built_in_studies
 
 _TIMEOUT = 60.0  # seconds without a byte
 
@@ -53,13 +53,19 @@ class PublicData:
     note: str = ""
 
 
-def _read_catalogue() -> dict[str, PublicData]:
-    text = (resources("pmfed_simulations") / "public.toml").read_text(encoding="utf-8")
-    return {name: PublicData(name=name, **entry) for name, entry in tomllib.loads(text).items()}
-
-
-CATALOGUE: Mapping[str, PublicData] = _read_catalogue()
-"""All public data pmfed knows, by name."""
+def catalogue() -> dict[str, PublicData]:
+    """Return all public data pmfed knows, by name: what the built-in studies read, and what else is useful."""
+    built_in = built_in_studies().values()
+    readers: dict[str, list[str]] = {}
+    for study in built_in:
+        if study.sites.data is not None:
+            readers.setdefault(study.sites.data, []).append(study.name)
+    files = [path for study in built_in if (path := study.folder / "public.toml").is_file()]
+    return {
+        name: PublicData(name=name, studies=tuple(readers.get(name, ())), **entry)
+        for path in (*files, Path(__file__).with_name("public.toml"))
+        for name, entry in tomllib.loads(path.read_text(encoding="utf-8")).items()
+    }
 
 
 def find(name: str) -> PublicData:
@@ -70,10 +76,11 @@ def find(name: str) -> PublicData:
     UsageError
         There is none; the message names the nearest.
     """
-    by_study = {study: entry for entry in CATALOGUE.values() for study in entry.studies}
-    if entry := CATALOGUE.get(name) or by_study.get(name):
+    known = catalogue()
+    by_study = {study: entry for entry in known.values() for study in entry.studies}
+    if entry := known.get(name) or by_study.get(name):
         return entry
-    near = get_close_matches(name, [*CATALOGUE, *by_study], n=1, cutoff=0.5)
+    near = get_close_matches(name, [*known, *by_study], n=1, cutoff=0.5)
     raise UsageError(
         f"there is no public data called '{name}'.",
         f"Did you mean '{near[0]}'?" if near else "'pmfed data list' shows what there is.",

@@ -23,17 +23,14 @@ import time
 import urllib.request
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pmfed_client.connection.agent_address import SOCKETS
 from pmfed_server.bundle import Flwr, bundle, failure_of
 
 from pmfed.errors import RunError, UsageError
 from pmfed.processes import flower_environment, free_port
+from pmfed_simulations.job import Job
 from pmfed_simulations.ray_sites import list_sites
-
-if TYPE_CHECKING:
-    from pmfed_simulations.jobs import Job
 
 STARTED = 60.0  # seconds a SuperLink may take to answer
 GRACE = 2.0  # seconds a process may take to stop; all of them less than `run_jobs` waits for a job

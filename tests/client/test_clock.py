@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 from connect import ConnectProxy
-from pmfed_client.connection.clock import ahead, coordinator_line
+from flwr.common import constant
+from pmfed_client.connection.clock import AHEAD, BEHIND, ahead, coordinator_line
 from pmfed_client.connection.node import Node
 from pmfed_client.site.create import make_home
 from pmfed_server import certificates
@@ -169,3 +170,7 @@ def test_status_tells(
     monkeypatch.setattr("sys.argv", ["pmfed", "site", "status", str(site)])
     main()
     assert "1 h 0 min AHEAD of the coordinator's" in capsys.readouterr().out
+
+
+def test_what_is_let_pass_is_what_flower_lets_pass() -> None:
+    assert (AHEAD, BEHIND) == (constant.SYSTEM_TIME_TOLERANCE, constant.TIMESTAMP_TOLERANCE)

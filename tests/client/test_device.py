@@ -147,7 +147,9 @@ def test_a_site_s_own_settings_reach_all_it_trains(tmp_path: Path, monkeypatch: 
     federation.change(toml, 'precision = "bfloat16"', 'precision = "bfloat16"\ndevice = "cuda:1"')
     asked = []
     for place in ("agent", "trainer"):
-        monkeypatch.setattr(f"pmfed_client.{place}.found", lambda *said: asked.append(said) or torch.device("cpu"))
+        monkeypatch.setattr(
+            f"pmfed_client.agent.{place}.found", lambda *said: asked.append(said) or torch.device("cpu")
+        )
     assert federation.Together(tmp_path / "fed/sites", study).ask("north", "enroll")[0].ok
     assert asked == [("cuda:1", "bfloat16")] * 2  # before anything is reserved, and for the model
     other = ASKED.replace(personal={"method": "fine-tune", "steps": 1, "learning_rate": 0.1, "share": 0.3})

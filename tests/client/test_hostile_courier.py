@@ -201,10 +201,11 @@ class HostileCourier(RuleBasedStateMachine):
         agent, site = self.together.agents[NORTH], self.together.sites[NORTH]
         agent.ledger.verify()
         assert all(line["seq"] for line in AuditLog(site.audit_log).lines())
-        # The agent lives, and knows what it may still do: another run of the study is enrolled, or refused for want of budget.
+        # The agent lives, and knows what it may still do: another run of the study is enrolled, or refused: this one
+        # is not over, was the one that was approved, or left no budget.
         request = self.request("enroll", text=STUDY.canonical()).model_copy(update={"run": "ef" * 16})
         reply = parse_reply(agent.handle(dump(request), {})[0])
-        assert reply.ok or reply.code == "PM310", reply
+        assert reply.ok or reply.code in ("PM310", "PM320"), reply
         agent.ledger.close()
         shutil.rmtree(self.folder)
 

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import pmfed_client.ledger.ledger as module
 import pytest
-from pmfed_client.ledger.ledger import Entry, Ledger, cohorts, store
+from pmfed_client.ledger import store
+from pmfed_client.ledger.ledger import Entry, Ledger, cohorts
 
 from pmfed.errors import BudgetError, LedgerError
 from pmfed.methods import plan_for

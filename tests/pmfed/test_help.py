@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import click
 import pytest
-from pmfed_simulations.simulate import BUILT_IN
+from pmfed_simulations.studies import built_in_studies
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -45,5 +45,5 @@ def test_every_argument_and_option_is_explained(path: tuple[str, ...]) -> None:
 def test_the_list_of_studies_is_that_of_the_studies_there_are() -> None:
     (line,) = (line for line in read("simulate").splitlines() if line.strip().startswith("[STUDY]"))
     listed = line.split("[STUDY]")[1].split(", or your own")[0]
-    assert sorted(name.strip() for name in listed.split(",")) == sorted(BUILT_IN)
+    assert sorted(name.strip() for name in listed.split(",")) == sorted(built_in_studies())
     assert "[default: hospitals-real]" in line

@@ -114,7 +114,7 @@ def test_nor_may_a_site_toml(tmp_path: Path, text: str) -> None:
 
 
 def test_built_in_studies_keep_their_fingerprints() -> None:
-    from pmfed_simulations.simulate import find_study
+    from pmfed_simulations.studies import find_study
 
     told = {"heart-disease": "3aa08f93c040", "warfarin": "21d85dd640e2", "tcga-brca": "0e51acee1751"}
     assert {name: find_study(name).fingerprint()[:12] for name in told} == told

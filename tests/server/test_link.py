@@ -7,6 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+from pmfed_server.flower_internals import set_pragmas
+
+from pmfed.errors import RunError
+
 LOOK = """
 import json, sys, threading
 from pmfed_server import link
@@ -31,3 +36,8 @@ def test_a_connection_holds_two_megabytes_and_maps_nothing_and_memory_is_watched
     )
     told = json.loads(done.stdout.splitlines()[-1])
     assert told == {"cache_size": -2000, "mmap_size": 0, "busy_timeout": 60000, "watched": ["let_go_early"]}
+
+
+def test_what_flower_does_not_set_any_more_is_not_lost_without_a_word() -> None:
+    with pytest.raises(RunError, match="does not set page_count of SQLite"):
+        set_pragmas({"cache_size": "-2000", "page_count": "7"})

@@ -263,6 +263,22 @@ def test_below_the_quorum_the_run_ends_with_the_reasons(sites: Federation) -> No
     assert len(sites.charges(NORTH)) == 4
 
 
+def test_a_run_that_begins_with_too_few_frees_what_the_others_reserved(sites: Federation) -> None:
+    for name in (SOUTH, WEST):
+        federation.change(sites.site(name).folder / "site.toml", "^min_patients = 20", "min_patients = 59")
+    sites.sites = read_sites(sites.sites[0].folder.parent)
+    with pytest.raises(RunError, match="1 of 3 sites agreed"):
+        sites.run()
+    with Ledger(sites.site(NORTH).ledger) as ledger:
+        assert ledger.receipt(RUN)["finished"]
+        assert [row.kind for row in ledger.rows()][-1] == "finish"
+        assert sum(row.count or 0 for row in ledger.rows() if row.kind == "reserve") == sum(
+            row.count or 0 for row in ledger.rows() if row.kind == "refund"
+        )
+    assert not sites.charges(NORTH)
+    assert not (sites.folder / "checkpoints").exists()  # a run of before that was charged is never let go of: see above
+
+
 def test_no_fewer_sites_than_stand_against_the_colluders(tmp_path: Path) -> None:
     study = STUDY.replace(training={"quorum": 0.1}, privacy={"colluders": 2})
     sites = Federation(tmp_path, study, plan_for(study, 3))

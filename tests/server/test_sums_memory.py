@@ -16,7 +16,7 @@ from pmfed_server import fleet
 from pmfed_server.enrolment import Enrolment
 from pmfed_server.fleet import Fleet
 from pmfed_server.sums import Sums
-from pmfed_simulations.simulate import find_study
+from pmfed_simulations.studies import find_study
 
 from pmfed.wire import Reply, Request, dump, parse_request
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 from pmfed_client.site.site import Site, read_sites
-from pmfed_simulations.hospitals import write_hospitals
 from pmfed_simulations.jobs import _cut, run_jobs
 from pmfed_simulations.protocols import Series, comparison, federation
-from pmfed_simulations.simulate import find_study
+from pmfed_simulations.studies import find_study
+from pmfed_simulations.studies.hospitals.sites import write_hospitals
 from safetensors.numpy import load_file
 
 from pmfed.cohort import Cohort, read_cohort

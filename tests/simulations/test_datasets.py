@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import gzip
 import shutil
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from pmfed_client.site.site import read_sites
-from pmfed_simulations.datasets import BUILT, warfarin, write_sites
+from pmfed_simulations.studies import built_in_studies, find_study, write_sites
+from pmfed_simulations.studies.warfarin import sites as warfarin
 
 from pmfed.cohort import Cohort, read_cohort
 from pmfed.errors import DataError, UsageError
-from pmfed.study import Study
-
-
-def study(name: str) -> Study:
-    return Study.read(Path(str(files("pmfed_simulations") / "studies" / f"{name}.toml")))
 
 
 def inputs(cohort: Cohort) -> np.ndarray:
@@ -28,7 +23,8 @@ def inputs(cohort: Cohort) -> np.ndarray:
     return np.concatenate([block if block.ndim == 2 else block[:, -1] for block in blocks], axis=1)
 
 
-READ = [name for name in BUILT if not name.startswith("isic")]
+PUBLIC = {name: data for name, one in built_in_studies().items() if (data := one.sites.data) is not None}
+READ = [name for name in ("digits", *PUBLIC) if not name.startswith("isic")]
 """All but ten thousand pictures, which go through a network first."""
 
 
@@ -44,7 +40,7 @@ def written(public_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 def cohorts(written: Path) -> dict[str, dict[str, Cohort]]:
     """Study -> site -> cohort, read with the code a hospital runs."""
     return {
-        name: {site.name: read_cohort(study(name), site.sources, site.name) for site in read_sites(written / name)}
+        name: {site.name: read_cohort(find_study(name), site.sources, site.name) for site in read_sites(written / name)}
         for name in READ
     }
 
@@ -55,7 +51,7 @@ Cohorts = dict[str, dict[str, Cohort]]
 @pytest.mark.parametrize("name", READ)
 def test_sites_fit_their_study_and_its_delta(name: str, written: Path, cohorts: Cohorts) -> None:
     sites = read_sites(written / name)
-    assert {site.policy.delta for site in sites} == {study(name).privacy.delta}
+    assert {site.policy.delta for site in sites} == {find_study(name).privacy.delta}
     assert all(site.policy.exact_metrics and site.policy.per_site_metrics for site in sites)
     for cohort in cohorts[name].values():
         assert cohort.training.sum() >= 20, "the policy would refuse"
@@ -67,7 +63,7 @@ def test_sites_fit_their_study_and_its_delta(name: str, written: Path, cohorts: 
 def test_expected_patients_is_near_the_training_patients(cohorts: Cohorts) -> None:
     for name in READ:
         training = sum(int(cohort.training.sum()) for cohort in cohorts[name].values())
-        assert training == pytest.approx(study(name).cohort.expected_patients, rel=0.05), name
+        assert training == pytest.approx(find_study(name).cohort.expected_patients, rel=0.05), name
 
 
 def test_warfarin_is_the_consortiums_cohort(cohorts: Cohorts) -> None:
@@ -76,7 +72,7 @@ def test_warfarin_is_the_consortiums_cohort(cohorts: Cohorts) -> None:
     assert sum(len(cohort.ids) for cohort in found.values()) == 5410
     doses = np.concatenate([cohort.targets for cohort in found.values()])
     assert doses.mean() == pytest.approx(31.05, abs=0.01)
-    assert sum(len(names) for names in study("warfarin").inputs.values()) == 27
+    assert sum(len(names) for names in find_study("warfarin").inputs.values()) == 27
 
 
 def test_warfarin_holds_neither_inr_nor_site(written: Path) -> None:
@@ -163,7 +159,7 @@ def test_tcga_brca_is_flambys_split(cohorts: Cohorts) -> None:
     assert [int((~cohort.training).sum()) for cohort in in_order] == [63, 40, 42, 33, 33, 11]
     held_out = [cohort.select(~cohort.training).targets for cohort in in_order]
     assert [int(targets[:, 1].sum()) for targets in held_out] == [14, 4, 8, 3, 2, 1]
-    assert len(study("tcga-brca").inputs["clinic"]) == 39
+    assert len(find_study("tcga-brca").inputs["clinic"]) == 39
 
 
 def test_heart_disease_zero_cholesterol_is_not_measured(written: Path) -> None:
@@ -175,7 +171,7 @@ def test_heart_disease_zero_cholesterol_is_not_measured(written: Path) -> None:
 def test_eicu_has_patients_with_several_stays_and_no_leak(written: Path, cohorts: Cohorts) -> None:
     found = cohorts["eicu"]
     assert set(found) == {"midwest", "northeast", "south", "west", "unknown"}
-    assert sum(len(names) for names in study("eicu").inputs.values()) == 59
+    assert sum(len(names) for names in find_study("eicu").inputs.values()) == 59
     records = sum(len(cohort.owner) for cohort in found.values())
     patients = sum(len(cohort.ids) for cohort in found.values())
     assert 1.1 < records / patients < 1.5
@@ -255,9 +251,9 @@ def test_an_unknown_study_names_the_near_one(tmp_path: Path) -> None:
         write_sites("heart-desease", None, tmp_path)
 
 
-@pytest.mark.parametrize("name", [name for name, built in BUILT.items() if built.folder])
+@pytest.mark.parametrize("name", PUBLIC)
 def test_missing_data_tell_how_to_get_them(name: str, tmp_path: Path) -> None:
-    remedy = f"pmfed data get {BUILT[name].folder}"
+    remedy = f"pmfed data get {PUBLIC[name]}"
     for data in (None, tmp_path / "nowhere", tmp_path):
         with pytest.raises(DataError) as caught:
             write_sites(name, data, tmp_path / "out")
@@ -307,9 +303,9 @@ def few(folder: Path, name: str, site: str, pictures: int) -> Cohort:
     (place,) = [one for one in read_sites(folder / "sites") if one.name == site]
     table = pd.read_csv(place.sources["lesions"])
     table.iloc[:: len(table) // pictures].to_csv(folder / "few.csv", index=False)
-    plain = study(name).modalities["skin"].model_dump() | {"weights": None, "centred": False}
+    plain = find_study(name).modalities["skin"].model_dump() | {"weights": None, "centred": False}
     return read_cohort(
-        study(name).replace(modalities={"skin": plain}), {**place.sources, "lesions": folder / "few.csv"}, site
+        find_study(name).replace(modalities={"skin": plain}), {**place.sources, "lesions": folder / "few.csv"}, site
     )
 
 
@@ -325,9 +321,9 @@ def test_isic_is_flambys_split_over_four_cameras(isic: Path) -> None:
     whole = pd.concat(tables.values())
     assert whole["image_id"].is_unique
     shares = whole["diagnosis"].value_counts(normalize=True)
-    baseline = study("isic").outcome.baseline
+    baseline = find_study("isic").outcome.baseline
     assert isinstance(baseline, tuple)
-    np.testing.assert_allclose(shares[list(study("isic").outcome.classes)], baseline, atol=0.002)
+    np.testing.assert_allclose(shares[list(find_study("isic").outcome.classes)], baseline, atol=0.002)
 
 
 @pytest.mark.parametrize("name", ["isic", "isic-lesion"])
@@ -348,6 +344,6 @@ def test_runs_of_a_user_share_what_public_pictures_were_turned_into(isic: Path) 
 
 def test_isic_says_that_no_patient_is_promised_anything() -> None:
     for name, thing in (("isic", "picture"), ("isic-lesion", "lesion")):
-        assert study(name).cohort.stand_in == thing
-        assert "not the patient" in study(name).study.title
-        assert "NC" in study(name).study.licence
+        assert find_study(name).cohort.stand_in == thing
+        assert "not the patient" in find_study(name).study.title
+        assert "NC" in find_study(name).study.licence

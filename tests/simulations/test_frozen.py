@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pmfed_simulations.simulate import Options, find_study, prepare, simulate
+from pmfed_simulations.simulate import Options, prepare, simulate
+from pmfed_simulations.studies import built_in, find_study
 from safetensors.numpy import load_file
 
 from pmfed.study import Study
@@ -33,7 +34,7 @@ def test_a_study_of_the_first_version_means_what_it_meant(name: str) -> None:
 def test_five_rounds_give_the_parameters_of_the_first_version(
     name: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    needs_data = name not in ("digits", "hospitals", "hospitals-real")
+    needs_data = built_in(name).sites.data is not None
     data = str(request.getfixturevalue("public_data")) if needs_data else None
     text = (FROZEN / "studies" / f"{name}.toml").read_text(encoding="utf-8")
     if find_study(name).canonical() != Study.from_text(text, name).canonical():

@@ -11,19 +11,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 from pmfed_client.site.site import read_sites
-from pmfed_simulations.hospitals import (
-    EFFECTS,
-    FEWEST,
-    FREQUENCIES,
-    HABITS,
-    LABS,
-    PANEL,
-    STUDY,
-    Truth,
-    log_odds,
-    render,
-    write_hospitals,
-)
+from pmfed_simulations.hospitals.history import FEWEST
+from pmfed_simulations.hospitals.model import FREQUENCIES
+from pmfed_simulations.hospitals.truth import Truth
+from pmfed_simulations.studies.hospitals.law import EFFECTS, PANEL, PROFILES, VALUES, log_odds
+from pmfed_simulations.studies.hospitals.sites import STUDY, render, write_hospitals
 from sklearn.metrics import roc_auc_score
 
 from pmfed.cohort import Cohort, read_cohort
@@ -80,7 +72,7 @@ def test_hospitals_differ_in_size_case_mix_missingness_and_scanner(made: tuple[P
     tables = [pd.read_csv(path) for path in sorted(out.glob("*/patients.csv"))]
     ages = [table["age"].mean() for table in tables]
     assert max(ages) - min(ages) > 8
-    gaps = [table[list(LABS)].isna().mean().mean() for table in tables]
+    gaps = [table[list(VALUES)].isna().mean().mean() for table in tables]
     assert min(gaps) < 0.08 < 0.2 < max(gaps)
     assert max(truth.prevalence.values()) - min(truth.prevalence.values()) > 0.05
     assert 0.25 < truth.outcome.mean() < 0.40
@@ -88,7 +80,7 @@ def test_hospitals_differ_in_size_case_mix_missingness_and_scanner(made: tuple[P
     for folder in sorted(out.glob("*/images")):
         pixels = np.stack([np.asarray(Image.open(path))[:3] for path in sorted(folder.iterdir())[:80]])
         corners.append(pixels.mean() / 255)
-    expected = [habit.brightness for habit in HABITS if habit.images]
+    expected = [profile.brightness for profile in PROFILES if profile.images]
     np.testing.assert_allclose(corners, expected, atol=0.02)
 
 
@@ -123,8 +115,8 @@ def test_the_files_fit_the_study(made: tuple[Path, Truth], cohorts: dict[str, Co
     assert isinstance(image, Images)
     for locus in PANEL:
         variant = genotype.variants[locus.name]
-        assert (variant.alleles, variant.frequency) == ((locus.alt,), (locus.frequency,))
-        assert set(variant.known) == {locus.ref, locus.alt}
+        assert (variant.alleles, variant.frequency) == ((locus.counted,), (locus.frequency,))
+        assert set(variant.known) == {locus.other, locus.counted}
     assert set(genotype.variants) == {locus.name for locus in PANEL}
     patients = {name: cohort.patients for name, cohort in cohorts.items()}
     assert patients == truth.patients
@@ -179,14 +171,14 @@ def test_risk_follows_from_the_files(made: tuple[Path, Truth]) -> None:
     out, truth = made
     folder = out / "hospital-1"
     table = pd.read_csv(folder / "patients.csv").merge(pd.read_csv(folder / "genotypes.csv")).dropna()
-    dosage = np.stack([table[locus.name].str.count(locus.alt) for locus in PANEL], axis=1)
+    dosage = np.stack([table[locus.name].str.count(locus.counted) for locus in PANEL], axis=1)
     columns = {
         "age": table["age"].to_numpy(),
         "male": (table["sex"] == "male").to_numpy(),
         "smoking": table["smoking"].map({"never": 0, "former": 1, "current": 2}).to_numpy(),
         "dosage": dosage,
         "lesion": np.zeros(len(table)),
-    } | {name: table[name].to_numpy() for name in LABS}
+    } | {name: table[name].to_numpy() for name in VALUES}
     rest = log_odds(columns)
     risk = pd.Series(truth.risk, index=truth.ids)[table["patient_id"]].to_numpy()
     burden = (np.log(risk / (1 - risk)) - rest) / 1.5
@@ -208,6 +200,7 @@ def test_ceilings_grow_with_what_is_seen(made: tuple[Path, Truth]) -> None:
     assert sets[frozenset({"clinical", "genotype", "image"})] == truth.best_auc
     assert truth.reachable_auc < truth.best_auc
     assert 0.86 < truth.best_auc < 0.91
+    assert truth.law_auc == pytest.approx(truth.best_auc, abs=0.02)  # free of the chance of these outcomes
 
 
 def test_genes_and_lab_interact() -> None:
@@ -217,7 +210,7 @@ def test_genes_and_lab_interact() -> None:
     def effect(variant: str, hba1c: float) -> float:
         dosage = np.tile(np.round(2 * FREQUENCIES), (2, 1))
         dosage[1, names.index(variant)] += 1
-        columns = {name: np.full(2, lab.middle) for name, lab in LABS.items()} | {"hba1c": np.full(2, hba1c)}
+        columns = {name: np.full(2, value.middle) for name, value in VALUES.items()} | {"hba1c": np.full(2, hba1c)}
         columns |= {"age": np.full(2, 62.0), "male": np.zeros(2), "smoking": np.zeros(2, dtype=int)}
         low, high = log_odds(columns | {"dosage": dosage, "lesion": np.zeros(2)})
         return float(high - low)
@@ -228,8 +221,8 @@ def test_genes_and_lab_interact() -> None:
 
 
 def test_a_larger_burden_is_a_larger_and_brighter_disc() -> None:
-    for habit in (habit for habit in HABITS if habit.images):
-        pixels = render(np.repeat([-2.2, 0.0, 2.2], 50), habit, np.random.default_rng(0)).reshape(3, 50, -1)
+    for profile in (profile for profile in PROFILES if profile.images):
+        pixels = render(np.repeat([-2.2, 0.0, 2.2], 50), profile, np.random.default_rng(0)).reshape(3, 50, -1)
         small, middle, large = pixels.mean(axis=(1, 2))
         assert small + 5 < middle < large - 15
         small, middle, large = np.quantile(pixels, 0.97, axis=2).mean(axis=1)  # the disc itself

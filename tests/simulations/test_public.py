@@ -10,8 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from pmfed_simulations.datasets import BUILT
-from pmfed_simulations.public import CATALOGUE, PublicData, fetch, find, get
+from pmfed_simulations.public import PublicData, catalogue, fetch, find, get
+from pmfed_simulations.studies import built_in_studies
 
 from pmfed.errors import DataError, UsageError
 
@@ -124,7 +124,7 @@ def test_data_without_urls_say_where_to_get_them_by_hand(tmp_path: Path) -> None
 def test_a_local_copy_is_taken_from_its_folder_or_the_one_above(name: str, public_data: Path, tmp_path: Path) -> None:
     above = get(name, public_data, tmp_path / "a")
     own = get(name, public_data / name, tmp_path / "b")
-    assert set(lying(above)) == set(CATALOGUE[name].files)
+    assert set(lying(above)) == set(catalogue()[name].files)
     assert lying(above) == lying(own)
 
 
@@ -153,7 +153,7 @@ def test_a_destination_that_is_a_file_is_an_error_for_people(data: PublicData, t
 
 
 def test_names_of_data_and_of_studies_are_known_and_near_ones_suggested() -> None:
-    assert find("iwpc_warfarin") is find("warfarin") is CATALOGUE["iwpc_warfarin"]
+    assert find("iwpc_warfarin") == find("warfarin") == catalogue()["iwpc_warfarin"]
     with pytest.raises(UsageError, match="Did you mean 'eicu_demo'"):
         find("eicu-demo")
     with pytest.raises(UsageError, match="pmfed data list"):
@@ -161,12 +161,12 @@ def test_names_of_data_and_of_studies_are_known_and_near_ones_suggested() -> Non
 
 
 def test_every_built_in_study_finds_its_data_in_the_catalogue() -> None:
-    wanted = {name: built.folder for name, built in BUILT.items() if built.folder}
-    assert {study: entry.name for entry in CATALOGUE.values() for study in entry.studies} == wanted
+    wanted = {name: data for name, study in built_in_studies().items() if (data := study.sites.data) is not None}
+    assert {study: entry.name for entry in catalogue().values() for study in entry.studies} == wanted
 
 
 def test_the_catalogue_is_complete_and_its_addresses_never_move() -> None:
-    for entry in CATALOGUE.values():
+    for entry in catalogue().values():
         assert entry.title
         assert entry.licence
         assert entry.source.startswith("https://")
@@ -181,7 +181,7 @@ def test_the_catalogue_is_complete_and_its_addresses_never_move() -> None:
 
 
 def test_the_catalogue_agrees_with_the_files_at_hand(public_data: Path) -> None:
-    for entry in CATALOGUE.values():
+    for entry in catalogue().values():
         for file, sha256 in entry.files.items():
             path = public_data / entry.name / file
             if path.is_file() and path.stat().st_size < 1_000_000:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import duckdb
 import pytest
-from pmfed_simulations import simulate as simulate_module
 from pmfed_simulations.hospitals.habits import HABITS
 from pmfed_simulations.hospitals.history import FEWEST, draw_hospitals
 from pmfed_simulations.hospitals.model import PANEL
 from pmfed_simulations.hospitals.omop import TABLES
 from pmfed_simulations.hospitals.real import STUDY, write_real_hospitals
 from pmfed_simulations.simulate import Options, prepare, simulate
+from pmfed_simulations.studies.hospitals_real import sites as hospitals_real
 from typer.testing import CliRunner
 
 from pmfed.cli import app
@@ -104,7 +105,8 @@ def test_the_study_names_what_the_model_has() -> None:
 @pytest.mark.slow
 def test_pmfed_simulate_runs_on_these_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The demo: OMOP, FHIR, VCF and DICOM, and the best possible AUC beside the learned one."""
-    monkeypatch.setattr(simulate_module, "write_real_hospitals", partial(write_real_hospitals, patients=FEWEST))
+    few = replace(hospitals_real.SITES, make=partial(write_real_hospitals, patients=FEWEST))
+    monkeypatch.setattr(hospitals_real, "SITES", few)
     told: list[str] = []
     out = tmp_path / "run"
     result = simulate(prepare(Options("hospitals-real", str(out), rounds=2, workers=1), told.append))

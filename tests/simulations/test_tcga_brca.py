@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from pmfed_simulations.datasets import write_sites
+from pmfed_simulations.studies import write_sites
 
 
 def test_cox_on_pooled_patients_reaches_what_the_page_says(public_data: Path, tmp_path: Path) -> None:

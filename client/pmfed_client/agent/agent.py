@@ -11,7 +11,7 @@ import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pydantic import ValidationError
@@ -43,10 +43,12 @@ from pmfed_client.agent.device import found
 from pmfed_client.agent.masking import Masking
 from pmfed_client.agent.order import Order, check_arrays
 from pmfed_client.agent.personal import Shelf
-from pmfed_client.ledger.entries import Entry, cohorts
+from pmfed_client.ledger.entries import entries
 from pmfed_client.ledger.ledger import Ledger
+from pmfed_client.site.approval import read_approval
 from pmfed_client.site.approve import check_approved
 from pmfed_client.site.audit_log import AuditLog
+from pmfed_client.site.data_digest import data_digest, keep_digest, kept_digest
 from pmfed_client.site.pause import check_open
 from pmfed_client.site.site import Site
 
@@ -78,16 +80,6 @@ class Session:
     masking: Masking | None
     """None in a rehearsal without books: what nobody promises anything about is not hidden either."""
     order: Order
-
-
-def entries(study: Study, plan: PrivacyPlan, fold: str = "") -> dict[str, tuple[Entry, ...]]:
-    """Return what a run will charge, by cohort, from the very plan that will add the noise."""
-    names = cohorts(study, fold)
-    booked: dict[str, tuple[Entry, ...]] = {}
-    for one in plan.mechanisms:
-        entry = Entry(one.query, one.sampling_rate, one.noise_multiplier, one.bound, one.times)
-        booked[names[one.role]] = (*booked.get(names[one.role], ()), entry)
-    return booked
 
 
 def _not_valid(text: str) -> str:
@@ -232,6 +224,9 @@ class Agent:
     def _ask(self, session: Session, request: Request, state: Arrays) -> Sums:
         """Answer a query: everything that may refuse, the charge, the sum, the mask."""
         query = session.order.query(request)
+        if self._audit is not None:
+            read_approval(self.site, request.study, datetime.now(UTC))  # it may have ended since
+            self._end_idle(self._audit)
         if session.masking:
             session.masking.ready(request)
         check_state(query, state)
@@ -269,9 +264,12 @@ class Agent:
             raise ProtocolError("the study that was sent has another fingerprint. Nothing was released.")
         if self._audit is not None:
             check_approved(self.site, study.fingerprint())
+            self._end_idle(self._audit)
         known = self._sessions.get(request.run)
         if known is not None and known.study == study and known.plan.sites == request.sites:
             # Asked again, because some site lost its keys: fresh ones for all, the same books.
+            if self.charges:
+                self.ledger.check_open(request.run)
             session = replace(known, masking=self._masking(request.run, study, request.sites))
         else:
             session = self._join(request.run, study, request.sites)
@@ -297,10 +295,14 @@ class Agent:
         if self.charges:
             held_out = cohort.patients - int(cohort.training.sum())
             self.site.policy.admit(study, plan, int(cohort.training.sum()), held_out)
+            allowance = None
+            if self._audit is not None:
+                allowance = read_approval(self.site, study.fingerprint(), datetime.now(UTC)).allowance
             self.ledger.reserve(
                 run, study.fingerprint(), entries(study, plan, self._fold), self.site.policy.budget,
-                per_study=self.site.policy.study_epsilon, approval=study.fingerprint() if self._audit is not None else None,
+                per_study=self.site.policy.study_epsilon, allowance=allowance,
             )  # fmt: skip
+            keep_digest(self.site, run, data_digest(cohort, Identity.at(self.site.identity).derived(f"data {run}")))
         queries = schedule(study)
         order = Order(queries)
         if self._audit is not None and self._audit.path.exists():
@@ -308,6 +310,11 @@ class Agent:
         shelf = Shelf(self.site.personal, run) if study.personal else None
         answers = Answers(study, plan, cohort, self._source(run), shelf, self.site.device, self.site.precision)
         return Session(study, plan, queries, answers, masking, order)
+
+    def _end_idle(self, audit: AuditLog) -> None:
+        """End the runs that have asked for nothing for longer than the policy waits: what they reserved is free again."""
+        for run in self.ledger.end_idle(datetime.now(UTC) - timedelta(days=self.site.policy.idle_days)):
+            audit.add("end", run=run)
 
     def _masking(self, run: str, study: Study, sites: int) -> Masking | None:
         return Masking(self.site, study, run, sites) if self.charges else None
@@ -324,6 +331,8 @@ class Agent:
         self.ledger.finish(request.run)
         Shelf(self.site.personal, request.run).clear()
         receipt = {"site": self.site.name, **self.ledger.receipt(request.run)}
+        if digest := kept_digest(self.site, request.run):
+            receipt["data"] = digest
         return Identity.at(self.site.identity).signed(receipt)
 
     # -- helpers --------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from typing import TypeVar
 from pmfed.errors import LedgerError
 from pmfed.privacy.accounting import Release
 from pmfed.privacy.mechanism import SAMPLED_GAUSSIAN, Role
+from pmfed.privacy.plan import PrivacyPlan
 from pmfed.study import Study
 from pmfed_client.ledger.chain import Row
 
@@ -100,10 +101,17 @@ class Run:
     budget: tuple[float, float]
     first: str
     latest: str = ""
+    time: str = ""  # of the newest row
+    approval: str | None = None
     rows: int = 0
     finished: bool = False
     ended: bool = False  # by the site, before the coordinator had asked for the receipt
     lines: dict[str, Line] = field(default_factory=dict)
+
+    @property
+    def began(self) -> bool:
+        """Whether anything was charged."""
+        return any(line.charged.total() for line in self.lines.values())
 
     def plan(self) -> dict[str, tuple[str, Entry]]:
         """Return what -> (cohort, entry)."""
@@ -140,7 +148,7 @@ class Book:
             entry = _entry(row)
             what = entry.what
             run = self.runs.setdefault(row.run, Run(row.study, budget, row.hash))
-            run.budget = budget
+            run.budget, run.approval = budget, row.approval
             run.lines.setdefault(what, Line(_held(row.cohort), entry))  # a second time: only the budget is new
         elif row.kind == "charge":
             run = self.runs[row.run]
@@ -158,7 +166,7 @@ class Book:
             run.ended = run.ended or row.kind == "end"
         else:
             raise ValueError(row.kind)
-        run.latest, run.rows = row.hash, run.rows + 1
+        run.latest, run.time, run.rows = row.hash, row.time, run.rows + 1
 
     def costs(self, cohort: str, run: str | None = None, reserved: bool = True) -> Costs:
         """Return what counts for the patients of a cohort, of all runs or of one.
@@ -238,3 +246,13 @@ def cohorts(study: Study, fold: str = "") -> dict[Role, str]:
     text = json.dumps([cohort.patient, how, fold])
     split = hashlib.sha256(text.encode()).hexdigest()[:12]
     return {"train": f"train:{split}", "held-out": f"held-out:{split}", "all": f"all:{split}"}
+
+
+def entries(study: Study, plan: PrivacyPlan, fold: str = "") -> dict[str, tuple[Entry, ...]]:
+    """Return what a run will charge, by cohort, from the very plan that will add the noise."""
+    names = cohorts(study, fold)
+    booked: dict[str, tuple[Entry, ...]] = {}
+    for one in plan.mechanisms:
+        entry = Entry(one.query, one.sampling_rate, one.noise_multiplier, one.bound, one.times)
+        booked[names[one.role]] = (*booked.get(names[one.role], ()), entry)
+    return booked

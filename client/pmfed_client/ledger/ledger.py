@@ -23,8 +23,6 @@ kept elsewhere.
 from __future__ import annotations
 
 import math
-import os
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -33,10 +31,12 @@ from pathlib import Path
 from typing import Any
 
 from pmfed.errors import BudgetError, LedgerError
-from pmfed.privacy.accounting import Release, epsilon, rdp_epsilon
+from pmfed.file_io import replacing
+from pmfed.privacy.accounting import Release, epsilon
 from pmfed.privacy.mechanism import SAMPLED_GAUSSIAN
+from pmfed_client.ledger.admission import Allowance, admit, admit_approved, admit_study
 from pmfed_client.ledger.chain import Kind, Row
-from pmfed_client.ledger.entries import ACCOUNT, Book, Costs, Entry, Run, as_releases, by_what, cohorts, may_share
+from pmfed_client.ledger.entries import ACCOUNT, Book, Entry, Run, as_releases, by_what, cohorts
 from pmfed_client.ledger.store import Store
 
 __all__ = ["Entry", "Ledger", "cohorts"]
@@ -82,7 +82,7 @@ class Ledger:
 
     def reserve(
         self, run: str, study: str, releases: Mapping[str, tuple[Entry, ...]], budget: tuple[float, float],
-        *, per_study: float | None = None, approval: str | None = None,
+        *, per_study: float | None = None, allowance: Allowance | None = None,
     ) -> None:  # fmt: skip
         """Set aside what a whole run will charge, or refuse it.
 
@@ -96,14 +96,16 @@ class Ledger:
             (epsilon, delta): the site's total for every one of these cohorts, over all runs.
         per_study
             Most that the runs of this one study may cost together, at the same delta.
-        approval
-            What the hospital approved the study by.
+        allowance
+            What the approval allows that the run stands under; None where nobody needs one.
 
         Raises
         ------
         BudgetError
             The joint epsilon of all that is charged and reserved, plus this run, is above the budget, or that of this
-            study's runs is above what one study may cost.
+            study's runs is above what one study may cost, or that of its approval's runs above what they may.
+        ApprovalError
+            The approval's runs have been, or another run of the study is not over.
         LedgerError
             The run id is taken by another plan or a finished run, or the ledger cannot be trusted or written.
 
@@ -126,14 +128,13 @@ class Ledger:
                         "A run keeps its plan when it goes on; start a new run for a changed study.",
                     )
             if per_study is not None:
-                self._admit_study(run, study, wanted, per_study, allowed[1])
+                admit_study(self._book, run, study, wanted, per_study, allowed[1])
+            if known is None and allowance is not None:
+                admit_approved(self._book, run, study, wanted, allowance, allowed[1])
             if known is None or known.budget != allowed:
                 for cohort in sorted({cohort for cohort, _ in wanted.values()}):
-                    asked: Costs = Counter()
-                    for other, entry in wanted.values():
-                        if known is None and may_share(cohort, other):
-                            asked += entry.costs
-                    self._admit(run, cohort, asked, allowed)
+                    admit(self._book, run, cohort, wanted, allowed)
+                approval = known.approval if known else allowance.approval if allowance else None
                 for cohort, entry in wanted.values():
                     self._append(
                         "reserve", run, study, cohort, entry, epsilon=allowed[0], delta=allowed[1], approval=approval
@@ -240,16 +241,38 @@ class Ledger:
         """
         self._close("end", run)
 
+    def end_idle(self, since: datetime) -> tuple[str, ...]:
+        """End every run that reserved and charged nothing since a moment (with its time zone); return their ids.
+
+        Guarantee
+        ---------
+        As for `end`. A clock that is wrong ends a run too early or too late; it never gives back what was charged.
+        """
+        with self._transaction():
+            idle = [run for run in self._book.unfinished() if datetime.fromisoformat(self._book.runs[run].time) < since]
+        ended = []
+        for run in idle:
+            with self._transaction(write=True):
+                known = self._book.runs[run]
+                if not known.finished and datetime.fromisoformat(known.time) < since:  # it may have gone on meanwhile
+                    self._end(known, "end", run)
+                    ended.append(run)
+        if ended:
+            self._renew_anchor()
+        return tuple(ended)
+
     def _close(self, kind: Kind, run: str) -> None:
         with self._transaction(write=True):
             known = self._reserved(run)
             if not known.finished:
-                for line in known.lines.values():
-                    if unused := line.entry.count - line.covered:
-                        entry = replace(line.entry, count=unused)
-                        self._append("refund", run, known.study, line.cohort, entry)
-                self._append(kind, run, known.study)
+                self._end(known, kind, run)
         self._renew_anchor()
+
+    def _end(self, known: Run, kind: Kind, run: str) -> None:
+        for line in known.lines.values():
+            if unused := line.entry.count - line.covered:
+                self._append("refund", run, known.study, line.cohort, replace(line.entry, count=unused))
+        self._append(kind, run, known.study)
 
     def head(self) -> str:
         """Return the hash of the newest row: it says nothing of how many there are or what they hold.
@@ -344,11 +367,9 @@ class Ledger:
         Holds no patient's data. Written under another name first: the file is whole or was not touched.
         """
         path = Path(path)
-        temporary = path.with_name(path.name + ".new")
         try:
-            with open(temporary, "w", encoding="utf-8") as file:
+            with replacing(path) as beside, beside.open("w", encoding="utf-8") as file:
                 file.writelines(row.json() + "\n" for row in self.rows())
-            os.replace(temporary, path)
         except OSError as error:
             raise LedgerError(f"{path}: cannot be written ({error.strerror}).", "Choose another place.") from None
 
@@ -390,51 +411,3 @@ class Ledger:
         if known.finished:
             how = "was ended by this hospital" if known.ended else "is finished at this site"
             raise LedgerError(f"run '{run}' {how}. Nothing was released.", "Start a new run.")
-
-    def _admit_study(
-        self, run: str, study: str, wanted: Mapping[str, tuple[str, Entry]], allowed: float, delta: float
-    ) -> None:
-        """Refuse a run whose study would cost more than one study may, over all its runs."""
-        others = [name for name, one in self._book.runs.items() if one.study == study and name != run]
-        bound = rdp_epsilon if others else epsilon  # as in `_admit`
-        for cohort in sorted({cohort for cohort, _ in wanted.values()}):
-            costs: Costs = Counter()
-            for name in others:
-                costs += self._book.costs(cohort, name)
-            for other, entry in wanted.values():
-                if may_share(cohort, other):
-                    costs += entry.costs
-            total = bound(as_releases(costs), delta)
-            if not total <= allowed:
-                raise BudgetError(
-                    f"all runs of this study together would cost epsilon {total:.4f} on the cohort '{cohort}', and this site "
-                    f"allows {allowed:.4f} for one study (at delta {delta:g}). Nothing was released.",
-                    "Ask for less, or for a larger [policy] study_epsilon in the hospital's site.toml.",
-                )
-
-    def _admit(self, run: str, cohort: str, asked: Costs, budget: tuple[float, float]) -> None:
-        allowed, delta = budget
-        if not (0 < allowed < math.inf and 0 < delta < 1):
-            raise BudgetError(
-                f"this site allows epsilon {allowed:g} at delta {delta:g}: no budget. Nothing was released.",
-                "The hospital sets [policy] epsilon and delta in its site.toml.",
-            )
-        before = self._book.costs(cohort)
-        # The first run of a cohort is fixed before anyone has seen a result of it: the joint PLD bounds it tightly. Later
-        # ones may be chosen after looking, and for those the Renyi bound is the one that is proven to filter.
-        others = any(self._book.costs(cohort, name) for name in self._book.runs if name != run)
-        bound = rdp_epsilon if others else epsilon
-        total = bound(as_releases(before + asked), delta)
-        if total <= allowed:
-            return
-        spent = bound(as_releases(self._book.costs(cohort, reserved=False)), delta)
-        held = bound(as_releases(before), delta)
-        alone = bound(as_releases(asked), delta)
-        waiting = ", ".join(f"'{name}'" for name in self._book.unfinished() if name != run)
-        raise BudgetError(
-            f"run '{run}' asks for epsilon {alone:.4f} on the cohort '{cohort}'; {spent:.4f} is spent there, "
-            f"{held:.4f} with what unfinished runs have reserved; together that makes {total:.4f}, and this site "
-            f"allows {allowed:.4f} (all at delta {delta:g}). Nothing was released.",
-            "Ask for less (fewer rounds, more noise), or for a larger [policy] epsilon in the hospital's site.toml."
-            + (f" Unfinished runs: {waiting}; finishing them gives back what they have not used." * bool(waiting)),
-        )

@@ -10,10 +10,10 @@ import os
 from collections.abc import Callable, Iterator
 
 from pmfed.errors import ApprovalError, PolicyError, StudyError
-from pmfed.methods import METHODS, schedule
-from pmfed.modality import sources_of
+from pmfed.methods import METHODS, plan_for, schedule
 from pmfed.secagg.roster import grouped
 from pmfed.study import Study
+from pmfed_client.site.approval import Approval, granted, path_of
 from pmfed_client.site.audit_log import AuditLog
 from pmfed_client.site.consent import price, who, words_of
 from pmfed_client.site.create import write_private
@@ -21,7 +21,9 @@ from pmfed_client.site.lost_values import last_check
 from pmfed_client.site.site import PERSONAL, Site
 
 
-def approve(site: Site, study: Study, agreed: Callable[[list[str]], bool], by: str = "") -> None:
+def approve(
+    site: Site, study: Study, agreed: Callable[[list[str]], bool], by: str = "", approval: Approval | None = None
+) -> None:
     """Approve a study at a site; the audit log tells who did, and at what price.
 
     Parameters
@@ -32,9 +34,13 @@ def approve(site: Site, study: Study, agreed: Callable[[list[str]], bool], by: s
         Shown, line by line, what the study asks; says whether a person agreed.
     by
         The person's name; empty: that of the account alone.
+    approval
+        What is allowed, see `granted`; by default one run.
 
     Raises
     ------
+    StudyError
+        A run of this study could not work, at this site or another.
     PolicyError
         Nobody agreed; nothing was changed.
     ApprovalError
@@ -42,6 +48,9 @@ def approve(site: Site, study: Study, agreed: Callable[[list[str]], bool], by: s
     DataError
         It was never checked here, and the check that is made now finds that the sources do not hold what it needs.
     """
+    # Here, because it loads torch, which the agent's own look at approvals does without.
+    from pmfed_client.agent.dry_step import dry_step
+
     person = who(by)
     if last_check(site, study) is None:
         from pmfed_client.site.check import check  # which reads patients: most who approve have done so before
@@ -53,11 +62,17 @@ def approve(site: Site, study: Study, agreed: Callable[[list[str]], bool], by: s
             "the last check of this study at this site left open: " + " ".join(left),
             f"Mend or accept it, then: pmfed site check STUDY.toml {site.folder}",
         )
-    if not agreed([*terms(site, study), *_losses(accepted)]):
+    dry_step(study)
+    approval = approval or granted(site, study)
+    lines = [*terms(site, study), *_prospect(study), *_losses(accepted), "", *approval.words(site.policy.delta)]
+    if not agreed(lines):
         raise PolicyError("the study was not approved.", "Nothing was changed; this site will not take part in it.")
     site.approved.mkdir(mode=0o700, exist_ok=True)
     path = site.approved / f"{study.fingerprint()}.toml"
-    path.unlink(missing_ok=True)
+    allows = path_of(site, study.fingerprint())
+    for old in (allows, path):
+        old.unlink(missing_ok=True)
+    write_private(allows, approval.model_dump_json().encode())
     write_private(path, study.to_toml().encode())
     AuditLog(site.audit_log).add("approve", study=study.fingerprint(), price=price(study), **person)
 
@@ -68,6 +83,7 @@ def withdraw(site: Site, study: Study, by: str = "") -> None:
     if not path.exists():
         raise ApprovalError(f"{path}: this study was not approved.", "There is nothing to take back.")
     path.unlink()
+    path_of(site, study.fingerprint()).unlink(missing_ok=True)
     AuditLog(site.audit_log).add("withdraw", study=study.fingerprint(), **who(by))
 
 
@@ -93,11 +109,7 @@ def terms(site: Site, study: Study) -> Iterator[str]:
     yield ""
     who = f"every patient in {_place(site, study.cohort.table)}"
     if METHODS[study.method.kind].predicts:
-        kind = "a number" if outcome.task == "regression" else " or ".join(outcome.classes)
-        kind += " in every pixel" if outcome.task == "segmentation" else ""
-        if outcome.event is not None:
-            kind = f"the chance of '{outcome.event}' by then"
-        yield f"What is learned   a model that predicts '{outcome.column}' ({kind}) of a patient"
+        yield f"What is learned   a model that predicts '{outcome.name}' ({outcome.meaning}) of a patient"
         yield f"Who               {who}; some are held out for testing"
     else:
         yield f"What is learned   {' and '.join(query.label for query in schedule(study))} of these patients, no model"
@@ -106,7 +118,7 @@ def terms(site: Site, study: Study) -> Iterator[str]:
     for name, modality in sorted(study.modalities.items()):
         columns = study.inputs.get(name, ())
         held = f": {', '.join(columns)}" if columns else ""
-        yield f"  {name} ({modality.kind}) in {', '.join(_place(site, one) for one in sources_of(modality))}{held}"
+        yield f"  {name} ({modality.kind}) in {', '.join(_place(site, one) for one in modality.sources)}{held}"
         if name in study.public_weights:
             yield f"    through {study.public_weights[name]}: public, and nothing of it is trained"
     yield ""
@@ -115,7 +127,8 @@ def terms(site: Site, study: Study) -> Iterator[str]:
         yield f"  {query.leaves()}"
         if query.by_site:
             yield "  this site's own part of it, readable by itself"
-    yield "  a signed receipt of what was charged; version and name of this site; times and sizes of its messages"
+    yield "  a signed receipt of what was charged, with a digest of the data that only this site can check; version and name of this"
+    yield "  site; times and sizes of its messages"
     yield "What never leaves  patient ids, values, images, counts of patients, anything of one patient alone"
     if study.parts:
         yield f"                  and the model's {study.parts.method}, which this site keeps in {PERSONAL}/"
@@ -132,6 +145,16 @@ def terms(site: Site, study: Study) -> Iterator[str]:
         yield "This site allows  nothing: it has no [policy] in site.toml, and will refuse whatever is approved"
     yield ""
     yield f"fingerprint  {grouped(study.fingerprint())}"
+
+
+def _prospect(study: Study) -> list[str]:
+    """Return what speaks against the study's learning anything, from its public numbers; none where nothing does."""
+    if not METHODS[study.method.kind].predicts:
+        return []
+    from pmfed.methods.power import power
+
+    doubt = power(study, plan_for(study, study.privacy.colluders + study.aggregation.dropouts + 2)).verdict()
+    return ["", f"Will it learn     {doubt}"] if doubt else []
 
 
 def _losses(accepted: list[str]) -> list[str]:

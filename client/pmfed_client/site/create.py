@@ -41,6 +41,7 @@ title = ""
 # epsilon = 3.0
 # delta = 1e-5
 # study_epsilon = 1.0                 # at most so much of it for any one study
+# idle_days = 3                       # a run that asks for nothing for so long is over here
 # modalities = ["table"]              # only studies of these kinds of data
 # hours = "20:00-06:00"               # compute only then,
 # time_zone = "Europe/Berlin"         # by this clock

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_va
 
 from pmfed.errors import BudgetError, ClosedError, PolicyError
 from pmfed.methods import schedule
-from pmfed.modality import KINDS
+from pmfed.modality import KINDS, known_kinds
 from pmfed.privacy.accounting import epsilon
 from pmfed.privacy.plan import PrivacyPlan
 from pmfed.study import Study
@@ -18,8 +18,8 @@ from pmfed_client.site.hours import span, within, zone
 
 
 def _kind(name: str) -> str:
-    if name not in KINDS:
-        raise ValueError(f"'{name}' is no kind of modality; there are {', '.join(KINDS)}")
+    if name not in known_kinds():
+        raise ValueError(f"'{name}' is no kind of modality; there are {', '.join(known_kinds())}")
     return name
 
 
@@ -45,6 +45,8 @@ class Policy(Frozen):
     study_epsilon
         Most that all runs of any one study together may cost a patient, at the same delta; the ledger enforces it. None: no
         limit beside the total.
+    idle_days
+        Days after which a run that asked for nothing is over at this site, and what it reserved is free again.
     modalities
         Kinds of modalities that studies may use. None: all that ``[data]`` has sources for.
     hours, time_zone
@@ -66,6 +68,7 @@ class Policy(Frozen):
     epsilon: PositiveFloat
     delta: Annotated[float, Field(gt=0, lt=1)]
     study_epsilon: PositiveFloat | None = None
+    idle_days: PositiveFloat = 3.0
     modalities: tuple[Annotated[str, AfterValidator(_kind)], ...] | None = None
     hours: Annotated[str, AfterValidator(_hours)] | None = None
     time_zone: Annotated[str, AfterValidator(_zone)] | None = None

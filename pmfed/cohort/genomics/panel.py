@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +15,9 @@ from pmfed.cohort.genomics.builds import check_build, check_ends
 from pmfed.cohort.genomics.calls import ONE_COPY, UNMEASURED, Bools, Found, Seen
 from pmfed.cohort.genomics.plink import PlinkPanel
 from pmfed.cohort.genomics.quality import check_variants, named
-from pmfed.cohort.genomics.samples import Ints, Map, Samples, pair_samples
+from pmfed.cohort.genomics.samples import Ints, Samples, map_of, pair_samples
 from pmfed.cohort.genomics.vcf import VcfPanel
+from pmfed.cohort.reading import Reading
 from pmfed.cohort.tables import Problems, count
 from pmfed.errors import DataError
 from pmfed.modality.genomics import Panel
@@ -24,31 +25,10 @@ from pmfed.modality.genomics import Panel
 _AT_A_TIME = 64  # variants turned into inputs together
 
 
-def read_panel(
-    spec: Panel,
-    source: Path,
-    patients: Sequence[str],
-    when: NDArray[np.datetime64] | None,
-    problems: Problems,
-    samples: Path | None = None,
-    patient: str = "patient_id",
-) -> Block:
-    """Read the panel's dosages of every record.
+def read_panel(reading: Reading[Panel]) -> Block:
+    """Read the panel's dosages of every record out of a VCF or BCF file, or the .bed file of a PLINK fileset.
 
-    Parameters
-    ----------
-    spec
-        The panel.
-    source
-        A VCF or BCF file, or the .bed file of a PLINK fileset.
-    patients : (R,)
-        Patient id of every record; each patient is read once.
-    when
-        Not used: inherited variants do not change.
-    problems
-        Where what is wrong is noted. Inputs are meaningless when there is something.
-    samples, patient
-        The table of samples, if the study names one, and its column of patients.
+    Each patient is read once, and index dates are not used: inherited variants do not change.
 
     Returns
     -------
@@ -60,21 +40,27 @@ def read_panel(
     A patient's inputs depend on the file's own columns, the study and that patient's calls, never on which other
     patients are in the cohort.
     """
+    spec, patients, problems, source = (
+        reading.spec,
+        reading.patients,
+        reading.problems,
+        reading.place(reading.spec.source),
+    )
     try:
         file = PlinkPanel(source) if source.suffix.lower() == ".bed" else VcfPanel(source)
-        table = Map(samples, spec.sample, patient, sex=spec.sex) if samples else None
+        table = map_of(reading, spec.samples, spec.sample, sex=spec.sex)
         paired = pair_samples(source, file.samples, patients, table, problems)
         stated = False
         if isinstance(file, VcfPanel):
             used = {variant.place[0] for variant in spec.variants.values() if variant.place}
             stated = check_build(spec.build, source, file.file.contigs, file.file.words, used, problems)
         if paired is None:
-            return _absent(spec, len(patients))
+            return reading.absent()
         sex = _sex(paired, file)
         seen = file.read(spec, paired.places.tolist(), sex)
     except DataError as error:
         problems.note(error)
-        return _absent(spec, len(patients))
+        return reading.absent()
     warnings = list(paired.warnings)
     if isinstance(file, PlinkPanel):
         check_ends(spec.build, source, file.last, problems)
@@ -273,7 +259,3 @@ def _counts(spec: Panel, seen: Seen, paired: Samples, poor: int) -> dict[str, in
         **dict(sorted(tally.items())),
     }
     return {name: number for name, number in counts.items() if number}
-
-
-def _absent(spec: Panel, records: int) -> Block:
-    return Block(np.zeros((records, len(spec.names)), dtype=np.float32), np.zeros(records, dtype=bool))

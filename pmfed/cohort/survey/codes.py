@@ -18,6 +18,7 @@ from pmfed.cohort.ehr.exports import Resource
 from pmfed.cohort.ehr.fhir import Fhir
 from pmfed.cohort.ehr.folder import inside
 from pmfed.cohort.ehr.resources import KINDS, at, codings, each, happened, reference, value, word
+from pmfed.cohort.survey.code_found import CodeFound
 from pmfed.cohort.survey.names import MANY, harmless
 from pmfed.cohort.table_rows import batches
 from pmfed.cohort.tables import labels, values_of
@@ -27,16 +28,6 @@ if TYPE_CHECKING:
 
 MOST = 40
 """Codes that are proposed of a source."""
-
-
-@dataclass(frozen=True)
-class CodeFound:
-    """A code, what it is called, whether its events hold numbers, and the unit that most are in."""
-
-    code: str
-    words: str = ""
-    measured: bool = False
-    unit: str = ""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from pmfed.cohort.ehr.database import Database, among
 from pmfed.cohort.ehr.omop_tables import KINDS, Kind
-from pmfed.cohort.survey.codes import CodeFound
+from pmfed.cohort.survey.code_found import CodeFound
 from pmfed.cohort.survey.names import MANY, harmless
 
 

@@ -24,9 +24,8 @@ from pmfed_server.results import read_lines
 
 from pmfed.errors import RunError
 from pmfed_simulations.bench import Row
-from pmfed_simulations.datasets import write_sites
 from pmfed_simulations.deployment import Deployment, Following, until
-from pmfed_simulations.simulate import find_study
+from pmfed_simulations.studies import find_study, write_sites
 
 ROUNDS = 20
 WIDE = 3500  # two layers of so many, for each of two modalities, make 25 million parameters

@@ -23,7 +23,8 @@ from pmfed.cohort import read_cohort
 from pmfed.methods import plan_for
 from pmfed.privacy.groups import patient_epsilon
 from pmfed.study import Study
-from pmfed_simulations.jobs import Job, run_jobs
+from pmfed_simulations.job import Job
+from pmfed_simulations.jobs import run_jobs
 
 SITES = ("north", "south", "west")
 PATIENTS = 120  # of each site

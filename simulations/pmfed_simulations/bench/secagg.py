@@ -27,7 +27,8 @@ from pmfed.study import Study
 from pmfed_simulations.bench import REPEATS, Row
 from pmfed_simulations.grid import LocalGrid
 from pmfed_simulations.rosters import pin_rosters
-from pmfed_simulations.simulate import Options, find_study, prepare
+from pmfed_simulations.simulate import Options, prepare
+from pmfed_simulations.studies import find_study
 
 HIDDEN = (1024, 900)  # with 64 inputs and 10 classes: a million parameters
 LARGE = 25_000_000

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
-from scipy.special import expit
 
 from pmfed_simulations.hospitals.habits import Scanner
 from pmfed_simulations.hospitals.history import Hospital
-from pmfed_simulations.hospitals.model import Floats
+from pmfed_simulations.hospitals.model import Bools, Floats
+from pmfed_simulations.hospitals.picture import Scene, draw_pictures
 
 SIDE = 64  # pixels
+SCENE = Scene(SIDE, (25, 38), (0.88, 1.14), radius=12.0, growth=3.2, edge=1.0, smooth=4, texture=0.7)
 BLACK, GREY_LEVELS = -200.0, 400.0  # a scene of 0..1 is written in units of -200..200
 ROOT = "1.2.826.0.1.3680043.8.498."  # pydicom's, for files that nobody registers
 CLASSES = {"CT": "1.2.840.10008.5.1.4.1.1.2", "CR": "1.2.840.10008.5.1.4.1.1.1"}
@@ -54,25 +54,10 @@ def write_dicom(folder: Path, hospital: Hospital, tick: Callable[[int], None] = 
         tick(len(rows))
 
 
-def render(burden: Floats, lesion: NDArray[np.bool_], scanner: Scanner, rng: np.random.Generator) -> Floats:
-    """Draw a scene per burden (n,) as the scanner sees it: (n, 64, 64), -200 is black and 200 white.
-
-    The lesion is a bright, slightly elliptic disc of ``12 + 3.2 burden`` pixels, brighter where the burden is larger.
-    Place, shape and texture say nothing.
-    """
-    n, s = len(burden), burden[:, None, None]
-    y, x = np.mgrid[:SIDE, :SIDE].astype(np.float64)
-    centre = rng.uniform(25, 38, (2, n, 1, 1))
-    angle = rng.uniform(0, np.pi, (n, 1, 1))
-    stretch = rng.uniform(0.88, 1.14, (n, 1, 1))  # of one axis; the other shrinks, so the area stays
-    along = (x - centre[0]) * np.cos(angle) + (y - centre[1]) * np.sin(angle)
-    across = (y - centre[1]) * np.cos(angle) - (x - centre[0]) * np.sin(angle)
-    distance = np.hypot(along / stretch, across * stretch)
-    disc = expit(12.0 + 3.2 * s - distance) * lesion[:, None, None]
-    texture = 0.7 * gaussian_filter(rng.normal(size=(n, SIDE, SIDE)), (0, 4, 4))
-    clean = texture + disc * (0.35 + 0.06 * s + 0.03 * rng.normal(size=(n, 1, 1)))
-    seen = scanner.brightness + scanner.contrast * clean + scanner.noise * rng.normal(size=(n, SIDE, SIDE))
-    return np.asarray(BLACK + GREY_LEVELS * np.clip(seen, 0, 1), dtype=np.float64)
+def render(burden: Floats, lesion: Bools, scanner: Scanner, rng: np.random.Generator) -> Floats:
+    """Draw a picture per burden (n,) as the scanner sees it: (n, 64, 64), -200 is black and 200 white."""
+    look = {"brightness": scanner.brightness, "contrast": scanner.contrast, "noise": scanner.noise}
+    return BLACK + GREY_LEVELS * draw_pictures(burden, lesion, SCENE, **look, rng=rng)
 
 
 def stored(picture: Floats, scanner: Scanner) -> NDArray[Any]:

@@ -6,6 +6,7 @@ infarction itself, troponin, larger lesions, statins begun later. It is recorded
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -125,11 +126,17 @@ class Hospital:
 def draw_hospitals(sites: int, patients: int, seed: int) -> list[Hospital]:
     """Draw hospitals of ``patients`` on average; beyond five the habits of the first five come round again."""
     habits = [HABITS[number % len(HABITS)] for number in range(sites)]
-    share = patients * sites / sum(habit.weight for habit in habits)
+    counts = sizes([habit.weight for habit in habits], patients)
     return [
-        draw_hospital(number, habit, max(FEWEST, round(share * habit.weight)), seed)
-        for number, habit in enumerate(habits, 1)
+        draw_hospital(number, habit, size, seed)
+        for number, (habit, size) in enumerate(zip(habits, counts, strict=True), 1)
     ]
+
+
+def sizes(weights: Sequence[float], patients: int) -> list[int]:
+    """Return how many patients hospitals have, ``patients`` on average; none has fewer than ``FEWEST``."""
+    share = patients * len(weights) / sum(weights)
+    return [max(FEWEST, round(share * weight)) for weight in weights]
 
 
 def draw_hospital(number: int, habits: Habits, size: int, seed: int) -> Hospital:

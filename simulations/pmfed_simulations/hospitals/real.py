@@ -9,20 +9,18 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import tomli_w
 
 from pmfed.errors import UsageError
 from pmfed_simulations.hospitals.dicom import write_dicom
 from pmfed_simulations.hospitals.fhir import ZONE, identifiers, write_fhir
-from pmfed_simulations.hospitals.history import FEWEST, Hospital, draw_hospitals
+from pmfed_simulations.hospitals.folders import check_wishes, write_site, write_table, write_toml, write_truth
+from pmfed_simulations.hospitals.history import Hospital, draw_hospitals
 from pmfed_simulations.hospitals.omop import write_omop
-from pmfed_simulations.hospitals.truth import PER_PATIENT, Truth, find_truth
+from pmfed_simulations.hospitals.truth import Truth, find_truth
 from pmfed_simulations.hospitals.vcf import write_vcf
 
-STUDY = Path(__file__).parents[1] / "studies" / "hospitals-real.toml"
+STUDY = Path(__file__).parents[1] / "studies" / "hospitals_real" / "study.toml"
 PACKAGES = ("duckdb", "pydicom", "pysam")
-# Figures of virtual patients may be shown exactly; a real hospital would leave the last two out.
-POLICY = {"min_patients": 20, "epsilon": 10.0, "delta": 1e-5, "exact_metrics": True, "per_site_metrics": True}
 
 
 def write_real_hospitals(
@@ -62,11 +60,7 @@ def write_real_hospitals(
     UsageError
         ``sites`` or ``patients`` is too small, ``out`` is not an empty folder, or a package is not installed.
     """
-    if sites < 1 or patients < FEWEST or seed < 0:
-        limits = f"At least 1 hospital, at least {FEWEST} patients on average, and a seed of 0 or above."
-        raise UsageError(f"Cannot make {sites} hospitals of {patients} patients with seed {seed}.", limits)
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise UsageError(f"{out} is not an empty folder.", "Name a new folder, or remove what is there.")
+    check_wishes(out, sites, patients, seed)
     lacking = [package for package in PACKAGES if find_spec(package) is None]
     if lacking:
         raise UsageError(
@@ -88,8 +82,7 @@ def write_real_hospitals(
     split = tomllib.loads(text)["evaluation"]
     truth = find_truth(hospitals, split["split_key"], split["test_fraction"])
     (out / "study.toml").write_text(text, encoding="utf-8", newline="\n")
-    _table(out / "truth.csv", pd.DataFrame({name: getattr(truth, name) for name in PER_PATIENT}))
-    (out / "truth.json").write_text(truth.to_json(), encoding="utf-8", newline="\n")
+    write_truth(out, truth)
     return truth
 
 
@@ -108,17 +101,16 @@ def _write(folder: Path, hospital: Hospital, tick: Callable[[int], None]) -> Non
         described = {"timezone": ZONE.key, "fhir": {"files": "fhir", "identifier": identifiers(hospital)}}
     if records.spelled:
         described["units"] = {spelled: unit for unit, spelled in records.spelled}
-    _toml(folder / "record.toml", described)
+    write_toml(folder / "record.toml", described)
     tick(hospital.size)
     if hospital.habits.laboratory:
         sources |= {"genotypes": "genotypes.vcf.gz", "samples": "samples.csv"}
         pairs = write_vcf(folder / "genotypes.vcf.gz", hospital)
-        _table(folder / "samples.csv", pd.DataFrame(pairs, columns=["patient_id", "sample_id"]))
+        write_table(folder / "samples.csv", pd.DataFrame(pairs, columns=["patient_id", "sample_id"]))
     if hospital.habits.scanner:
         sources["scans"] = "dicom"
         write_dicom(folder / "dicom", hospital, tick)
-    about = {"name": hospital.name, "title": f"{hospital.habits.title} (virtual)"}
-    _toml(folder / "site.toml", {"site": about, "data": sources, "policy": POLICY})
+    write_site(folder, hospital.habits.title, sources)
 
 
 def _cohort(folder: Path, hospital: Hospital) -> None:
@@ -126,16 +118,8 @@ def _cohort(folder: Path, hospital: Hospital) -> None:
     people = hospital.people
     outcome = np.where(people["followed"], np.where(people["outcome"], "yes", "no"), "")
     columns = {"patient_id": people["id"], "index_date": people["index"], "outcome": outcome}
-    _table(folder / "patients.csv", pd.DataFrame({**columns, "consent": people["consent"]}))
+    write_table(folder / "patients.csv", pd.DataFrame({**columns, "consent": people["consent"]}))
     asked = people["consent"] != ""
     since = (people["index"] - hospital.rng(8).integers(0, 30, hospital.size))[asked]
     said = {"patient_id": people["id"][asked], "consent": people["consent"][asked], "date": since}
-    _table(folder / "consent.csv", pd.DataFrame(said))
-
-
-def _toml(path: Path, content: dict[str, object]) -> None:
-    path.write_text(tomli_w.dumps(content), encoding="utf-8", newline="\n")
-
-
-def _table(path: Path, table: pd.DataFrame) -> None:
-    table.to_csv(path, index=False, lineterminator="\n", encoding="utf-8")
+    write_table(folder / "consent.csv", pd.DataFrame(said))

@@ -87,6 +87,58 @@ class Truth:
     patients: dict[str, int]
     in_sources: dict[str, int]
 
+    @classmethod
+    def of(
+        cls,
+        seed: int,
+        cohorts: Mapping[str, Columns],
+        in_sources: Mapping[str, int],
+        split: tuple[str, float],
+        expected: Floats,
+        known: Mapping[str, Floats],
+        law_auc: float,
+    ) -> Truth:
+        """Return the truth of some cohorts.
+
+        Parameters
+        ----------
+        seed
+            Of all draws.
+        cohorts
+            Hospital -> ``id``, ``outcome`` and ``risk`` of its cohort.
+        in_sources
+            Hospital -> patients in its sources.
+        split
+            The study's key and fraction: see `pmfed.cohort.split.held_out`.
+        expected
+            As the attribute; all hospitals, one after the other.
+        known
+            Set of modalities -> what ``expected`` is when these are known without error and the others not at all.
+        law_auc
+            As the attribute.
+        """
+        people = joined([{key: one[key] for key in ("id", "outcome", "risk")} for one in cohorts.values()])
+        outcome, risk = people["outcome"], people["risk"]
+        test = held_out(people["id"].tolist(), *split)
+        return cls(
+            seed=seed,
+            ids=tuple(people["id"].tolist()),
+            sites=tuple(name for name, one in cohorts.items() for _ in one["id"]),
+            outcome=outcome,
+            held_out=test,
+            risk=risk,
+            expected=expected,
+            law_auc=law_auc,
+            best_auc=auc(outcome, risk),
+            best_auc_held_out=auc(outcome[test], risk[test]),
+            reachable_auc=auc(outcome, expected),
+            reachable_auc_held_out=auc(outcome[test], expected[test]),
+            ceilings={name: auc(outcome, one) for name, one in known.items()},
+            prevalence={name: float(one["outcome"].mean()) for name, one in cohorts.items()},
+            patients={name: len(one["id"]) for name, one in cohorts.items()},
+            in_sources=dict(in_sources),
+        )
+
     def to_json(self) -> str:
         """Return the numbers that are not per patient; an AUC that does not exist is null."""
         summary = {name: value for name, value in vars(self).items() if name not in PER_PATIENT}
@@ -124,34 +176,25 @@ class Belief:
 
 
 def find_truth(hospitals: Sequence[Hospital], split_key: str, test_fraction: float) -> Truth:
-    """Return what is known of the cohorts of some hospitals."""
+    """Return what is known of the cohorts of some hospitals, under the split of a study."""
     seed = hospitals[0].seed
-    kept = {hospital.name: hospital.cohort for hospital in hospitals}
-    people = joined([{key: part[kept[one.name]] for key, part in one.people.items()} for one in hospitals])
-    seen = [_chosen(believed(hospital), kept[hospital.name]) for hospital in hospitals]
-    belief = Belief(**joined([vars(one) for one in seen]))
-    outcome, risk = people["outcome"], people["risk"]
-    test = held_out(people["id"].tolist(), split_key, test_fraction)
-    expected = expected_risk(belief, seed)
-    sets = [some for count in (1, 2, 3) for some in combinations(MODALITIES, count)]
-    return Truth(
-        seed=seed,
-        ids=tuple(people["id"].tolist()),
-        sites=tuple(name for name, mask in kept.items() for _ in range(int(mask.sum()))),
-        outcome=outcome,
-        held_out=test,
-        risk=risk,
-        expected=expected,
-        law_auc=_law_auc(len(hospitals), seed),
-        best_auc=auc(outcome, risk),
-        best_auc_held_out=auc(outcome[test], risk[test]),
-        reachable_auc=auc(outcome, expected),
-        reachable_auc_held_out=auc(outcome[test], expected[test]),
-        ceilings={"+".join(some): auc(outcome, expected_risk(_complete(people, some), seed)) for some in sets},
-        prevalence={one.name: float(one.people["outcome"][kept[one.name]].mean()) for one in hospitals},
-        patients={name: int(mask.sum()) for name, mask in kept.items()},
-        in_sources={hospital.name: hospital.size for hospital in hospitals},
+    cohorts = {one.name: {key: part[one.cohort] for key, part in one.people.items()} for one in hospitals}
+    people = joined(list(cohorts.values()))
+    belief = Belief(**joined([vars(_chosen(believed(one), one.cohort)) for one in hospitals]))
+    return Truth.of(
+        seed,
+        cohorts,
+        {one.name: one.size for one in hospitals},
+        (split_key, test_fraction),
+        expected_risk(belief, seed),
+        {"+".join(some): expected_risk(_complete(people, some), seed) for some in sets(MODALITIES)},
+        _law_auc(len(hospitals), seed),
     )
+
+
+def sets(names: Sequence[str]) -> list[tuple[str, ...]]:
+    """Return all sets of some names but the empty one, the small ones first."""
+    return [some for count in range(1, len(names) + 1) for some in combinations(names, count)]
 
 
 def joined(parts: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
@@ -272,7 +315,12 @@ def _law_auc(sites: int, seed: int) -> float:
         draw_people(number, habit, round(LAW_DRAW * habit.weight / whole), seed + 1)["risk"]
         for number, habit in enumerate(habits, 1)
     ]
-    risk = np.sort(np.concatenate(drawn))
+    return mean_auc(np.concatenate(drawn))
+
+
+def mean_auc(risk: Floats) -> float:
+    """Return the AUC of the risk itself, averaged over the outcomes that may follow from it."""
+    risk = np.sort(risk)
     below = np.cumsum(1 - risk)  # expected non-events among those of lower risk
     return float((risk * below).sum() / (risk.sum() * below[-1]))
 

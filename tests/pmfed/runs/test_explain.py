@@ -14,9 +14,8 @@ import numpy as np
 import pytest
 from finished import CLINIC, LEARNED, SMALL, finished, table
 from pmfed_client.site.site import Site, read_sites
-from pmfed_simulations.datasets import write_sites
-from pmfed_simulations.hospitals import write_hospitals
-from pmfed_simulations.simulate import find_study
+from pmfed_simulations.studies import find_study, write_sites
+from pmfed_simulations.studies.hospitals.sites import write_hospitals
 from small import small_study
 
 from pmfed.cli import main

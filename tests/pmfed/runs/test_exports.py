@@ -21,8 +21,7 @@ import pytest
 from finished import CLINIC, LEARNED, SMALL, finished, table
 from numpy.typing import NDArray
 from pmfed_client.site.site import Site, read_sites
-from pmfed_simulations.datasets import write_sites
-from pmfed_simulations.simulate import find_study
+from pmfed_simulations.studies import find_study, write_sites
 from small import small_study
 
 from pmfed.cli import main

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pmfed_simulations.simulate import BUILT_IN, find_study
+from pmfed_simulations.studies import built_in_studies, find_study
 from safetensors.numpy import load_file, save_file
 from small import AGE, small_study
 
@@ -57,7 +57,7 @@ def edited(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
     path.write_text(json.dumps(told))
 
 
-@pytest.mark.parametrize("name", BUILT_IN)
+@pytest.mark.parametrize("name", built_in_studies())
 def test_the_model_of_every_built_in_study_is_read_back(name: str, tmp_path: Path) -> None:
     study = find_study(name)
     model = open_model(written(tmp_path, study), study)

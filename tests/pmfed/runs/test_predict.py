@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 from pmfed_client.agent.personal import Shelf
 from pmfed_client.agent.trainer import Trainer
 from pmfed_client.site.site import Site, read_sites
-from pmfed_simulations.datasets import write_sites
-from pmfed_simulations.hospitals import FEWEST, write_hospitals, write_real_hospitals
-from pmfed_simulations.simulate import find_study
+from pmfed_simulations.hospitals.history import FEWEST
+from pmfed_simulations.hospitals.real import write_real_hospitals
+from pmfed_simulations.studies import find_study, write_sites
+from pmfed_simulations.studies.hospitals.sites import write_hospitals
 from small import small_study
 
 from pmfed.cli import main

@@ -17,9 +17,9 @@ import pyreadstat
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from readings import read_events
 from worlds import CREATININE, Event, World, dates, fhir_resources, in_utc, omop_tables, statements, write_tables
 
-from pmfed.cohort.ehr import read_events
 from pmfed.cohort.tables import Problems
 from pmfed.modality.ehr import Events
 

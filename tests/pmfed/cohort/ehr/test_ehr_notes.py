@@ -10,11 +10,11 @@ from typing import Any
 import duckdb
 import numpy as np
 import pytest
+from readings import read_notes
 from sklearn.feature_extraction.text import HashingVectorizer
 from worlds import dates
 
 from pmfed.cohort.block import Block
-from pmfed.cohort.ehr import read_notes
 from pmfed.cohort.tables import Problems
 from pmfed.errors import DataError
 from pmfed.modality.ehr import Notes

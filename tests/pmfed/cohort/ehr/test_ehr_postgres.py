@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from readings import read_events
 from worlds import SMALL, STUDY, dates, omop_tables, statements, write_omop
 
 from pmfed.cohort.block import Block
-from pmfed.cohort.ehr import derive_cohort, open_source, read_events
+from pmfed.cohort.ehr import derive_cohort, open_source
 from pmfed.cohort.ehr.database import open_database
 from pmfed.cohort.ehr.described import SourceFile
 from pmfed.cohort.tables import Problems

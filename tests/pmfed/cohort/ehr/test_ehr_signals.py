@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from readings import read_signals
 from worlds import dates
 
 from pmfed.cohort.block import Block
-from pmfed.cohort.ehr import read_signals
 from pmfed.cohort.ehr.signals import resampled
 from pmfed.cohort.tables import Problems
 from pmfed.errors import DataError
