@@ -146,7 +146,8 @@ def _column(
             raise DataError(
                 f"{path}: column '{name}' holds {_UNKNOWN} ({form}).", "Store it as a date of day, month and year."
             )
-        return pd.Series(_dates(cells.to_numpy(np.float64), shown), dtype="str")
+        named = cells.map(lambda value: labels.get(value, ""))  # a label says that it is no date
+        return pd.Series(_dates(cells.to_numpy(np.float64), shown), dtype="str").mask(named != "", named)
     if not labels or written.labels == "codes":
         return plain if len(labels) or plain.dtype == "str" else cells
     words = cells.map(lambda value: labels.get(value, ""))
