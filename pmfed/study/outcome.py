@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
-Link = Literal["logistic", "softmax", "regression", "hazards"]
+Link = Literal["logistic", "softmax", "regression", "hazards", "rate", "grades", "labels"]
 """How outputs become what people are told (`pmfed.runs.links`)."""
 
 FIRST_KEYS: dict[str, Any] = {
@@ -64,6 +64,10 @@ class Columns(Protocol):
         """Return 0 where something stands in a column, NaN where it is empty, (T,)."""
         ...
 
+    def listed(self, column: str, words: Sequence[str], separator: str, ignored: Sequence[str]) -> Floats:
+        """Return which of the words a cell lists, (T, words) of 0 and 1, NaN where it is empty; a word that is neither among them nor ignored is a problem."""
+        ...
+
     def refuse(self, what: str, where: Bools) -> None:
         """Make a problem of the rows marked in ``where`` (T,), if any; ``what`` goes on after their count."""
         ...
@@ -100,6 +104,8 @@ class Outcome(Frozen):
     """``module:class`` of the `pmfed.tasks.task.Task` with its loss and its scores. A name, because that needs torch."""
     link: ClassVar[Link]
     """How outputs become what people are told."""
+    recalibrated: ClassVar[bool] = False
+    """Whether its models tell probabilities that can be stretched and shifted: its task then has a recalibrator."""
     dtype: ClassVar[type[np.generic]] = np.float32
     """Of outcomes in a cohort."""
 

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from pmfed.recalibration import Logistic
 from pmfed.study.outcomes.binary import BinaryOutcome
 from pmfed.tasks.agreement import flexible_curve
 from pmfed.tasks.losses import binary_entropy
@@ -71,6 +72,9 @@ class Binary:
         # What weighs classes moves the logit by the logarithm of their ratio; the outputs are those without.
         shifted = outputs[:, 0] + math.log(positive / negative)
         return (negative + (positive - negative) * targets) / max(negative, positive) * binary_entropy(shifted, targets)
+
+    def recalibrator(self) -> Logistic:
+        return Logistic(self.baseline)
 
     def rows(self, outputs: Floats, values: npt.NDArray[Any]) -> Floats:
         scaled = (np.clip(outputs[:, 0], -LOGITS, LOGITS) + LOGITS) / (2 * LOGITS)

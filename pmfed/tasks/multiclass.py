@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from pmfed.recalibration import Temperature
 from pmfed.study.outcomes.multiclass import MulticlassOutcome
 from pmfed.tasks.losses import cross_entropy
 from pmfed.tasks.scores import area_under_roc, average_precision, calibration, expit, ratio
@@ -68,6 +69,9 @@ class Multiclass:
             outputs
         )  # which moves the outputs by their logarithms; those without are the model's
         return (weights / weights.max())[targets] * cross_entropy(outputs + weights.log(), targets)
+
+    def recalibrator(self) -> Temperature:
+        return Temperature(np.exp(self._log_shares.double().numpy()), self._balanced)
 
     def rows(self, outputs: Floats, values: npt.NDArray[Any]) -> Floats:
         count = len(self.classes)

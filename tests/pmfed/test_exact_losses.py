@@ -36,8 +36,16 @@ def sure(name: str) -> tuple[torch.Tensor, torch.Tensor]:
         masks = random.integers(0, 3, (60, 4, 3)).astype(np.uint8)
         right = np.moveaxis(np.eye(3)[masks], -1, 1) * random.uniform(0, 30, (60, 1, 1, 1))
         return torch.tensor(right + random.normal(0, 3, right.shape), dtype=torch.float32), torch.from_numpy(masks)
-    outcome = OUTCOMES[name]
-    numbers = random.uniform(outcome.minimum or 0.0, 100, 300).astype(np.float32)
+    if name == "count":  # beyond the largest count too
+        counts = torch.arange(2).repeat_interleave(len(LOGITS)) * 100.0
+        return LOGITS.repeat(2)[:, None], counts
+    if name == "ordinal":
+        outputs = torch.tensor(random.uniform(-30, 30, (600, 3)), dtype=torch.float32)
+        return outputs, task_of(name).targets(random.integers(0, 4, 600))
+    if name == "multilabel":
+        outputs = torch.tensor(random.uniform(-30, 30, (600, 3)), dtype=torch.float32)
+        return outputs, task_of(name).targets(random.choice([0.0, 1.0, np.nan], (600, 3)))
+    numbers = random.uniform(1.0 if name == "log" else 0.0, 100, 300).astype(np.float32)
     return torch.tensor(random.normal(0, 30, (300, 1)), dtype=torch.float32), task_of(name).targets(numbers)
 
 

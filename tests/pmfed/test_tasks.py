@@ -14,11 +14,10 @@ from monai.metrics import compute_hausdorff_distance, compute_surface_dice
 from sklearn import metrics
 
 from pmfed.study.outcomes import outcome_of
-from pmfed.tasks.binary import Binary
+from pmfed.tasks import task_class
 from pmfed.tasks.multiclass import Multiclass
 from pmfed.tasks.regression import Regression
 from pmfed.tasks.segmentation import Segmentation
-from pmfed.tasks.survival import Survival
 from pmfed.tasks.task import Task, intervals, measured
 
 OUTCOMES = {
@@ -29,6 +28,9 @@ OUTCOMES = {
         column="y", task="regression", minimum=0, maximum=100, baseline=30.0, scale=1.5, transform="sqrt"
     ),
     "segmentation": outcome_of(column="y", task="segmentation", folder="masks", classes=("none", "lesion", "rim")),
+    "count": outcome_of(column="y", task="count", maximum=100, baseline=3),
+    "ordinal": outcome_of(column="y", task="ordinal", classes=("0", "I", "II", "III"), baseline=(0.4, 0.3, 0.2, 0.1)),
+    "multilabel": outcome_of(task="multilabel", labels=("a", "b", "c"), baseline=(0.5, 0.3, 0.1)),
     "log": outcome_of(column="y", task="regression", minimum=1, maximum=100, baseline=30.0, scale=0.5, transform="log"),
     "survival": outcome_of(
         column="t",
@@ -44,21 +46,10 @@ OUTCOMES["weighted"] = OUTCOMES["binary"].model_copy(update={"class_weights": (1
 OUTCOMES["weighted classes"] = OUTCOMES["multiclass"].model_copy(update={"class_weights": (1.0, 3.0, 2.0)})
 OUTCOMES["surfaces"] = OUTCOMES["segmentation"].model_copy(update={"cap": 3.0})
 OUTCOMES["balanced"] = OUTCOMES["multiclass"].model_copy(update={"balanced": True})
-MADE: dict[str, Any] = {
-    "binary": Binary,
-    "multiclass": Multiclass,
-    "balanced": Multiclass,
-    "weighted": Binary,
-    "weighted classes": Multiclass,
-    "surfaces": Segmentation,
-    "segmentation": Segmentation,
-    "survival": Survival,
-}
 
 
 def task_of(name: str) -> Task:
-    made: Task = MADE.get(name, Regression)(OUTCOMES[name])
-    return made
+    return task_class(type(OUTCOMES[name]))(OUTCOMES[name])
 
 
 def drawn(name: str, records: int, seed: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
@@ -79,8 +70,18 @@ def drawn(name: str, records: int, seed: int) -> tuple[np.ndarray[Any, Any], np.
         death, leaving = random.exponential(8 * np.exp(-1.2 * risk)), random.exponential(8, records)
         outcomes = np.stack([np.minimum(death, leaving), death <= leaving], axis=1).astype(np.float32)
         return risk[:, None] + np.log([0.1, 0.1, 0.2, 0.4]) + random.normal(0, 0.2, (records, 4)), outcomes
-    outcome = OUTCOMES[name]
-    numbers = random.uniform(outcome.minimum or 0.0, 100, records).astype(np.float32)
+    if name == "count":
+        expected = np.exp(random.normal(1.2, 0.8, records))
+        return np.log(expected)[:, None], np.minimum(random.poisson(expected), 100).astype(np.float32)
+    if name == "ordinal":
+        risk = random.normal(0, 1.5, records)
+        grade = (risk[:, None] + random.logistic(size=(records, 1)) > [-1, 0.5, 2]).sum(axis=1)
+        return risk[:, None] - [-1, 0.5, 2], grade.astype(np.float32)
+    if name == "multilabel":
+        logits = random.normal(-0.5, 1.5, (records, 3))
+        truth = (random.random((records, 3)) < 1 / (1 + np.exp(-logits))).astype(np.float32)
+        return logits, np.where(random.random((records, 3)) < 0.1, np.nan, truth)
+    numbers = random.uniform(1.0 if name == "log" else 0.0, 100, records).astype(np.float32)
     task = task_of(name)
     return (task.targets(numbers).numpy() + random.normal(0, 0.7, records))[:, None].astype(np.float64), numbers
 

@@ -28,6 +28,7 @@ class BinaryOutcome(Outcome):
     since_first: ClassVar[bool] = True
     scored_by: ClassVar[str] = "pmfed.tasks.binary:Binary"
     link: ClassVar[Link] = "logistic"
+    recalibrated: ClassVar[bool] = True
 
     @model_validator(mode="after")
     def _fits(self) -> BinaryOutcome:

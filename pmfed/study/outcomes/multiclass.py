@@ -31,6 +31,7 @@ class MulticlassOutcome(Outcome):
     since_first: ClassVar[bool] = True
     scored_by: ClassVar[str] = "pmfed.tasks.multiclass:Multiclass"
     link: ClassVar[Link] = "softmax"
+    recalibrated: ClassVar[bool] = True
     dtype: ClassVar[type[np.generic]] = np.int64
 
     @model_validator(mode="after")
