@@ -43,6 +43,7 @@ class Count:
         self.grid = len(self.edges) - 1
         self.middle = (self.edges[:-1] + self.edges[1:] - 1) / 2
         self.cells = NUMBERS + self.grid**2
+        self.histogram = slice(NUMBERS, self.cells)
 
     def bias(self) -> torch.Tensor:
         return torch.log(torch.tensor([self.mean], dtype=torch.float32))

@@ -33,6 +33,7 @@ class Multilabel:
         self.labels, self._prevalences = outcome.labels, outcome.prevalences
         self.histograms = Histograms(len(self.labels), coarse)
         self.cells = self.histograms.cells
+        self.histogram = slice(0, 2 * self.histograms.bins)
         self.sensitivity = float(np.sqrt(len(self.labels)))  # one cell of each label's histogram
         self.details = (
             Metric("ece", "expected calibration error, mean over labels", False),

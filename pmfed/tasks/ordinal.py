@@ -33,6 +33,7 @@ class Ordinal:
         self.histograms = Histograms(outcome.outputs, coarse)
         self.confusion = len(self.classes) ** 2
         self.cells = self.confusion + self.histograms.cells
+        self.histogram = slice(0, self.confusion)
         self.sensitivity = float(np.sqrt(1 + outcome.outputs))  # one cell of the confusion, one per histogram
         self.details = (
             Metric("grade_error", "mean distance in grades", False),

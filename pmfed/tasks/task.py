@@ -27,7 +27,8 @@ class Task(Protocol):
     sensitivity
         L2 norm that no patient's row exceeds.
     histogram
-        Cells in one of which every patient stands; of masks, who has any of the first class behind the background.
+        Cells in one of which every patient stands; of several labels, of whom the first is known; of masks, who has any of the
+        first class behind the background.
     """
 
     cells: int

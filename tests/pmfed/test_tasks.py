@@ -127,6 +127,19 @@ def test_segmentation_figures_are_those_of_scikit_learn() -> None:
     assert found["iou"] == pytest.approx((np.mean(overlap[0]) + np.mean(overlap[1])) / 2)
 
 
+@ALL
+def test_a_task_says_in_which_of_its_cells_patients_are_counted(name: str) -> None:
+    task, (outputs, truth) = task_of(name), drawn(name, 40, 3)
+    each = task.rows(outputs, truth)[:, task.histogram].sum(axis=1)
+    if name in ("segmentation", "surfaces"):
+        there = ((truth == 1) | (outputs.argmax(axis=1) == 1)).any(axis=(1, 2))
+        assert each.tolist() == there.tolist()
+    elif name == "multilabel":
+        assert each.tolist() == np.isfinite(truth[:, 0]).tolist()
+    else:
+        assert (each == 1).all()
+
+
 @pytest.mark.parametrize("name", ["weighted", "weighted classes"])
 def test_class_weights_move_what_is_learned_and_not_what_probabilities_mean(name: str) -> None:
     """Of patients all alike the best outputs are the logarithms of the true shares, whatever the classes weigh."""
