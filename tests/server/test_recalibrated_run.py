@@ -11,6 +11,7 @@ import federation
 import numpy as np
 import pytest
 from pmfed_client.agent.agent import Agent
+from pmfed_client.agent.answers import Answers
 from pmfed_client.agent.order import Order
 from pmfed_client.connection import agent_address
 from pmfed_client.connection.app import app as client_app
@@ -22,11 +23,14 @@ from pmfed_simulations.rosters import pin_rosters
 from pydantic import ValidationError
 from safetensors.numpy import load_file, save_file
 
+from pmfed.cohort import read_cohort
 from pmfed.errors import ProtocolError, StudyError
 from pmfed.methods import Answer, plan_for, schedule
 from pmfed.methods.gradient import Gradient
 from pmfed.privacy.accounting import epsilon
+from pmfed.privacy.noise import SecretSource
 from pmfed.queries.recalibration import Recalibration
+from pmfed.queries.scores import Scores
 from pmfed.runs.description import NAME, Straight
 from pmfed.runs.model import open_model
 from pmfed.study import Study
@@ -175,6 +179,18 @@ def test_a_study_without_it_is_what_it_was_and_one_without_probabilities_has_non
     Study.from_text(number, "study.toml")
     with pytest.raises(StudyError, match="regression outcome is predicted without probabilities"):
         Study.from_text(number + "\n[recalibration]\n", "study.toml")
+
+
+def test_a_site_scores_by_the_line_that_came(run: tuple[Path, list[Site]]) -> None:
+    _, sites = run
+    cohort = read_cohort(STUDY, sites[0].sources, sites[0].name, sites[0].places)
+    answers, scores = Answers(STUDY, PLAN, cohort, lambda *_: SecretSource()), Scores(STUDY)
+    sent = {"parameters": np.zeros(scores.state["parameters"][1], np.float32)}
+    plain, lifted = (
+        answers.exact(scores, {**sent, "recalibration": np.array([shift, 1.0])}).reshape(2, -1) for shift in (0.0, 50.0)
+    )
+    assert lifted[:, -1].sum() == lifted.sum() == plain.sum() > 0  # all in the highest bin
+    assert not plain[:, -1].any()
 
 
 def test_its_noise_is_the_share_of_the_epsilon_it_has() -> None:
