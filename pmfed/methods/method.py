@@ -53,12 +53,15 @@ class Answer:
         How many sites are in it.
     own
         Words by site, where the study lets a site's own sum leave, too.
+    noise
+        Standard deviation of the noise in every number of the sum, known from the plan; 0 for none.
     """
 
     words: NDArray[Any]
     grid: Grid
     sites: int
     own: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    noise: float = 0.0
 
     def part(self, part: slice) -> Floats:
         """Return some numbers of the sum: whoever works part by part need not hold all of it in float64."""

@@ -96,12 +96,16 @@ class Outcome(Frozen):
     unit: str = ""
     baseline: float | tuple[float, ...] | None = None
 
+    LATER: ClassVar[frozenset[str]] = frozenset()
+    """Keys that are left out of what is written while they say what was before them: fingerprints stay (`Grown`)."""
     since_first: ClassVar[bool] = False
     """Whether pmfed 0.1 knew the kind: its studies are written with all of ``FIRST_KEYS``, and keep their fingerprints."""
     scored_by: ClassVar[str]
     """``module:class`` of the `pmfed.tasks.task.Task` with its loss and its scores. A name, because that needs torch."""
     link: ClassVar[Link]
     """How outputs become what people are told."""
+    recalibrated: ClassVar[bool] = False
+    """Whether its models tell probabilities that can be stretched and shifted: its task then has a recalibrator."""
     dtype: ClassVar[type[np.generic]] = np.float32
     """Of outcomes in a cohort."""
 
@@ -205,6 +209,9 @@ class Outcome(Frozen):
     @model_serializer(mode="wrap")
     def _as_first_written(self, plain: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
         data: dict[str, Any] = plain(self)
+        for key in self.LATER & data.keys():
+            if getattr(self, key) == type(self).model_fields[key].get_default(call_default_factory=True):
+                del data[key]
         if not self.since_first:
             return data
         first = {key: data.get(key, value) for key, value in FIRST_KEYS.items()}

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from pmfed.recalibration import Temperature
 from pmfed.study.outcomes.multiclass import MulticlassOutcome
 from pmfed.tasks.losses import cross_entropy
 from pmfed.tasks.scores import area_under_roc, average_precision, calibration, expit, ratio
@@ -34,6 +35,7 @@ class Multiclass:
         count = len(outcome.classes)
         self._log_shares = torch.log(torch.tensor(outcome.shares, dtype=torch.float32))
         self._balanced = outcome.balanced
+        self._weights = torch.tensor(outcome.class_weights, dtype=torch.float32) if outcome.class_weights else None
         self.confusion = count * count
         self.cells = self.confusion + count * 2 * self.bins
         self.histogram = slice(0, self.confusion)
@@ -61,7 +63,15 @@ class Multiclass:
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         adjusted = outputs + self._log_shares.to(outputs) if self._balanced else outputs
-        return cross_entropy(adjusted, targets)
+        if self._weights is None:
+            return cross_entropy(adjusted, targets)
+        weights = self._weights.to(
+            outputs
+        )  # which moves the outputs by their logarithms; those without are the model's
+        return (weights / weights.max())[targets] * cross_entropy(outputs + weights.log(), targets)
+
+    def recalibrator(self) -> Temperature:
+        return Temperature(np.exp(self._log_shares.double().numpy()), self._balanced)
 
     def rows(self, outputs: Floats, values: npt.NDArray[Any]) -> Floats:
         count = len(self.classes)

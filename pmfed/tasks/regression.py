@@ -54,6 +54,9 @@ class Regression:
         """Return predictions in natural units, shape (B,)."""
         return self._backward(outputs[:, 0] * self.scale + self.centre)
 
+    def recalibrator(self) -> None:
+        return None
+
     def rows(self, outputs: Floats, values: npt.NDArray[Any]) -> Floats:
         truth = np.asarray(values, dtype=np.float64)
         predicted = self.predict(outputs)

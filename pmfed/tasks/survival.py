@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from torch.nn.functional import logsigmoid
 
+from pmfed.recalibration import Hazards
 from pmfed.study.outcomes.survival import SurvivalOutcome
 from pmfed.tasks.scores import ratio
 from pmfed.tasks.task import Floats, Metric, nonnegative, one_hot, redraw
@@ -70,6 +71,9 @@ class Survival:
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         # In the negative log-likelihood a piece counts if it was lived through, or if the event came in it.
         return -(logsigmoid(-outputs) * targets[:, 0] + logsigmoid(outputs) * targets[:, 1]).sum(dim=1)
+
+    def recalibrator(self) -> Hazards:
+        return Hazards(self.hazards, self.at, lambda values: self.targets(values).numpy())
 
     def predict(self, outputs: Floats) -> Floats:
         """Return the chance to be alive at every boundary, (B, intervals)."""

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from pmfed.recalibration import Recalibrator
 from pmfed.study.outcome import Metric as Metric
 from pmfed.tasks.scores import ratio
 
@@ -57,6 +58,10 @@ class Task(Protocol):
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Return the loss of each record, shape (B,), from outputs (B, out) or (B, out, ...). No record depends on another."""
+        ...
+
+    def recalibrator(self) -> Recalibrator | None:
+        """Return how outputs are recalibrated; None where they tell no probabilities."""
         ...
 
     def rows(self, outputs: Floats, values: npt.NDArray[Any]) -> Floats:

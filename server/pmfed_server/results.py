@@ -19,6 +19,7 @@ import pmfed
 from pmfed import __version__
 from pmfed.file_io import replace_file
 from pmfed.methods import METHODS, schedule
+from pmfed.methods.power import power
 from pmfed.privacy.accounting import REPORT_GRID
 from pmfed.privacy.groups import patient_epsilon
 from pmfed.privacy.plan import AGAINST, Against, PrivacyPlan
@@ -98,7 +99,10 @@ def summarise(study: Study, plan: PrivacyPlan, outcome: Outcome, wall_s: float) 
         "traffic": {"bytes_up_per_site": round(outcome.bytes_up), "bytes_down_per_site": round(outcome.bytes_down)},
         "versions": versions(),
     }
+    result["notes"] = []
     if METHODS[study.method.kind].predicts:
+        if plan.private and (doubt := power(study, plan).verdict()):
+            result["notes"].append(doubt)
         result["across_sites"] = across_sites(result["metric"]["name"], result["metrics"]["per_site"])
     return result
 

@@ -122,7 +122,7 @@ def summarise_series(
     result["trainings"] = len(first)
     result["refused"] = {name: reason for one in results for name, reason in one["refused"].items()}
     off = far_off(study, sum(int(cohort.training.sum()) for cohort in cohorts.values()))
-    result["notes"] = [off] if off else []
+    result["notes"] = [*result["notes"], *([off] if off else [])]
     took_part = {site["name"] for one in results for site in one["sites"]}
     digests = {site["name"]: site.get("data") for site in results[0]["sites"]}
     result["sites"] = [

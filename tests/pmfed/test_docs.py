@@ -22,6 +22,7 @@ from pydantic_core import PydanticUndefined
 from pmfed import modality
 from pmfed import study as studies
 from pmfed.cli import app
+from pmfed.cohort.contract.written import View
 from pmfed.errors import ERRORS
 from pmfed.modality import ehr, genomics, scans
 from pmfed.study import Study, augmentation, encoders, method, model, outcome, personal, robustness, training
@@ -58,6 +59,7 @@ STUDY = {
     "`[privacy]`": studies.Privacy,
     "`[aggregation]`": studies.Aggregation,
     "`[evaluation]`": studies.Evaluation,
+    "`[recalibration]`": studies.RecalibrationSpec,
     "`[evaluation.robustness]`": robustness.Robustness,
     '`method = "fine-tune"`': personal.FineTune,
     '`method = "ditto"`': personal.Ditto,
@@ -89,7 +91,7 @@ SOURCES = {
     },
 }
 SITE = {"`[site]`": _About, "`[coordinator]`": Coordinator, "`[agent]`": Resident, "`[policy]`": Policy,
-    "How a table is written": _Described, "`[[accept]]`": Accepted,
+    "How a table is written": _Described, "A view of a database": View, "`[[accept]]`": Accepted,
 }  # fmt: skip
 
 
@@ -112,6 +114,8 @@ def spelled(field: FieldInfo) -> str:
     default = field.get_default(call_default_factory=True, validated_data={})
     if default == {}:
         return "none"
+    if isinstance(default, BaseModel):
+        return "see text"
     if default is PydanticUndefined:
         return "required"
     if default is None:

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterator
 
 from pmfed.errors import ApprovalError, PolicyError, StudyError
-from pmfed.methods import METHODS, schedule
+from pmfed.methods import METHODS, plan_for, schedule
 from pmfed.secagg.roster import grouped
 from pmfed.study import Study
 from pmfed_client.site.approval import Approval, granted, path_of
@@ -39,20 +39,33 @@ def approve(
 
     Raises
     ------
+    StudyError
+        A run of this study could not work, at this site or another.
     PolicyError
         Nobody agreed; nothing was changed.
     ApprovalError
         The last check found that more than half of a feature is lost, and nobody accepted it.
+    DataError
+        It was never checked here, and the check that is made now finds that the sources do not hold what it needs.
     """
+    # Here, because it loads torch, which the agent's own look at approvals does without.
+    from pmfed_client.agent.dry_step import dry_step
+
     person = who(by)
-    checked = last_check(site, study)
-    if checked is not None and checked[0]:
+    if last_check(site, study) is None:
+        from pmfed_client.site.check import check  # which reads patients: most who approve have done so before
+
+        check(site, study)
+    left, accepted = last_check(site, study) or ([], [])
+    if left:
         raise ApprovalError(
-            "the last check of this study at this site left open: " + " ".join(checked[0]),
+            "the last check of this study at this site left open: " + " ".join(left),
             f"Mend or accept it, then: pmfed site check STUDY.toml {site.folder}",
         )
+    dry_step(study)
     approval = approval or granted(site, study)
-    if not agreed([*terms(site, study), *_losses(checked), "", *approval.words(site.policy.delta)]):
+    lines = [*terms(site, study), *_prospect(study), *_losses(accepted), "", *approval.words(site.policy.delta)]
+    if not agreed(lines):
         raise PolicyError("the study was not approved.", "Nothing was changed; this site will not take part in it.")
     site.approved.mkdir(mode=0o700, exist_ok=True)
     path = site.approved / f"{study.fingerprint()}.toml"
@@ -134,14 +147,22 @@ def terms(site: Site, study: Study) -> Iterator[str]:
     yield f"fingerprint  {grouped(study.fingerprint())}"
 
 
-def _losses(checked: tuple[list[str], list[str]] | None) -> list[str]:
-    """Return what is known of values that are lost at this site."""
-    if checked is None:
-        return ["", "Checked           never: 'pmfed site check' tells what this site's sources lose of each feature"]
+def _prospect(study: Study) -> list[str]:
+    """Return what speaks against the study's learning anything, from its public numbers; none where nothing does."""
+    if not METHODS[study.method.kind].predicts:
+        return []
+    from pmfed.methods.power import power
+
+    doubt = power(study, plan_for(study, study.privacy.colluders + study.aggregation.dropouts + 2)).verdict()
+    return ["", f"Will it learn     {doubt}"] if doubt else []
+
+
+def _losses(accepted: list[str]) -> list[str]:
+    """Return what this site accepted of values that are lost."""
     return [
         "",
-        "Lost here         " + ("nothing that had to be accepted" if not checked[1] else ""),
-        *(f"  {one}" for one in checked[1]),
+        f"Lost here         {'' if accepted else 'nothing that had to be accepted'}",
+        *(f"  {one}" for one in accepted),
     ]
 
 

@@ -66,7 +66,12 @@ FIELDS: dict[str, dict[str, Any]] = {
 }
 TASKS = tuple(outcomes())
 TINY = Study.from_text(federation.STUDY, "study.toml")
-FEDAVG = {"algorithm": "fedavg", "local_steps": 1, "local_learning_rate": 0.1}
+FEDAVG = {
+    "algorithm": "fedavg",
+    "local_steps": 1,
+    "local_learning_rate": 0.1,
+    "optimizer": {"name": "sgd", "learning_rate": 1.0},
+}
 ROOT = Path(__file__).parents[3]
 PACKAGES = ("pmfed", "client", "server", "simulations")
 
