@@ -68,9 +68,19 @@ def write(folder: Path, kind: str, patients: int = 1500, sites: int = 3) -> Path
         (1.5 * a + b + random.logistic(size=patients) > np.array([[-0.8], [0.8], [2.2]])).sum(axis=0)
     ]
     afib, block = (random.random(patients) < 1 / (1 + np.exp(-logit)) for logit in (2 * a - 1, 2 * b - 2))
-    found = ["|".join(["afib"] * int(one) + ["block"] * int(other)) or "normal" for one, other in zip(afib, block, strict=True)]
+    found = [
+        ";".join(["afib"] * int(one) + ["block"] * int(other)) or "normal"
+        for one, other in zip(afib, block, strict=True)
+    ]
     table = pd.DataFrame(
-        {"patient_id": [f"p{k:04}" for k in range(patients)], "a": a, "b": b, "visits": visits, "stage": stage, "found": found}
+        {
+            "patient_id": [f"p{k:04}" for k in range(patients)],
+            "a": a,
+            "b": b,
+            "visits": visits,
+            "stage": stage,
+            "found": found,
+        }
     )
     for place, name in enumerate(("north", "south", "west")[:sites]):
         home = folder / "sites" / name
