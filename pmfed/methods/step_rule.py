@@ -160,13 +160,13 @@ def _typical(study: Study) -> Typical:
     norms, (starts, ends) = _norms(study), _slopes(study)
     longest = int(np.argmax(norms))
     reach, size = float(norms[longest] / starts[longest]), model_size(study)
-    if study.outcome.task == "regression":
+    if study.outcome.endless:
         # Its slope, the error, has no end. Half a spread is where Huber's loss would begin to cut.
         spread = _spread(study)
-        return Typical((reach * spread / 2,), 1.0, reach**2 / size, reach, 1.0, spread)
+        return Typical((reach * spread / 2,), 1.0, reach**2 / size, reach, study.outcome.curvature, spread)
     shares, _ = typical_outcomes(study)
     information, growth = float(shares @ norms**2) / size, float(ends[longest] / starts[longest])
-    return Typical(tuple(norms.tolist()), growth, information, reach, 0.25, 1.0)
+    return Typical(tuple(norms.tolist()), growth, information, reach, study.outcome.curvature, 1.0)
 
 
 def _norms(study: Study) -> Floats:
@@ -200,8 +200,8 @@ def _slopes(study: Study) -> tuple[Floats, Floats]:
     found = []
     for outcome in outcomes:
         targets = task.targets(outcome[None])
-        start = task.bias().view(1, -1, *[1] * (outcome.ndim if study.outcome.task == "segmentation" else 0))
-        start = start.expand(1, -1, *outcome.shape) if study.outcome.task == "segmentation" else start
+        pixels = outcome.shape if study.outcome.masks is not None else ()
+        start = task.bias().view(1, -1, *[1] * len(pixels)).expand(1, -1, *pixels)
         slope = _slope(task, start, targets)
         found.append((slope.norm(), _slope(task, start + _SURE * slope / slope.norm(), targets).norm()))
     starts, ends = np.array(found, dtype=np.float64).T
@@ -240,7 +240,7 @@ def _intercept(study: Study) -> float:
 
 def _knows_shares(study: Study) -> bool:
     """Whether the model starts at a public baseline, or need not (a number's middle is no worse than its mean)."""
-    return study.outcome.baseline is not None or study.outcome.task in ("regression", "segmentation")
+    return study.outcome.baseline is not None or not study.outcome.rare
 
 
 def _learning_rate(study: Study) -> float:

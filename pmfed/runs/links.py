@@ -237,4 +237,4 @@ def grades(outputs: Floats) -> Floats:
     reached = np.minimum.accumulate(probability(outputs), axis=1)
     bounds = np.pad(reached, ((0, 0), (1, 1)))
     bounds[:, 0] = 1.0
-    return -np.diff(bounds, axis=1)
+    return np.asarray(bounds[:, :-1] - bounds[:, 1:], dtype=np.float64)

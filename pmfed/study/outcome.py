@@ -173,6 +173,21 @@ class Outcome(Frozen):
         """Whether its outputs differ by public thresholds or times only, so that one row of weights serves all of them."""
         return False
 
+    @property
+    def curvature(self) -> float:
+        """The most that the loss of a patient bends along what the outputs have in common, as far as it is typical."""
+        return 0.25  # of a logistic loss
+
+    @property
+    def endless(self) -> bool:
+        """Whether the slope of the loss grows with the error, without end."""
+        return False
+
+    @property
+    def rare(self) -> bool:
+        """Whether a model without a public baseline first has to learn how frequent what is."""
+        return True
+
     @abstractmethod
     def extremes(self, pixels: tuple[int, ...] = ()) -> npt.NDArray[Any]:
         """Return the outcomes a study allows that differ most, (2, ...) or more, made up, as a cohort holds them.

@@ -24,7 +24,7 @@ class RecalibrationSpec(Frozen):
     def misfit(self, outcome: Outcome, personal: bool) -> str:
         """Return why a study with this outcome, or with models of the sites' own, cannot have it; empty when it can."""
         if not outcome.recalibrated:
-            return f"a {outcome.task} outcome is predicted without probabilities; leave this section out"
+            return f"a {outcome.task} outcome is predicted without probabilities that could be recalibrated; leave this section out"
         if personal:
             return "a site's own model is not the one it would be fitted to; leave out this section, or [personal]"
         return ""

@@ -59,6 +59,9 @@ class Count:
         """Return the expected counts, (B,)."""
         return np.minimum(np.exp(np.minimum(outputs[:, 0], self.end)), float(self.most))
 
+    def recalibrator(self) -> None:
+        return None
+
     def rows(self, outputs: Floats, values: npt.NDArray[Any]) -> Floats:
         truth, expected = np.asarray(values, dtype=np.float64), self.predict(outputs)
         shares = [

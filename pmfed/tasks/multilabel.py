@@ -56,6 +56,9 @@ class Multilabel:
         each = binary_entropy(outputs, targets.clamp(min=0.0).to(outputs.dtype)) * known
         return each.sum(dim=1) / math.sqrt(len(self.labels))
 
+    def recalibrator(self) -> None:
+        return None
+
     def rows(self, outputs: Floats, values: npt.NDArray[Any]) -> Floats:
         truth = np.asarray(values, dtype=np.float64)
         return self.histograms.rows(outputs, truth > 0.5, np.isfinite(truth))

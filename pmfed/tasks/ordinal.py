@@ -58,6 +58,9 @@ class Ordinal:
         """Return the middle grade of each record, (B,)."""
         return np.asarray((np.minimum.accumulate(outputs, axis=1) > 0).sum(axis=1), dtype=np.int64)
 
+    def recalibrator(self) -> None:
+        return None
+
     def rows(self, outputs: Floats, values: npt.NDArray[Any]) -> Floats:
         truth = np.asarray(values, dtype=np.int64)
         square = one_hot(truth * len(self.classes) + self.predict(outputs), self.confusion)

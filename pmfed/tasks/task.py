@@ -62,7 +62,7 @@ class Task(Protocol):
         ...
 
     def recalibrator(self) -> Recalibrator | None:
-        """Return how outputs are recalibrated; None where they tell no probabilities."""
+        """Return how outputs are recalibrated; None where they are not."""
         ...
 
     def rows(self, outputs: Floats, values: npt.NDArray[Any]) -> Floats:

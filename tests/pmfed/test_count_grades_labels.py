@@ -185,7 +185,7 @@ def test_what_a_table_says_stands_in_the_cohort(tmp_path: Path) -> None:
     cohort = read(tmp_path, COLUMNS, ["1,0", ",1", ",", "0,0"], "afib,block")
     np.testing.assert_array_equal(cohort.targets, [[1, 0], [np.nan, 1], [0, 0]])
     assert cohort.findings.dropped_no_outcome == 1
-    cohort = read(tmp_path, LISTED, ["afib|block", "normal", "", " block ", "normal|afib"], "found")
+    cohort = read(tmp_path, LISTED, ["afib;block", "normal", "", " block ", "normal; afib"], "found")
     np.testing.assert_array_equal(cohort.targets, [[1, 1], [0, 0], [0, 1], [1, 0]])
     assert cohort.findings.dropped_no_outcome == 1
 
@@ -198,7 +198,7 @@ def test_what_a_table_says_stands_in_the_cohort(tmp_path: Path) -> None:
         (COUNT, ["often", "2"], "visits", "1 row with text where a number is expected"),
         (GRADE, ["IV", "I"], "stage", "1 row with a value that is none of the study's 3 classes"),
         (COLUMNS, ["1,2", "0,0"], "afib,block", "1 row where 'block' is none of the study's two classes"),
-        (LISTED, ["afib|flutter", "normal"], "found", "1 row listing what is neither a label of the study nor ignored"),
+        (LISTED, ["afib;flutter", "normal"], "found", "1 row listing what is neither a label of the study nor ignored"),
     ],
 )
 def test_what_a_table_may_not_say_is_told_with_its_row_and_without_its_value(
@@ -223,7 +223,7 @@ def test_what_a_table_may_not_say_is_told_with_its_row_and_without_its_value(
         ({"task": "multilabel", "labels": ["a"]}, "needs 'labels', two or more"),
         ({"task": "multilabel", "labels": ["a", "b"], "baseline": [0.5]}, "one prevalence between 0 and 1 per label"),
         ({"task": "multilabel", "labels": ["a", "b"], "ignored": ["c"]}, "'ignored' goes with 'column'"),
-        ({"task": "multilabel", "column": "y", "labels": ["a|b", "b"]}, "'separator' stands in a label"),
+        ({"task": "multilabel", "column": "y", "labels": ["a;b", "b"]}, "'separator' stands in a label"),
     ],
 )
 def test_an_outcome_that_does_not_hold_together_is_refused(keys: dict[str, Any], said: str) -> None:

@@ -63,6 +63,20 @@ class CountOutcome(Outcome):
     def counted(self) -> tuple[Counted, ...]:
         return (Quantity(self.column, self.unit, 0.0, float(self.most)),)
 
+    @property
+    def curvature(self) -> float:
+        return self.mean
+
+    def balance(self, values: npt.NDArray[Any]) -> list[tuple[str, int]]:
+        """Return patients by their count: 0, 1, then groups twice as wide as the one before."""
+        edges = [0, 1]
+        while edges[-1] <= self.most:
+            edges.append(2 * edges[-1])
+        ends = [min(high - 1, self.most) for high in edges[1:]]
+        names = [f"{low}" if low == end else f"{low} to {end}" for low, end in zip(edges, ends, strict=False)]
+        places = np.searchsorted(edges, values, side="right") - 1
+        return [(name, int((places == place).sum())) for place, name in enumerate(names)]
+
     def extremes(self, pixels: tuple[int, ...] = ()) -> npt.NDArray[Any]:
         return np.array([0.0, float(self.most)])
 

@@ -25,7 +25,7 @@ class MultilabelOutcome(Outcome):
     task: Literal["multilabel"] = "multilabel"
     labels: tuple[str, ...] = ()
     classes: tuple[str, ...] = ("0", "1")
-    separator: str = Field(default="|", min_length=1)
+    separator: str = Field(default=";", min_length=1)
     ignored: tuple[str, ...] = ()
 
     scored_by: ClassVar[str] = "pmfed.tasks.multilabel:Multilabel"
@@ -96,6 +96,10 @@ class MultilabelOutcome(Outcome):
     @property
     def outputs(self) -> int:
         return len(self.labels)
+
+    @property
+    def curvature(self) -> float:
+        return float(0.25 / np.sqrt(len(self.labels)))
 
     def extremes(self, pixels: tuple[int, ...] = ()) -> npt.NDArray[Any]:
         """Return who has none of the labels, and who has all of them."""

@@ -76,6 +76,10 @@ class OrdinalOutcome(Outcome):
     def one_risk(self) -> bool:
         return True
 
+    @property
+    def curvature(self) -> float:
+        return 0.25 * self.outputs  # one risk moves all of them
+
     def extremes(self, pixels: tuple[int, ...] = ()) -> npt.NDArray[Any]:
         return np.array([0, len(self.classes) - 1])
 

@@ -86,6 +86,10 @@ class SegmentationOutcome(Outcome):
     def outputs(self) -> int:
         return len(self.classes)
 
+    @property
+    def rare(self) -> bool:
+        return False
+
     def extremes(self, pixels: tuple[int, ...] = ()) -> npt.NDArray[Any]:
         return np.stack([np.full(pixels, place, dtype=self.dtype) for place in (0, len(self.classes) - 1)])
 

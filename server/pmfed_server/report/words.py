@@ -58,7 +58,7 @@ def headline(result: Result) -> list[str]:
 
 
 def _miscalibrated(result: Result) -> list[str]:
-    """Say in what way probabilities are off, where chance alone does not explain it."""
+    """Say in what way predictions are off, where chance alone does not explain it."""
     test, said = result["metrics"]["test"], []
 
     def away(name: str) -> float | None:
@@ -70,4 +70,4 @@ def _miscalibrated(result: Result) -> list[str]:
     if (slope := away("calibration_slope")) is not None:
         how = "too far apart" if slope < 1 else "too close together"
         said.append(f"its risks lie {how} (calibration slope {number(slope, 2)}, where 1 is right)")
-    return [f"Its probabilities are not to be taken as they are: {', and '.join(said)}."] if said else []
+    return [f"What it predicts is not to be taken as it is: {', and '.join(said)}."] if said else []

@@ -116,6 +116,8 @@ def test_every_answer_of_a_kind_holds_together(task: str) -> None:
     assert scored.metrics == outcome.metrics
     assert outcome.metrics[0].headline
     assert len(scored.bias()) == outcome.outputs
+    assert (scored.recalibrator() is not None) == outcome.recalibrated
+    assert outcome.curvature > 0
     pixels = (8, 8) if outcome.masks else ()
     shares, values = outcome.typical(pixels)
     assert shares.sum() == pytest.approx(1)
