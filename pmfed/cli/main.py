@@ -18,6 +18,7 @@ from pmfed.cli.coordinator import coordinator_app
 from pmfed.cli.runs import add_run_commands
 from pmfed.cli.site import site_app
 from pmfed.errors import PmfedError, StudyError, UsageError
+from pmfed.file_io import replace_file
 from pmfed.memory import keep_freed
 
 if TYPE_CHECKING:
@@ -226,9 +227,12 @@ def study_list() -> None:
 def study_check(study: Annotated[str, typer.Argument(help="A built-in study or a STUDY.toml.")]) -> None:
     """Validate a study, and try each of its queries on invented patients; errors name the line, or what failed."""
     from pmfed_client.agent.dry_step import dry_step
-    from pmfed_simulations.studies import find_study
+    from pmfed_simulations.studies import find_draft
 
-    found = find_study(study)
+    from pmfed.methods.step_rule import advice, resolved
+
+    draft = find_draft(study)
+    found = resolved(draft)
     dry_step(found)
     inputs = sum(len(names) for names in found.inputs.values())
     print(
@@ -243,8 +247,27 @@ def study_check(study: Annotated[str, typer.Argument(help="A built-in study or a
         print(
             f"fedavg: the coordinator's {rule.name} steps the way the models went, learning rate {rule.learning_rate:g}."
         )
+    for line in advice(draft, found):
+        print(line)
     print(f"fingerprint {found.fingerprint()}")
     print(f"next: pmfed study plan {study}")
+
+
+@study_app.command("resolve")
+def study_resolve(study: Annotated[Path, typer.Argument(help="A STUDY.toml; it is changed in place.")]) -> None:
+    """Write the numbers that "auto" stands for into a study: from its public numbers, never from patients."""
+    from pmfed.methods.step_rule import numbers_for
+    from pmfed.study.draft import Draft, read_text, with_numbers
+
+    text = read_text(study)
+    numbers = numbers_for(Draft.from_text(text, str(study)))
+    if not numbers:
+        print(f'{study}: nothing says "auto".')
+        return
+    replace_file(study, with_numbers(text, numbers, str(study)).encode())
+    for place, number in numbers.items():
+        print(f"{'.'.join(place)} = {number!r}")
+    print(f"{study} written. next: pmfed study check {study}")
 
 
 @study_app.command("plan")
@@ -269,9 +292,13 @@ def study_new(
     """Write a commented study to start from."""
     from pmfed_simulations.studies import built_in
 
+    from pmfed.methods.step_rule import numbers_for
+    from pmfed.study.draft import with_numbers
+
     if path.exists():
         raise UsageError(f"{path}: the file exists.", "Choose another name; nothing is overwritten.")
-    path.write_text(built_in("hospitals").text, encoding="utf-8")
+    start = built_in("hospitals")
+    path.write_text(with_numbers(start.text, numbers_for(start.draft), path.name), encoding="utf-8")
     print(
         f"{path} written: the study of the virtual hospitals, with comments. Change it, then: pmfed study check {path}"
     )

@@ -38,6 +38,9 @@ class ServerOptimizer:
         The initial parameters, shape (parameters,).
     folder
         Where its files lie.
+    intercept
+        Which of them are the output's own constants, (parameters,): they go ``optimizer.intercept`` times as far. None
+        when not given.
 
     Notes
     -----
@@ -45,8 +48,11 @@ class ServerOptimizer:
     1992; for DP-SGD: De et al. 2022).
     """
 
-    def __init__(self, training: Training, start: Vector, folder: Path) -> None:
+    def __init__(
+        self, training: Training, start: Vector, folder: Path, intercept: npt.NDArray[np.bool_] | None = None
+    ) -> None:
         self.training, self.folder = training, folder
+        self._intercept = intercept
         self.step_count = self.averaged = 0
         needed = ("control",) if training.control_variates else MOMENTS[training.optimizer.name]
         self._stored = {name: Stored(folder, len(start), np.float32) for name in ("parameters", *needed)}
@@ -72,7 +78,10 @@ class ServerOptimizer:
         """Take one step down the gradient, (parameters,)."""
         self.step_count += 1
         for part in parts(len(self.parameters)):
-            self._put(part, self.parameters[part] - self._way(part, gradient(part).astype(np.float32)))
+            way = self._way(part, gradient(part).astype(np.float32))
+            if self._intercept is not None:
+                way[self._intercept[part]] *= np.float32(self.training.optimizer.intercept)
+            self._put(part, self.parameters[part] - way)
         self.averaged += self._averages
 
     def replace(self, change: Ask) -> None:

@@ -36,7 +36,7 @@ def kind_of(spec: type[Modality]) -> str:
 
 
 KINDS: tuple[str, ...] = tuple(sorted(kind_of(spec) for spec in get_args(get_args(_Own)[0])))
-"""What ``kind`` may be wherever pmfed is installed."""
+"""What ``kind`` may be wherever pmfed is installed, and what a site admits that names no kinds."""
 
 _ADDED: dict[str, type[Modality]] = {}
 
@@ -53,6 +53,11 @@ def register(spec: type[Modality]) -> None:
     if kind in KINDS or _ADDED.get(kind, spec) is not spec:
         raise ValueError(f"there is a modality of kind '{kind}' already")
     _ADDED[kind] = spec
+
+
+def known_kinds() -> tuple[str, ...]:
+    """Return what ``kind`` may be here, with the kinds of installed packages."""
+    return tuple(sorted({*KINDS, *_ADDED}))
 
 
 def _any(value: Any, own: ValidatorFunctionWrapHandler) -> Any:

@@ -7,19 +7,32 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from pmfed.study.augmentation import Augmentation
-from pmfed.validate import Fraction, Frozen, Grown
+from pmfed.validate import Fraction, Grown
 
 
-class Optimizer(Frozen):
+class Optimizer(Grown):
     """``[training.optimizer]``: the coordinator's step on the summed gradient.
 
-    With ``fedavg`` it is left out, for the sites' models are averaged; or ``adam`` or ``yogi`` step the way that the models
-    went (FedAdam, FedYogi; Reddi et al. 2021).
+    The output's own constant goes ``intercept`` times as far as the rest of the model: it has only one input, so it is the
+    last to arrive where the public ``baseline`` is off, and what it lacks the other weights make up for in the meantime. With
+    ``fedavg`` it is left out, for the sites' models are averaged; or ``adam`` or ``yogi`` step the way that the models went
+    (FedAdam, FedYogi; Reddi et al. 2021).
     """
+
+    LATER: ClassVar[frozenset[str]] = frozenset({"intercept"})
 
     name: Literal["sgd", "momentum", "adam", "yogi"] = "momentum"
     learning_rate: PositiveFloat
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    intercept: Annotated[float, Field(ge=1, le=100)] = 1.0
+
+    @model_validator(mode="after")
+    def _steps_along_the_gradient(self) -> Optimizer:
+        if self.intercept != 1 and self.name not in ("sgd", "momentum"):
+            raise ValueError(
+                f"'intercept' belongs to sgd and momentum: {self.name} chooses each number's step by itself"
+            )
+        return self
 
 
 AVERAGE = Optimizer(name="sgd", learning_rate=1.0)

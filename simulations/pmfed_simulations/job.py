@@ -100,6 +100,16 @@ class Job:
         found = load_file(self.folder / "evaluation.safetensors")
         return _named(found, "site:") or {"total": found["total"]}
 
+    def further(self) -> dict[str, Sum]:
+        """Return the sums of the study's further queries over all held-out patients, by query."""
+        found = load_file(self.folder / ("scores.safetensors" if self.scored else "evaluation.safetensors"))
+        left_out, totals = self.absent() if self.scored else set(), dict[str, Sum]()
+        for key, total in _named(found, "further:").items():
+            query, _, site = key.partition(":")
+            if site not in left_out:
+                totals[query] = totals[query] + total if query in totals else total
+        return totals
+
     def personal_totals(self) -> dict[str, Sum]:
         """Return the same of the sites' own models; empty where there are none, or none may be told."""
         found = load_file(self.folder / ("scores.safetensors" if self.scored else "evaluation.safetensors"))

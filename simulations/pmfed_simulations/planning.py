@@ -12,6 +12,7 @@ from rich.table import Table
 
 from pmfed.methods import METHODS, plan_for, schedule
 from pmfed.methods.power import Power, power
+from pmfed.methods.step_rule import far_from_rule
 from pmfed.models import build
 from pmfed.privacy.accounting import epsilon
 from pmfed.privacy.gradients import PrivateStep
@@ -127,6 +128,8 @@ def show_plan(study: Study, sites: int) -> Power | None:
         if value:
             facts.add_row(name, value)
     screen.print(facts)
+    for line in far_from_rule(study):
+        screen.print(f"note: {line}")
     screen.print(_schedule(study, plan))
     screen.print(_ways(study, step))
     rounds = sorted({*range(10, training.rounds + 1, 10), training.rounds})

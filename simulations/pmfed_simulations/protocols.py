@@ -20,6 +20,9 @@ from pmfed_simulations.job import Books, Job, Masks
 Protocol = Literal["holdout", "cv", "leave-one-site-out"]
 PROTOCOLS: tuple[Protocol, ...] = ("holdout", "cv", "leave-one-site-out")
 FOLDS = 5
+ONCE: dict[str, object] = {"subgroups": {}, "robustness": None}
+"""What stands beside the federation is scored once: further looks at held-out patients are those at the common model."""
+
 OF_MODELS = ("fedavg", "fedadam", "fedyogi", "scaffold")
 SERVER_RATE = 0.1  # of FedAdam and FedYogi: how far a round moves a weight at most, about
 
@@ -213,6 +216,7 @@ def _over(main: Series, change: Callable[[Job], Job | None]) -> tuple[tuple[Job,
 
 def _beside(job: Job, name: str, books: Books, sites: Sequence[Site], out: Path) -> Job:
     study = job.study if name in ("no-privacy", "clipped") else job.study.replace(personal=None)
+    study = study.replace(evaluation=ONCE)
     pooled = name.startswith("pooled") or name == "converged"
     if pooled:
         study = study.replace(privacy={"colluders": 0})
@@ -236,6 +240,7 @@ def _alone(name: str, site: Site, main: Series, sites: Sequence[Site], cohort: C
         expected = max(2, int(training.sum()))
         study = job.study.replace(
             personal=None,
+            evaluation=ONCE,
             cohort={"expected_patients": expected},
             privacy={"colluders": 0, "delta": min(job.study.privacy.delta, 0.9 / expected)},
         )
@@ -259,7 +264,7 @@ def _ablation(name: str, main: Series, sites: Sequence[Site], out: Path) -> list
     def line(chosen: tuple[str, ...]) -> Series:
         def change(job: Job) -> Job:
             return Job(
-                _folder(job, f"{name}-{'+'.join(chosen)}", out), job.study.replace(personal=None).only(chosen),
+                _folder(job, f"{name}-{'+'.join(chosen)}", out), job.study.replace(personal=None, evaluation=ONCE).only(chosen),
                 job.sites, job.training, books, False, _scored(job, sites), job.seed,
             )  # fmt: skip
 

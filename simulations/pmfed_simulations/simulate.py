@@ -23,7 +23,9 @@ from pmfed.errors import StudyError, UsageError
 from pmfed.file_io import replace_file
 from pmfed.methods import METHODS, plan_for, schedule
 from pmfed.methods.power import power
+from pmfed.methods.step_rule import resolved
 from pmfed.study import Study
+from pmfed.study.draft import Draft
 from pmfed.validate import explain
 from pmfed_simulations.job import Engine, Job
 from pmfed_simulations.jobs import rounds_done, run_jobs
@@ -40,7 +42,7 @@ from pmfed_simulations.protocols import (
 )
 from pmfed_simulations.ray_engine import check_ray
 from pmfed_simulations.rosters import pin_rosters
-from pmfed_simulations.studies import built_in, built_in_studies, find_study
+from pmfed_simulations.studies import built_in, built_in_studies, find_draft
 from pmfed_simulations.summary import summarise_series
 
 
@@ -290,26 +292,27 @@ def _verdicts(study: Study, cohorts: Mapping[str, Cohort], strict: bool) -> tupl
 
 
 def _chosen(options: Options) -> Study:
-    study = find_study(options.study)
+    draft = find_draft(options.study)
     if options.changes:
-        study = _changed(study, Path(options.changes))
+        draft = _changed(draft, Path(options.changes))
     privacy = {key: value for key in ("epsilon", "delta") if (value := getattr(options, key)) is not None}
     training = {"rounds": options.rounds} if options.rounds is not None else {}
     try:
-        return study.replace(privacy=privacy, training=training)
+        draft = draft.changed(privacy=privacy, training=training)
     except ValidationError as error:
         said = error.errors()[0]
         what = said["msg"].removeprefix("Value error, ")
         option = f"--{said['loc'][-1]}" if said["loc"] else "--epsilon, --delta or --rounds"
         raise StudyError(f"{option} does not fit the study: {what}.") from None
+    return resolved(draft)
 
 
-def _changed(study: Study, path: Path) -> Study:
+def _changed(draft: Draft, path: Path) -> Draft:
     """Return a study with the sections of a TOML file laid over its own."""
     try:
         text = path.read_text(encoding="utf-8")
         sections = tomllib.loads(text)
-        return study.replace(**sections)
+        return draft.changed(**sections)
     except ValidationError as error:
         raise StudyError(explain(error, Study, text, str(path))) from None
     except (OSError, ValueError, KeyError, TypeError) as error:

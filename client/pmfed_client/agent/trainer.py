@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 
 from pmfed.cohort import Cohort
+from pmfed.cohort.split import set_aside
 from pmfed.cohort.statistics import solve as solve_statistics
 from pmfed.cohort.statistics import statistics_size
 from pmfed.models import build, load
@@ -81,23 +82,27 @@ class Trainer:
             self.own = Own(study, plan["personal"], plan.sites, shelf, self.device, precision)
         self._control: npt.NDArray[np.float64] | None = None  # of this site: the slope of its last local steps
         self._ready: tuple[Batch, Cohort] | None = None
+        self._checked = cohort  # who the model is recalibrated on, once that is prepared
 
     @property
     def training(self) -> Batch:
         """This site's training records, for a study whose inputs are all scaled by public constants."""
         return self._prepare(np.zeros(self.size + self.scales, np.float32))[0]
 
-    def held_out(self, query: Query, sent: Parameters) -> Cohort:
-        """Return the held-out patients, with the model that a query is about loaded: the common one, or the site's own."""
+    def scored(self, query: Query, sent: Parameters) -> Cohort:
+        """Return the patients a query looks at, with the model it is about loaded: the common one, or the site's own.
+
+        Of training patients they are those that the model is recalibrated on.
+        """
         if isinstance(query, OwnScores):
             assert self.own is not None
             whole = self.own.result(sent[: self.size], sent[self.size :])
         else:
             whole = self.parts.join(sent[: self.size], mean=True)
             self.parts.keep(whole, sent[self.size :])
-        _, patients = self._prepare(sent)
+        _, held_out = self._prepare(sent)
         load(self.model, whole)
-        return patients
+        return self._checked if query.whose == "train" else held_out
 
     def outputs(self, cohort: Cohort, part: slice) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
         """Return the loaded model's outputs for some records, 0 where they are not finite, and where they are."""
@@ -181,7 +186,7 @@ class Trainer:
         """
         training = self.study.training
         assert training.local_learning_rate is not None
-        expected = self.mechanism.sampling_rate * self.study.cohort.expected_patients / sites
+        expected = self.mechanism.sampling_rate * self.study.patients_stepped / sites
         moved = start.astype(np.float64)
         own = control if self._control is None else self._control
         correction = 0.0 if control is None or own is None else control.astype(np.float64) - own
@@ -201,7 +206,9 @@ class Trainer:
             cohort = self.cohort
             if self.scales:
                 cohort = cohort.scaled(solve_statistics(self.study, sent[self.size :].astype(np.float64)))
-            training = cohort.select(cohort.training)
+            aside = set_aside(cohort.ids, self.study.evaluation.split_key, self.study.set_aside)
+            training = cohort.select(cohort.training & ~aside)
+            self._checked = cohort.select(cohort.training & aside) if self.study.set_aside else training
             owner = training.owner if self.mechanism.unit == "patient" else np.arange(len(training.owner))
             first, count = np.unique(owner, return_index=True, return_counts=True)[1:]
             batch = Batch(

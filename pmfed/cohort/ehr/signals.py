@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pmfed.cohort.block import Block
+from pmfed.cohort.contract.uses import LATER, NOT_MEASURED, of_files
 from pmfed.cohort.ehr.events import Floats
 from pmfed.cohort.ehr.folder import inside
 from pmfed.cohort.ehr.sampled import ENDINGS, read_csv
@@ -101,7 +102,9 @@ def read_signals(reading: Reading[Signals]) -> Block:
         else:
             problems.add(what, REMEDIES[failure])
     told += _told(path, counts, len(wanted))
-    return Block(inputs, present, {}, {what: one for what, one in counts.items() if one}, tuple(told))
+    passed = {LATER: counts["waveforms not over before the index date"], NOT_MEASURED: sum(not file for file in files)}
+    uses = {"waveform": of_files(len(wanted) - failures.total(), failures, passed)}
+    return Block(inputs, present, {}, {what: one for what, one in counts.items() if one}, tuple(told), uses)
 
 
 def _told(path: Path, counts: Counter[str], number: int) -> list[str]:

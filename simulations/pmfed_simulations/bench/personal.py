@@ -103,7 +103,7 @@ def train(study: Study, cohorts: Mapping[str, Cohort], private: bool, folder: Pa
 
 
 def _scored(query: Scores, trainer: Trainer, sent: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    lent = Lent(trainer.held_out(query, sent), trainer)
+    lent = Lent(trainer.scored(query, sent), trainer, trainer.cohort, query.whose)
     return bounded_sum(query.rows(lent, {"parameters": sent}), query.size, query.bound, lent.cohort.patients)
 
 

@@ -47,6 +47,8 @@ STUDIES: dict[str, Study] = {
     "control variates": TINY.replace(training=FEDAVG | {"control_variates": True}),
     "own models": Study.from_text(TEXT, "study.toml").replace(personal=OWN),
     "own models, private": TINY.replace(personal=OWN, evaluation=PRIVATE),
+    "recalibrated": TINY.replace(recalibration={"share": 0.3}),
+    "recalibrated, private": TINY.replace(recalibration={"share": 0.3}, evaluation=PRIVATE),
     "what stays": TINY.replace(personal={"method": "intercept", "learning_rate": 0.5}),
 }
 every_study = pytest.mark.parametrize("study", STUDIES.values(), ids=STUDIES)

@@ -60,6 +60,9 @@ FIELDS: dict[str, dict[str, Any]] = {
     "regression": {"minimum": 1.0, "maximum": 80.0, "scale": 9.0},
     "survival": {"classes": ("a", "b"), "event": "e", "intervals": (1.0, 2.0, 5.0)},
     "segmentation": {"classes": ("a", "b"), "folder": "m"},
+    "count": {"maximum": 40},
+    "ordinal": {"classes": ("a", "b", "c", "d")},
+    "multilabel": {"labels": ("a", "b", "c")},
 }
 TASKS = tuple(outcomes())
 TINY = Study.from_text(federation.STUDY, "study.toml")
