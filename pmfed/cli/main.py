@@ -29,8 +29,8 @@ typer.core.HAS_RICH = False  # help is plain text: Typer would spell "\\[default
 PROTOCOL_HELP = "Who is held out: holdout (the study's split), cv (5-fold over patients), leave-one-site-out."
 ENGINE_HELP = "local, or ray: Flower's own runtime, for the federation's holdout training only; needs pmfed[ray]."
 COMPARE_HELP = (
-    "What to train beside it: local, local-private, global, fedavg, fedadam, fedyogi (each also with -no-privacy), "
-    "no-privacy, pooled, pooled-private, ablation, ablation-no-privacy, none."
+    "What to train beside it: local, local-private, global, fedavg, fedadam, fedyogi, scaffold (each also with "
+    "-no-privacy), clipped, no-privacy, converged, pooled, pooled-private, ablation, ablation-no-privacy, none."
 )
 
 app = typer.Typer(

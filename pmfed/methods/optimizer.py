@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pmfed.errors import StudyError
 from pmfed.stored import Stored, parts
 from pmfed.study.training import Training
 
@@ -123,6 +124,12 @@ class ServerOptimizer:
         return way
 
     def _put(self, part: slice, moved: Vector) -> None:
+        if not np.isfinite(moved).all():
+            key = "local_learning_rate" if self.training.averages_models else "optimizer.learning_rate"
+            raise StudyError(
+                f"training.{key}: the model is no longer finite after step {self.step_count}: the training diverged.",
+                "Lower it. What was charged stays charged.",
+            )
         self.parameters[part] = moved
         if self._averages:
             if "total" not in self._stored:

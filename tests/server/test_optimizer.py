@@ -11,6 +11,7 @@ import pytest
 import torch
 from pmfed_server.checkpoint import read_checkpoint, write_checkpoint
 
+from pmfed.errors import StudyError
 from pmfed.methods.optimizer import ServerOptimizer
 from pmfed.study.training import Optimizer, Training
 
@@ -146,6 +147,20 @@ def test_the_mean_slope_of_the_sites_steps_is_kept_for_the_next_and_over_a_resta
     again.restore(found[0])
     assert again.control is not None
     assert again.control[:].tobytes() == optimizer.control[:].tobytes()
+
+
+@pytest.mark.parametrize("key", ["optimizer.learning_rate", "local_learning_rate"])
+def test_a_model_that_diverged_is_told_by_the_key_that_made_it(key: str) -> None:
+    """Sites would refuse such a model, one after another, and it would look as if they had failed."""
+    far = np.full(SIZE, 1e38)
+    with pytest.raises(StudyError, match=rf"^training\.{key}: .* diverged"):  # noqa: PT012 (which step it is does not matter)
+        if key == "local_learning_rate":
+            averaging = ServerOptimizer(Training(algorithm="fedavg", rounds=9, local_learning_rate=1.0), START, PLACE)
+            for _ in range(5):
+                averaging.replace(far.__getitem__)
+        stepping = ServerOptimizer(Training(rounds=9, optimizer=Optimizer(learning_rate=1.0)), START, PLACE)
+        for _ in range(5):
+            stepping.step(far.__getitem__)
 
 
 def test_the_start_is_not_touched() -> None:

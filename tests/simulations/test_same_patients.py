@@ -9,7 +9,7 @@ from typing import Any
 import federation
 import numpy as np
 import pytest
-from pmfed_simulations.converged import fit_in_full
+from pmfed_simulations.converged import PENALTIES, fit_in_full, fitted
 from pmfed_simulations.jobs import Job, plan_of
 from pmfed_simulations.protocols import COMPARISONS, OF_MODELS, without_absent
 from pmfed_simulations.simulate import Options, Simulation, prepare, simulate
@@ -94,15 +94,33 @@ def test_whoever_is_not_in_the_federations_figures_is_in_no_other(there: Path, h
 
 
 def test_converged_is_what_a_statistician_fits(there: Path) -> None:
-    """scikit-learn's logistic regression, with its default penalty, on the inputs that the model sees."""
+    """scikit-learn's logistic regression on the inputs that the model sees, with the penalty that folds choose."""
     made = prepare(options(there))
     whole = pool([made.cohorts[name] for name in federation.SITES])
-    fit_in_full(there, made.study, whole)
     training = whole.select(whole.training)
-    reference = LogisticRegression(tol=1e-10, max_iter=10_000).fit(training.inputs["clinical"], training.targets)
-    found = load_file(there / "model.safetensors")
-    np.testing.assert_allclose(found["linear.weight"], reference.coef_, atol=1e-4)
-    np.testing.assert_allclose(found["linear.bias"], reference.intercept_, atol=1e-4)
+    references = [
+        LogisticRegression(C=1 / penalty, tol=1e-10, max_iter=10_000).fit(
+            training.inputs["clinical"].astype(float), training.targets
+        )
+        for penalty in PENALTIES
+    ]
+    for penalty, reference in zip(PENALTIES, references, strict=True):
+        model = dict(fitted(made.study, training, penalty).named_parameters())
+        np.testing.assert_allclose(model["linear.weight"].detach(), reference.coef_, atol=1e-4)
+        np.testing.assert_allclose(model["linear.bias"].detach(), reference.intercept_, atol=1e-4)
+    fit_in_full(there, made.study, whole)
+    found = load_file(there / "model.safetensors")["linear.weight"]
+    assert any(np.allclose(found, one.coef_, atol=1e-4) for one in references)
+
+
+def test_few_patients_with_no_effect_get_the_strongest_penalty(tmp_path: Path) -> None:
+    study = Study.from_text(federation.STUDY, "study.toml")
+    cohort = invented(study, 60)
+    cohort.targets[:] = np.random.default_rng(1).random(len(cohort.targets)) < 0.4
+    fit_in_full(tmp_path, study, cohort)
+    strongest = dict(fitted(study, cohort.select(cohort.training), max(PENALTIES)).named_parameters())
+    found = load_file(tmp_path / "model.safetensors")["linear.weight"]
+    np.testing.assert_allclose(found, strongest["linear.weight"].detach(), atol=1e-6)
 
 
 @pytest.mark.parametrize("outcome", ["regression", "multiclass", "survival", "federated means"])
