@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import re
 import tomllib
 from collections.abc import Iterator
@@ -240,5 +241,9 @@ def _tag(model: type[BaseModel]) -> str | None:
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
+        kinds = [kind for kind in annotation.__subclasses__() if inspect.isabstract(annotation)]
+        return [
+            annotation,
+            *(found for kind in kinds for found in _models_in(kind)),
+        ]  # an abstract one stands for its kinds
     return [found for inner in get_args(annotation) for found in _models_in(inner)]

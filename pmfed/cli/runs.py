@@ -146,15 +146,15 @@ def _coefficients(run: Path, out: Path | None) -> None:
 
     from pmfed.explain.coefficients import linearly
     from pmfed.explain.words import table
+    from pmfed.runs.links import LINKS
     from pmfed.runs.model import open_model
 
     model = open_model(run)
     linear, answer = linearly(model), model.description.answer
-    several = answer.link == "softmax"
     with _written(out) as file:
-        for output in range(answer.outputs) if several else [answer.column_told]:
-            if several:
-                print(f"class {answer.classes[output]}", file=file)
+        for output, title in LINKS[answer.link].tables(answer).items():
+            if title:
+                print(title, file=file)
             lines = list(table(model, linear, output))
             if out is not None:
                 csv.writer(file, lineterminator="\n").writerows(lines)

@@ -11,6 +11,18 @@ from numpy.typing import NDArray
 from pmfed.cohort.contract.uses import Use
 
 
+@dataclass(frozen=True, eq=False, repr=False)
+class Raw:
+    """What a source said of a feature: a number, or which category, (R,) float64, NaN where missing.
+
+    ``ordered`` says that it is a number; ``where`` names file and column, for messages.
+    """
+
+    values: NDArray[np.float64]
+    ordered: bool
+    where: str
+
+
 @dataclass(frozen=True, eq=False)
 class Block:
     """One modality of R records. Its repr shows counts only.
@@ -29,6 +41,12 @@ class Block:
     warnings : tuple of str
     uses : dict
         Per feature, what became of the rows that it asks for.
+    told
+        Whether ``warnings`` tell of these uses already.
+    outside : dict of (R,) bool
+        Per feature the records whose value the study does not allow; only where that counts as missing (`Reading.lenient`).
+    raw : dict of Raw
+        Per feature what the source said, to be compared with the outcome.
     """
 
     inputs: NDArray[np.float32] = field(repr=False)
@@ -37,7 +55,15 @@ class Block:
     counts: Mapping[str, int] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     uses: Mapping[str, Use] = field(default_factory=dict)
+    told: bool = False
+    outside: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict, repr=False)
+    raw: Mapping[str, Raw] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         assert self.inputs.dtype == np.float32
         assert len(self.inputs) == len(self.present)
+
+    @classmethod
+    def absent(cls, records: int, shape: tuple[int, ...]) -> Block:
+        """Return the block of a modality that no record has."""
+        return cls(np.zeros((records, *shape), dtype=np.float32), np.zeros(records, dtype=bool))

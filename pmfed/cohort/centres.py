@@ -7,16 +7,12 @@ in which patients differ, is longer when a record is brought back to norm 1, and
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pmfed.modality import SCANS, shape_of
+from pmfed.cohort.cohort import Cohort
 from pmfed.study import Study
-
-if TYPE_CHECKING:
-    from pmfed.cohort.cohort import Cohort
 
 Floats = NDArray[np.float64]
 
@@ -26,12 +22,12 @@ _HAS, _FEATURES = np.sqrt(0.1), np.sqrt(0.9)
 
 def centred(study: Study) -> tuple[str, ...]:
     """Return the modalities whose features are centred."""
-    return tuple(name for name, m in sorted(study.modalities.items()) if isinstance(m, SCANS) and m.centred)
+    return tuple(name for name, m in sorted(study.modalities.items()) if m.recentred)
 
 
 def sizes(study: Study) -> list[int]:
     """Return how many numbers `rows` has for each modality of `centred`."""
-    return [1 + math.prod(shape_of(study.modalities[name])) for name in centred(study)]
+    return [1 + math.prod(study.modalities[name].shape) for name in centred(study)]
 
 
 def rows(cohort: Cohort, name: str) -> Floats:
@@ -62,11 +58,3 @@ def solve(total: Floats) -> Floats:
     centre = total[1:] / _FEATURES / people
     bounded: Floats = centre / max(1.0, float(np.linalg.norm(centre)))
     return bounded
-
-
-def taken_away(features: NDArray[np.float32], present: NDArray[np.bool_], centre: Floats) -> NDArray[np.float32]:
-    """Return features without their centre, every record brought back to norm 1; zeros where they are absent."""
-    moved = features - centre.astype(np.float32)
-    moved /= np.maximum(np.linalg.norm(moved, axis=1, keepdims=True), np.float32(1e-6))
-    found: NDArray[np.float32] = np.where(present[:, None], moved, np.float32(0))
-    return found

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import lgamma, log
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +16,8 @@ from pmfed.cohort.contract.uses import LIMIT, NOT_MEASURED, OUTSIDE, Use, consta
 from pmfed.cohort.contract.written import written_of
 from pmfed.cohort.detected import proposal
 from pmfed.cohort.tables import MISSING, Problems, count, first_row, labels, values_of
-from pmfed.modality import Categorical, Genotypes, Numeric, Table, Variant
-from pmfed.modality.table import Censored
+from pmfed.modality import Categorical, Modality, Numeric, Variant
+from pmfed.modality.columns import Censored
 
 Floats = NDArray[np.float64]
 
@@ -51,14 +50,14 @@ class Encoded:
 
 
 def encode(
-    modality: Table | Genotypes, frame: pd.DataFrame, path: Path, problems: Problems, *, lenient: bool = False
+    modality: Modality, frame: pd.DataFrame, path: Path, problems: Problems, *, lenient: bool = False
 ) -> Encoded:
     """Encode the rows of a table.
 
     Parameters
     ----------
     modality
-        Features or variants of the study.
+        Of the study; its `by_column` says what each column is.
     frame
         The table, from `read_table`.
     path, problems
@@ -68,17 +67,14 @@ def encode(
         Whether what the study does not allow is marked and counts as missing, instead of being a problem. Text where a
         number is expected stays one.
     """
-    specs = modality.features if isinstance(modality, Table) else modality.variants
     blocks: list[Floats] = []
     raw: dict[str, Floats] = {}
     uses: dict[str, Use] = {}
-    censored = modality.censored if isinstance(modality, Table) else "refuse"
     outside: dict[str, NDArray[np.bool_]] = {}
-    for key in sorted(specs):
-        spec: Numeric | Categorical | Variant = specs[key]
+    for key, spec in sorted(modality.by_column.items()):
         report = _Report(frame, path, spec.column or key, problems, lenient)
         if isinstance(spec, Numeric):
-            block, raw[key], uses[key] = _numeric(spec, report, censored)
+            block, raw[key], uses[key] = _numeric(spec, report, modality.limits)
         elif isinstance(spec, Categorical):
             block, raw[key] = _categorical(spec, report)
         else:
@@ -301,39 +297,3 @@ def _calls(spec: Variant, report: _Report) -> Floats:
 def _is_no_call(text: str) -> bool:
     """Return whether a call says nothing; of half a call nothing can be counted either."""
     return text in _NO_CALL or any(part.strip() in _NO_CALL for part in text.replace("|", "/").split("/"))
-
-
-def chance_equal(values: Floats, target: Floats, ordered: bool) -> float | None:
-    """Return how likely it is by chance alone that an input tells the outcome one to one as it does.
-
-    Parameters
-    ----------
-    values, target : (P,) float64
-        Input and outcome, one entry per patient; NaN where missing.
-    ordered
-        Whether the input is a number, so that a perfect (rank) correlation counts too.
-
-    Returns
-    -------
-    float or None
-        None where input and outcome are not one-to-one. Otherwise the probability that patients in random
-        order show it: tiny for a copy of the outcome, 1 for a column in which every patient differs.
-    """
-    known = ~np.isnan(values) & ~np.isnan(target)
-    if known.sum() < 3:
-        return None
-    _, x, x_sizes = np.unique(values[known], return_inverse=True, return_counts=True)
-    _, t, t_sizes = np.unique(target[known], return_inverse=True, return_counts=True)
-    if len(x_sizes) < 2 or len(t_sizes) < 2:
-        return None
-    arrangements = lgamma(len(t) + 1) - sum(lgamma(size + 1) for size in t_sizes)
-    one_to_one = len(x_sizes) == len(t_sizes) == len(np.unique(x * len(t_sizes) + t))
-    if ordered:
-        monotone = one_to_one and (np.array_equal(x, t) or np.array_equal(x, len(t_sizes) - 1 - t))
-        correlation = abs(float(np.corrcoef(values[known], target[known])[0, 1]))
-        if monotone or correlation > 1 - 1e-9:
-            return float(np.exp(log(2) - arrangements))
-    if not one_to_one:
-        return None
-    _, alike = np.unique(t_sizes, return_counts=True)
-    return float(np.exp(min(0.0, sum(lgamma(size + 1) for size in alike) - arrangements)))

@@ -6,12 +6,9 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
 
 from pmfed.cohort.block import Block
+from pmfed.cohort.contract.uses import NOT_MEASURED, of_files
 from pmfed.cohort.imaging.archive import is_zip, reader_of
 from pmfed.cohort.imaging.cache import Cache, key_of
 from pmfed.cohort.imaging.failures import OUTSIDE, ScanError, report
@@ -19,6 +16,7 @@ from pmfed.cohort.imaging.fill import Made, fill
 from pmfed.cohort.imaging.pictures import DARK, DEEP, SHALLOW, decoded
 from pmfed.cohort.imaging.places import Places
 from pmfed.cohort.imaging.quality import looked_at
+from pmfed.cohort.reading import Reading
 from pmfed.cohort.tables import Problems
 from pmfed.modality import Images
 
@@ -26,44 +24,21 @@ MAKING = {"size", "fit", "channels", "bits", "transparent", "weights"}
 """What decides how a picture is made; what a network makes of it is kept by that."""
 
 
-def read_pictures(
-    spec: Images,
-    files: Sequence[str],
-    source: Path,
-    path: Path,
-    problems: Problems,
-    *,
-    owners: Sequence[str] | None = None,
-    rows: Sequence[int] | None = None,
-    places: Places | None = None,
-) -> Block:
+def read_pictures(reading: Reading[Images]) -> Block:
     """Read the picture of every record, one picture in memory at a time.
 
-    Parameters
-    ----------
-    spec
-        What the study says of the pictures.
-    files
-        (R,) the file's path inside ``source``; "" for a record without a picture.
-    source
-        The folder, or the zip file, the pictures lie in. A listed file that leads out of it, by ``..``, an absolute path or a
-        link, is a problem and is not opened.
-    path, problems
-        The table that lists the files, for messages, and where these are gathered. File names are never told: they often
-        hold a patient's id.
-    owners, rows
-        (R,) the patient of each record, by whom the same picture twice is seen; its row in the table, for messages.
-    places
-        List of unreadable files, progress; network and cache where the study has ``weights``.
+    A table lists files by their path inside a folder or a zip file. One that leads out of it, by ``..``, an absolute path or a
+    link, is a problem and is not opened. File names are never told: they often hold a patient's id.
 
     Returns
     -------
     Block
         ``inputs`` (R, C, H, W), or (R, F) of what the network makes of them; zeros and not present where there is no picture.
     """
-    places = places or Places()
-    inputs = np.zeros((len(files), *(spec.shape if places.backbone is not None else spec.picture)), dtype=np.float32)
-    present = np.zeros(len(files), dtype=bool)
+    spec, places, problems = reading.spec, reading.places, reading.problems
+    files, path, source = reading.listed(spec.file), reading.table(), reading.place(spec.folder)
+    nothing = reading.absent()
+    inputs, present = nothing.inputs, nothing.present
     wanted: dict[str, list[int]] = {}
     for record, file in enumerate(files):
         if file:
@@ -75,7 +50,7 @@ def read_pictures(
         except ScanError:
             what = "cannot be read as a zip file" if is_zip(source) else "there is no such folder"
             problems.add(f"{source}: {what}.", "Check the path in [data] of site.toml.")
-            return Block(inputs, present)
+            return nothing
         filled = fill(
             wanted, lambda file: _made(spec, read(file), cache, places), str, inputs, present, places.decoding
         )
@@ -86,23 +61,19 @@ def read_pictures(
     warnings = list[str]()
     listed = places.note(filled.failed)
     fatal = {one: why for one, why in filled.failed.items() if why == OUTSIDE or not spec.skip_unreadable}
-    first = None if rows is None else {why: _first(filled.failed, why, wanted, rows) for why in fatal.values()}
+    lines = reading.lines()
+    first = {why: _first(filled.failed, why, wanted, lines) for why in fatal.values()}
     what = f"{path}: column '{spec.file}': listed files in {source}"
     report(what, Counter(fatal.values()), len(wanted), problems, listed, first)
     for why, number in sorted((Counter(filled.failed.values()) - Counter(fatal.values())).items()):
         warnings.append(f"{what} that {why}, left out: {number:,} of {len(wanted):,}.{listed}")
     _check_depth(spec, what, filled.scans, problems, warnings)
-    seen, told = looked_at(f"{source}: pictures", inputs, present, owners)
+    seen, told = looked_at(f"{source}: pictures", inputs, present, reading.patients)
     if cache.failed:
         told.append("the cache cannot be written; the next start will be as slow as this one.")
-    return Block(inputs, present, counts={**counts, **seen}, warnings=(*warnings, *told))
-
-
-def read_images(
-    spec: Images, files: Sequence[str], folder: Path, path: Path, problems: Problems
-) -> NDArray[np.float32]:
-    """Return the inputs of `read_pictures` alone."""
-    return read_pictures(spec, files, folder, path, problems).inputs
+    lost = Counter(filled.failed.values())
+    uses = {"picture": of_files(len(wanted) - lost.total(), lost, {NOT_MEASURED: sum(not file for file in files)})}
+    return Block(inputs, present, counts={**counts, **seen}, warnings=(*warnings, *told), uses=uses)
 
 
 def _made(spec: Images, content: bytes, cache: Cache, places: Places) -> Made:

@@ -6,7 +6,6 @@ whatever is found out with them tells nothing about anybody.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import groupby
 from typing import Any
 
@@ -14,9 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pmfed.cohort.cohort import Cohort
-from pmfed.modality import SCANS, Modality, Numeric, numbers_of, shape_of
+from pmfed.modality import Modality, Numeric
 from pmfed.study import Study
-from pmfed.study.outcome import Outcome
 
 MISSING = 0.1  # share of the patients that a value is missing for
 
@@ -61,7 +59,8 @@ def typical_outcomes(study: Study) -> Typical:
         Shares (K,) that add up to 1, and outcomes (K, ...) as `Cohort.targets` holds them. The shares are the study's
         public baselines; of a segmentation one outcome has every class in some pixels.
     """
-    return _TYPICAL[study.outcome.task](study)
+    (shape, *_) = (modality.shape for modality in study.modalities.values())
+    return study.outcome.typical(shape[1:] if study.outcome.masks is not None else ())
 
 
 def _targets(study: Study, owner: NDArray[np.int64]) -> NDArray[Any]:
@@ -70,13 +69,12 @@ def _targets(study: Study, owner: NDArray[np.int64]) -> NDArray[Any]:
 
 
 def _inputs(modality: Modality, records: int, random: np.random.Generator) -> NDArray[np.float32]:
-    shape = (records, *shape_of(modality))
-    values = random.normal(size=shape)
-    if isinstance(modality, SCANS) and modality.weights is not None:
+    values = random.normal(size=(records, *modality.shape))
+    if modality.network is not None:
         values /= np.linalg.norm(values, axis=1, keepdims=True)  # what a public network makes of a picture has norm 1
-    elif not isinstance(modality, SCANS) and len(shape) == 2:
+    elif values.ndim == 2:
         _vocabularies(modality.names, values, random)
-        for _, number, column in numbers_of(modality):
+        for _, number, column in modality.numbers:
             values[:, column] = _numbers(number, records, random)
     return values.astype(np.float32)
 
@@ -101,64 +99,3 @@ def _numbers(number: Numeric, records: int, random: np.random.Generator) -> NDAr
     bounds = np.array([number.minimum, number.maximum])
     low, high = ((np.log1p(bounds) if number.transform == "log1p" else bounds) - number.mean) / number.scale
     return np.clip(random.normal(size=records), low, high)
-
-
-# -- outcomes, by the task ---------------------------------------------------------------------------------------------
-
-
-def _none(study: Study) -> Typical:
-    return np.ones(1), np.zeros(1, dtype=np.float32)
-
-
-def _binary(study: Study) -> Typical:
-    share = study.outcome.baseline if isinstance(study.outcome.baseline, float) else 0.5
-    return np.array([1 - share, share]), np.array([0, 1], dtype=np.float32)
-
-
-def _multiclass(study: Study) -> Typical:
-    return _shares(study.outcome), np.arange(len(study.outcome.classes))
-
-
-def _regression(study: Study) -> Typical:
-    """Return two numbers, as far from the baseline as a third of the way to the bounds."""
-    outcome = study.outcome
-    assert outcome.minimum is not None
-    assert outcome.maximum is not None
-    base = outcome.baseline if isinstance(outcome.baseline, float) else (outcome.minimum + outcome.maximum) / 2
-    ends = np.array([outcome.minimum, outcome.maximum])
-    return np.full(2, 0.5), (base + (ends - base) / 3).astype(np.float32)
-
-
-def _survival(study: Study) -> Typical:
-    """Return somebody who outlives the study, and for each interval somebody with the event in it."""
-    outcome = study.outcome
-    count = len(outcome.intervals)
-    equal = tuple(1 / (count + 1 - place) for place in range(count))
-    hazards = np.array(outcome.baseline if isinstance(outcome.baseline, tuple) else equal)
-    alive = np.append(1.0, np.cumprod(1 - hazards))
-    starts = np.append(0.0, outcome.intervals[:-1])
-    times = [[(a + b) / 2, 1.0] for a, b in zip(starts, outcome.intervals, strict=True)]
-    return np.append(alive[-1], alive[:-1] * hazards), np.array([[outcome.intervals[-1], 0.0], *times], np.float32)
-
-
-def _segmentation(study: Study) -> Typical:
-    (modality,) = study.modalities.values()
-    shape, shares = shape_of(modality)[1:], _shares(study.outcome)
-    # A class is a piece of the picture of its public share, as it is in a mask, rather than dots all over it.
-    mask = np.searchsorted(np.cumsum(shares)[:-1], np.linspace(0, 1, int(np.prod(shape)), endpoint=False), side="right")
-    return np.ones(1), mask.reshape((1, *shape)).astype(np.uint8)
-
-
-def _shares(outcome: Outcome) -> Shares:
-    given = outcome.baseline if isinstance(outcome.baseline, tuple) else (1.0,) * len(outcome.classes)
-    return np.array(given) / sum(given)
-
-
-_TYPICAL: dict[str, Callable[[Study], Typical]] = {
-    "none": _none,
-    "binary": _binary,
-    "multiclass": _multiclass,
-    "regression": _regression,
-    "survival": _survival,
-    "segmentation": _segmentation,
-}

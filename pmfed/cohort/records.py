@@ -2,39 +2,25 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pmfed.cohort.contract.written import written_of
 from pmfed.cohort.ehr.cohorts import YES
-from pmfed.cohort.encode import categories
 from pmfed.cohort.joins import left_join, under_cap
+from pmfed.cohort.outcomes import outcomes_of
+from pmfed.cohort.population import Population
+from pmfed.cohort.sheets import Sheet
 from pmfed.cohort.split import held_out
-from pmfed.cohort.tables import MISSING, Problems, check_ids, count, first_row, labels, number, read_table, repeated
-from pmfed.cohort.unlabelled import Unlabelled
-from pmfed.errors import DataError
-from pmfed.modality import LISTED, Genotypes, Modality, Nifti, Signals, Table, sources_of
+from pmfed.cohort.tables import MISSING, Problems, count, first_row, labels
+from pmfed.modality import Modality
 from pmfed.study import Study
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
-
-MANY = 10  # patients who share a spelling before a message may show it
-LONG, FEW = 20, 4  # characters of a spelling, and spellings: more is no set of classes
-
-
-@dataclass(frozen=True, repr=False)
-class Sheet:
-    """A table of the site and the file it was read from."""
-
-    path: Path
-    frame: pd.DataFrame
 
 
 @dataclass(frozen=True, repr=False)
@@ -49,8 +35,8 @@ class Records:
         Patient of each record, ascending.
     rows : dict of (R,) int64
         Per table the row of each record, -1 where the patient has none.
-    targets : (R,) or (R, 2) float64
-        Class, outcome in natural units, 0 where there is a mask, or time and event.
+    targets : (R,) or (R, k) float64
+        Outcomes as their kind reads them; 0 where there is a mask.
     training : (P,) bool
     dropped_no_outcome, dropped_no_consent, dropped_over_cap : int
         Patients who agreed and have no outcome, patients who did not agree, and records.
@@ -66,120 +52,32 @@ class Records:
     dropped_over_cap: int
 
 
-def modalities_at(study: Study, sources: Mapping[str, Path | str], warnings: list[str]) -> dict[str, Modality]:
-    """Return the modalities whose table (and folder) the site has; warn of the others."""
-    here = {}
-    for name, modality in sorted(study.modalities.items()):
-        lacking = [source for source in sources_of(modality) if source not in sources]
-        if lacking:
-            listed = " and ".join(f"'{source}'" for source in lacking)
-            warnings.append(f"modality '{name}' is absent: the site has no source {listed}.")
-        else:
-            here[name] = modality
-    return here
-
-
-def read_sheets(
-    study: Study,
-    sources: Mapping[str, Path | str],
-    here: Mapping[str, Modality],
-    problems: Problems,
-    warnings: list[str],
-    unlabelled: Unlabelled | None = None,
-) -> dict[str, Sheet]:
-    """Read the columns that the study names of the cohort table and of every modality's table; a row counts once."""
-    cohort = study.cohort
-    listed = unlabelled is not None and unlabelled.only is not None
-    if cohort.table not in sources and not listed:
-        near = difflib.get_close_matches(cohort.table, list(sources), n=1)
-        hint = f"; did you mean '{near[0]}'?" if near else ""
-        problems.add(
-            f"there is no source '{cohort.table}', the study's cohort table{hint}",
-            f'Add {cohort.table} = "FILE" to [data] in site.toml.',
-        )
-        return {}
-    own = [cohort.patient, cohort.record]
-    if unlabelled is None:
-        own += [*study.outcome.columns, study.evaluation.split_column, cohort.consent]
-    if unlabelled is None or unlabelled.at is None:
-        own.append(cohort.index)
-    columns: dict[str, list[str]] = {cohort.table: [name for name in own if name is not None]}
-    if study.outcome.task == "segmentation" and unlabelled is None:
-        columns[cohort.table] += [m.file for m in here.values() if isinstance(m, Nifti)]  # beside their masks
-    for modality in here.values():
-        if not isinstance(modality, LISTED):
-            continue
-        names = columns.setdefault(modality.table, [cohort.patient])
-        if isinstance(modality, Table):
-            names += [modality.features[key].column or key for key in sorted(modality.features)]
-        elif isinstance(modality, Genotypes):
-            names += [modality.variants[key].column or key for key in sorted(modality.variants)]
-        else:
-            names.append(modality.file)
-            if isinstance(modality, Signals) and modality.when:
-                names.append(modality.when)
-    sheets = {}
-    for source, names in columns.items():
-        if source not in sources:
-            assert unlabelled is not None
-            sheets[source] = Sheet(Path("the patients asked for"), unlabelled.listed(cohort.patient))
-            continue
-        try:
-            path = path_of(sources[source])
-            frame = read_table(path, names, [cohort.record] if cohort.record else [])
-            check_ids(path, cohort.patient, frame)
-            again = repeated(path, frame)
-            if again.any():
-                warnings.append(f"{path}: {count(int(again.sum()), 'row')} repeating another row in full counted once.")
-            sheets[source] = Sheet(path, frame[~again])
-        except DataError as error:
-            problems.note(error)
-    return sheets
-
-
 def read_records(
     study: Study,
     sheets: Mapping[str, Sheet],
     here: Mapping[str, Modality],
+    population: Population,
     problems: Problems,
     warnings: list[str],
-    unlabelled: Unlabelled | None = None,
 ) -> Records | None:
-    """Return the site's records, or None when there are problems; of unlabelled ones all that are asked for."""
+    """Return the site's records, or None when there are problems; unlabelled ones are all that are asked for."""
     cohort = study.cohort
     base = sheets[cohort.table]
     codes, texts = labels(base.frame[cohort.patient])
     _check_identity(study, base, codes, texts, problems)
-    asked = np.ones(len(codes), dtype=bool)
-    if unlabelled is None:
-        targets, held = _targets(study, base, problems), _held(study, base, codes, texts, problems)
-    else:
-        targets, held = np.zeros(len(codes)), np.ones(len(texts), dtype=bool)
-        asked = unlabelled.wanted(base.path, codes, texts, problems)
-    one_row = {modality.table for modality in here.values() if isinstance(modality, Genotypes)}
+    choose = _with_outcome if population.labelled else _all_asked
+    chosen = choose(study, population, base, codes, texts, problems)
+    one_row = {modality.joined for modality in here.values() if modality.one_row}
     keys = {
-        source: _keys(study, base, sheet, source in one_row, problems, warnings, alone=unlabelled is not None)
+        source: _keys(study, base, sheet, source in one_row, problems, warnings, alone=not population.labelled)
         for source, sheet in sheets.items()
         if source != cohort.table
     }
-    agreed, refused = _agreed(study, base) if unlabelled is None else None, 0
-    if agreed is not None and not agreed.all():
-        # One "no" of a patient counts for all of the patient's records.
-        refused = len(np.unique(codes[~agreed]))
-        agreed = ~np.isin(codes, codes[~agreed])
-    unknown = np.isnan(targets).any(axis=tuple(range(1, targets.ndim)))
-    used = np.flatnonzero(asked & ~unknown & (agreed if agreed is not None else True))
+    used = chosen.used
     if (
-        not len(used) and unlabelled is None and not problems
+        not len(used) and population.labelled and not problems
     ):  # an outcome nobody's could be read of is a problem already
-        if unknown.all():
-            lacks, remedy = f"the outcome '{study.outcome.column}'", "that the outcome is filled in"
-        else:
-            lacks, remedy = f"both the outcome and a consent in '{cohort.consent}'", "how a consent is written there"
-        problems.add(
-            f"{base.path}: no patients are left: of {count(len(targets), 'row')} none has {lacks}.",
-            f"Check that this is the right table and {remedy}.",
-        )
+        _note_nobody(study, base, chosen, problems)
     if problems:
         return None
 
@@ -191,7 +89,7 @@ def read_records(
     full = np.ones(len(owner))  # how many records each row would make without the cap
     for left, right in keys.values():
         full *= np.maximum(np.bincount(right[right >= 0], minlength=int(left.max()) + 1)[left[used]], 1)
-    split, cap = study.evaluation.split_key, cohort.max_records if unlabelled is None else len(codes) + int(full.sum())
+    split, cap = study.evaluation.split_key, population.cap(study)
     keep = under_cap(owner, ids, cap, split, cohort.table)
     owner, rows = owner[keep], {name: table[keep] for name, table in rows.items()}
     for source, (left, right) in keys.items():
@@ -205,35 +103,80 @@ def read_records(
         warnings.append(
             f"{count(over_cap, 'record')} beyond the study's {cohort.max_records} per patient left out by a draw."
         )
-    if held is None:
+    if chosen.held is None:
         training = ~held_out(ids, split, study.evaluation.test_fraction)
     else:
-        training = ~held[codes[rows[cohort.table][np.searchsorted(owner, np.arange(len(ids)))]]]
-    if unlabelled is not None:
-        unlabelled.labels = _labels(study, base, rows[cohort.table])
+        training = ~chosen.held[codes[rows[cohort.table][np.searchsorted(owner, np.arange(len(ids)))]]]
     return Records(
         tuple(ids),
         owner,
         rows,
-        targets[rows[cohort.table]],
+        chosen.targets[rows[cohort.table]],
         training,
-        len(texts) - len(ids) - refused,
-        refused,
+        len(texts) - len(ids) - chosen.refused,
+        chosen.refused,
         over_cap,
     )
 
 
-def path_of(source: Path | str) -> Path:
-    """Return a source as a path; one that knows how its table is written stays so."""
-    return source if isinstance(source, Path) else Path(source)
-
-
-def _labels(study: Study, base: Sheet, rows: Ints) -> tuple[str, ...]:
+def labels_of(study: Study, sheets: Mapping[str, Sheet], records: Records) -> tuple[str, ...]:
     """Return what the study calls each record, "" where a patient has one row."""
-    if study.cohort.record is None:
+    rows, record = records.rows[study.cohort.table], study.cohort.record
+    if record is None:
         return ("",) * len(rows)
-    codes, texts = labels(base.frame[study.cohort.record])
+    codes, texts = labels(sheets[study.cohort.table].frame[record])
     return tuple(texts[code] for code in codes[rows])
+
+
+@dataclass(frozen=True, repr=False)
+class _Chosen:
+    """Which rows of the cohort table make records.
+
+    ``used`` are those of its T rows; ``targets`` (T, ...) is NaN where an outcome is missing; ``held`` says per patient who is
+    held out, None where a draw does; ``refused`` patients did not agree.
+    """
+
+    used: Ints
+    targets: NDArray[np.float64]
+    held: Bools | None
+    refused: int = 0
+
+
+def _with_outcome(
+    study: Study, population: Population, base: Sheet, codes: Ints, texts: list[str], problems: Problems
+) -> _Chosen:
+    """Choose who has an outcome and agreed; one "no" of a patient counts for all of the patient's records."""
+    targets, held = outcomes_of(study, base, problems), _held(study, base, codes, texts, problems)
+    not_agreed = codes[~_agreed(study, base)]
+    used = np.flatnonzero(~(study.outcome.unknown(targets) | np.isin(codes, not_agreed)))
+    return _Chosen(used, targets, held, refused=len(np.unique(not_agreed)))
+
+
+def _all_asked(
+    study: Study, population: Population, base: Sheet, codes: Ints, texts: list[str], problems: Problems
+) -> _Chosen:
+    """Choose who is asked for; a patient who is not there is a problem. Nobody is trained on."""
+    wanted = np.ones(len(texts), dtype=bool)
+    if population.only is not None:
+        names = set(population.only)
+        wanted = np.array([text in names for text in texts], dtype=bool)
+        if lacking := len(names - set(texts)):
+            problems.add(
+                f"{base.path}: {count(lacking, 'patient')} of {len(names):,} asked for not in the table.",
+                "Write patient ids as the table does.",
+            )
+    return _Chosen(np.flatnonzero(wanted[codes]), np.zeros(len(codes)), np.ones(len(texts), dtype=bool))
+
+
+def _note_nobody(study: Study, base: Sheet, chosen: _Chosen, problems: Problems) -> None:
+    if study.outcome.unknown(chosen.targets).all():
+        lacks, remedy = f"the outcome '{study.outcome.name}'", "that the outcome is filled in"
+    else:
+        lacks, remedy = f"both the outcome and a consent in '{study.cohort.consent}'", "how a consent is written there"
+    problems.add(
+        f"{base.path}: no patients are left: of {count(len(chosen.targets), 'row')} none has {lacks}.",
+        f"Check that this is the right table and {remedy}.",
+    )
 
 
 def _check_identity(study: Study, base: Sheet, codes: Ints, texts: list[str], problems: Problems) -> None:
@@ -272,73 +215,12 @@ def _check_filled(sheet: Sheet, column: str, codes: Ints, texts: list[str], prob
         )
 
 
-def _agreed(study: Study, base: Sheet) -> Bools | None:
-    """Return per row whether the patient's consent is there; None when the study has no such column."""
+def _agreed(study: Study, base: Sheet) -> Bools:
+    """Return per row whether the patient's consent is there, or the study asks for none."""
     if study.cohort.consent is None:
-        return None
+        return np.ones(len(base.frame), dtype=bool)
     codes, texts = labels(base.frame[study.cohort.consent])
     return np.array([text.casefold() in YES for text in texts] or [False], dtype=bool)[codes]
-
-
-def _targets(study: Study, base: Sheet, problems: Problems) -> NDArray[np.float64]:
-    """Return the outcome of every row, NaN where it is missing; of a survival outcome time and event, (T, 2)."""
-    outcome, written = study.outcome, written_of(base.path)
-    if not outcome.columns:
-        return np.zeros(len(base.frame))  # nothing is predicted: nobody lacks it
-    cells = base.frame[outcome.column]
-    if outcome.task == "segmentation":
-        codes, texts = labels(cells)
-        return np.array([np.nan if text in MISSING else 0.0 for text in texts])[codes]
-    if outcome.event is not None:
-        times, text = number(cells, written, outcome.column)
-        places = categories(base.frame[outcome.event], outcome.classes, written.nothing(outcome.event))
-        values = np.column_stack([times, np.where(places < 0, np.nan, places.astype(np.float64))])
-        complaints = {
-            "with text where a number is expected": text,
-            "with a time below zero": times < 0,
-            f"where '{outcome.event}' is none of the study's two classes"
-            + _spelled(base.frame[outcome.event], base.frame[study.cohort.patient], places == -2): places == -2,
-        }
-    elif outcome.task == "regression":
-        values, text = number(cells, written, outcome.column)
-        assert outcome.minimum is not None
-        assert outcome.maximum is not None
-        outside = (values < outcome.minimum) | (values > outcome.maximum)
-        complaints = {
-            "with text where a number is expected": text,
-            f"outside {outcome.minimum:g} to {outcome.maximum:g}, the possible values": outside,
-        }
-    else:
-        places = categories(cells, outcome.classes, written.nothing(outcome.column))
-        values = np.where(places < 0, np.nan, places.astype(np.float64))
-        strange = places == -2
-        what = f"with a value that is none of the study's {len(outcome.classes)} classes"
-        complaints = {what + _spelled(cells, base.frame[study.cohort.patient], strange): strange}
-    for what, where in complaints.items():
-        if where.any():
-            problems.add(
-                f"{base.path}: outcome '{outcome.column}': {count(int(where.sum()), 'row')} {what} "
-                f"({first_row(base.frame, where)}).",
-                _remedy(study),
-            )
-    return values
-
-
-def _spelled(cells: pd.Series, patients: pd.Series, where: Bools) -> str:
-    """Name what stands in some cells, as far as it is a word of many patients and so of none of them."""
-    codes, texts = labels(cells)
-    who = pd.factorize(patients)[0]
-    pairs = np.unique(np.column_stack([codes[where], who[where]]), axis=0)[:, 0]
-    held = np.bincount(pairs, minlength=len(texts))
-    common = [f"'{text}'" for text, patients in zip(texts, held, strict=True) if patients >= MANY and len(text) <= LONG]
-    return f", such as {' and '.join(common)}," if 0 < len(common) <= FEW else ""
-
-
-def _remedy(study: Study) -> str:
-    words = ""
-    if study.outcome.classes and study.outcome.task != "segmentation":
-        words = f"The study writes {', '.join(repr(name) for name in study.outcome.classes)}. "
-    return words + "Correct the outcome, leave it empty where it is unknown, or correct [outcome] in the study."
 
 
 def _held(study: Study, base: Sheet, codes: Ints, texts: list[str], problems: Problems) -> Bools | None:

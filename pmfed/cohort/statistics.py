@@ -2,54 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pmfed.cohort import centres
-from pmfed.cohort.encode import middle_and_half
-from pmfed.modality import Numeric, numbers_of
+from pmfed.cohort.cohort import Cohort
+from pmfed.cohort.scales import Statistics, unscaled
 from pmfed.study import Study
-
-if TYPE_CHECKING:
-    from pmfed.cohort.cohort import Cohort
 
 Floats = NDArray[np.float64]
 
 # Shares of a patient's unit norm given to "is known" and to the two moments.
 _KNOWN, _MOMENTS = np.sqrt(1 / 3), np.sqrt(2 / 3)
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """Means and scales of the U unscaled inputs of a study, on their bounded -1..1 scale.
-
-    Attributes
-    ----------
-    columns
-        Modality and column of each input.
-    mean, scale : (U,) float64
-        Mean, and standard deviation above 0.
-    centres
-        Modality -> the centre of its features.
-    """
-
-    columns: tuple[tuple[str, int], ...]
-    mean: Floats
-    scale: Floats
-    centres: Mapping[str, Floats] = field(default_factory=dict)
-
-    def natural(self, study: Study) -> dict[str, tuple[float, float]]:
-        """Return mean and scale as a study would give them, per ``modality.feature``, in the feature's units."""
-        found = {}
-        for (name, key, spec, _), mean, scale in zip(_unscaled(study), self.mean, self.scale, strict=True):
-            middle, half = middle_and_half(spec)
-            found[f"{name}.{key}"] = (middle + half * float(mean), half * float(scale))
-        return found
 
 
 def rows(study: Study, cohort: Cohort) -> Floats:
@@ -144,13 +110,5 @@ def _groups(study: Study) -> int:
     return max(1, bool(_columns(study)) + len(centres.centred(study)))
 
 
-def _unscaled(study: Study) -> list[tuple[str, str, Numeric, int]]:
-    """Return modality, key, feature and column of every input that has no public mean and scale."""
-    found: list[tuple[str, str, Numeric, int]] = []
-    for name, modality in sorted(study.modalities.items()):
-        found += [(name, key, spec, column) for key, spec, column in numbers_of(modality) if spec.mean is None]
-    return found
-
-
 def _columns(study: Study) -> tuple[tuple[str, int], ...]:
-    return tuple((name, column) for name, _, _, column in _unscaled(study))
+    return tuple((name, column) for name, _, _, column in unscaled(study))

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from pmfed.errors import UsageError
+from pmfed.modality.inputs import Input
 from pmfed.models.linear import Linear
-from pmfed.runs.description import Input
 from pmfed.runs.model import Model
 from pmfed.runs.predictors import network
 

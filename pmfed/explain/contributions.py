@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 
 from pmfed.cohort import Cohort
 from pmfed.errors import UsageError
+from pmfed.modality.inputs import Input
 from pmfed.models.linear import Linear
-from pmfed.runs.description import Input, Straight
+from pmfed.runs.description import Straight
+from pmfed.runs.links import LINKS
 from pmfed.runs.model import Model
 from pmfed.runs.predictors import network, recalibrated
 
@@ -73,9 +75,7 @@ def features_of(model: Model) -> dict[str, list[Piece]]:
 def output_of(model: Model, outputs: Floats) -> NDArray[np.int64]:
     """Return which output each record's explanation is of: the likeliest class, the interval of the horizon, or the only one."""
     answer = model.description.answer
-    if answer.link == "softmax":
-        return np.asarray(outputs.argmax(axis=1), dtype=np.int64)
-    return np.full(len(outputs), answer.column_told, dtype=np.int64)
+    return LINKS[answer.link].explained(answer, outputs)
 
 
 def contributions(model: Model, cohort: Cohort) -> Contributions:
@@ -93,7 +93,7 @@ def contributions(model: Model, cohort: Cohort) -> Contributions:
     UsageError
         The model is a network and captum is not installed; the answer is a picture; or no sum can tell the recalibration.
     """
-    if model.description.answer.task == "segmentation":
+    if model.study.outcome.masks is not None:
         raise UsageError("this model marks every pixel of a picture; there is no one output to explain.")
     scale, shift = _slope(model)
     net = network(model).double()

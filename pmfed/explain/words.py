@@ -10,29 +10,22 @@ from numpy.typing import NDArray
 
 from pmfed.explain.coefficients import Linearly
 from pmfed.explain.contributions import Contributions, Piece, features_of, natural
+from pmfed.modality.inputs import Input
 from pmfed.runs.answers import horizon, told
-from pmfed.runs.description import Answer, Input
+from pmfed.runs.description import Answer
+from pmfed.runs.links import LINKS
 from pmfed.runs.model import Model
 from pmfed.runs.patients import Patients
 from pmfed.runs.predict import stand_in
 
 Floats = NDArray[np.float64]
 
-SCALES = {
-    "logistic": "log odds",
-    "softmax": "score of the likeliest class",
-    "hazards": "log odds of the event in the interval of the horizon",
-}
 UNITS = {"a": "years"}  # as UCUM writes them: as people do
 
 
 def scale_of(answer: Answer) -> tuple[str, float]:
     """Return what the contributions are counted in, and the factor from outputs to it."""
-    if answer.link != "regression":
-        return SCALES[answer.link], 1.0
-    unit = answer.unit or "the unit of the outcome"
-    words = {"none": unit, "sqrt": f"square root of {unit}", "log": f"logarithm of {unit}"}
-    return words[answer.transform], answer.scale or 1.0
+    return LINKS[answer.link].counted_in(answer)
 
 
 def shown_unit(one: Input) -> str:
@@ -123,7 +116,8 @@ def _centre(answer: Answer) -> float:
 
 
 def _odds(answer: Answer, amount: float) -> str:
-    return f" (odds x {math.exp(min(amount, 50.0)):.3g})" if answer.link in ("logistic", "hazards") else ""
+    what = LINKS[answer.link].multiplies
+    return f" ({what} x {math.exp(min(amount, 50.0)):.3g})" if what else ""
 
 
 def _shown(value: object) -> str:

@@ -53,7 +53,7 @@ class ServerOptimizer:
         self.training, self.folder = training, folder
         self._intercept = intercept
         self.step_count = self.averaged = 0
-        needed = () if training.averages_models else MOMENTS[training.optimizer.name]
+        needed = ("control",) if training.control_variates else MOMENTS[training.optimizer.name]
         self._stored = {name: Stored(folder, len(start), np.float32) for name in ("parameters", *needed)}
         self._stored["parameters"][:] = start
 
@@ -61,6 +61,17 @@ class ServerOptimizer:
     def parameters(self) -> Stored:
         """The last model."""
         return self._stored["parameters"]
+
+    @property
+    def control(self) -> Stored | None:
+        """The mean slope of all sites' last local steps, where sites correct theirs by it."""
+        return self._stored.get("control")
+
+    @property
+    def _stride(self) -> float:
+        """How far a site goes in one round down a slope of 1."""
+        assert self.training.local_learning_rate is not None
+        return self.training.local_steps * self.training.local_learning_rate
 
     def step(self, gradient: Ask) -> None:
         """Take one step down the gradient, (parameters,)."""
@@ -73,13 +84,19 @@ class ServerOptimizer:
         self.averaged += self._averages
 
     def replace(self, change: Ask) -> None:
-        """Add the mean of the sites' model changes (fedavg), or take an adaptive step that way (FedAdam, FedYogi)."""
+        """Add the mean of the sites' model changes (fedavg), or take an adaptive step that way (FedAdam, FedYogi).
+
+        With control variates the mean step of all sites is kept: the slope that each site's next steps are brought back to.
+        """
         if not self.training.averages_models:
             self.step(lambda part: -change(part))
             return
         self.step_count += 1
         for part in parts(len(self.parameters)):
-            self._put(part, self.parameters[part] + change(part).astype(np.float32))
+            moved = change(part).astype(np.float32)
+            self._put(part, self.parameters[part] + moved)
+            if self.control is not None:
+                self.control[part] = -moved / np.float32(self._stride)
         self.averaged += self._averages
 
     def _way(self, part: slice, slope: Vector) -> Vector:

@@ -216,8 +216,7 @@ def _slope(task: Task, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Te
 
 def _spread(study: Study) -> float:
     """Return the spread of a regression's outcome in units of the output: 1, unless the bounds make that impossible."""
-    task, outcome = task_for(study), study.outcome
-    low, high = task.targets(np.array([outcome.minimum, outcome.maximum])).tolist()
+    low, high = task_for(study).targets(study.outcome.extremes()).tolist()
     return float(np.clip(1.0, (high - low) / 30, (high - low) / 4))
 
 

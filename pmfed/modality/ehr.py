@@ -7,11 +7,16 @@ a table of events is the hospital's matter.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from pmfed.modality.table import Censored, Name, Numeric
+from pmfed.modality.columns import Censored, Countable, Name, Numeric, inputs_of, names_of
+from pmfed.modality.inputs import Input, Learned
+from pmfed.modality.spec import Bools, Modality
 from pmfed.validate import Frozen, Grown
 
 Code = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9 _-]*:\S(.*\S)?$")]
@@ -108,6 +113,10 @@ class EventFeature(Concept):
         """Names of the inputs this feature makes."""
         return self.number.names(key)
 
+    def inputs(self, key: str, learned: Learned) -> Iterator[Input]:
+        """Yield the inputs this feature makes: what was never recorded did not happen, or has no value."""
+        return self.number.inputs(key, learned, self.unit, "mean" if self.measured else "never")
+
 
 class Age(Frozen):
     """Age in years at the index date."""
@@ -134,7 +143,12 @@ class Age(Frozen):
 SEXES = ("sex=female", "sex=male")
 
 
-class Events(Grown):
+def _scaled(number: Numeric) -> bool:
+    """Return whether mean and scale are the study's own: 0 and 1, those of what is 0 or 1, change nothing."""
+    return number.mean is not None and (number.mean, number.scale) != (0, 1)
+
+
+class Events(Modality):
     """A modality of numbers computed from events strictly before each record's index date.
 
     ``censored`` says what a value that is only a limit of the laboratory (``<10``) counts as: the limit itself, which is
@@ -159,27 +173,48 @@ class Events(Grown):
         return self
 
     @property
+    def sources(self) -> tuple[str, ...]:
+        return (self.source,)
+
+    @property
     def numbers(self) -> tuple[tuple[str, Numeric, int], ...]:
         """Name, description and column of every number, in the order of the inputs."""
-        found, column = [], 0
-        if self.age:
-            found.append(("age", self.age.number, column))
-            column += len(self.age.number.names("age"))
-        column += len(SEXES) * self.sex
-        for key in sorted(self.features):
-            found.append((key, self.features[key].number, column))
-            column += len(self.features[key].names(key))
-        return tuple(found)
+        return tuple((one.key, one.number, one.column) for one in self.countable if one.number is not None)
 
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the inputs, in order: age, sex, then the features by name."""
         age = self.age.number.names("age") if self.age else ()
-        features = tuple(name for key in sorted(self.features) for name in self.features[key].names(key))
-        return (*age, *(SEXES if self.sex else ()), *features)
+        return (*age, *(SEXES if self.sex else ()), *names_of(self.features))
+
+    @property
+    def countable(self) -> tuple[Countable, ...]:
+        found, column = [], 0
+        if self.age:
+            found.append(Countable("age", 0, number=self.age.number, scaled=_scaled(self.age.number)))
+            column += len(self.age.number.names("age"))
+        sex, column = column, column + len(SEXES) * self.sex
+        for key, feature in sorted(self.features.items()):
+            found.append(Countable(key, column, feature.unit or "", feature.number, scaled=_scaled(feature.number)))
+            column += len(feature.names(key))
+        return (*found, *([Countable("sex", sex, values=("female", "male"))] if self.sex else ()))
+
+    def inputs(self, learned: Learned) -> Iterator[Input]:
+        if self.age:
+            yield from self.age.number.inputs("age", learned, "a")  # years, as UCUM writes them
+        for name in SEXES if self.sex else ():
+            yield Input(name=name, feature="sex", says="category", category=name.partition("=")[2], stand_in="zero")
+        yield from inputs_of(self.features, learned)
+
+    def gaps(self, values: NDArray[np.float32]) -> tuple[NDArray[np.float32], dict[str, Bools]]:
+        own, found = super().gaps(values)
+        if not self.sex:
+            return own, found
+        sexes = [self.names.index(name) for name in SEXES]
+        return own, {"sex": np.logical_not(own[:, sexes].any(axis=1)), **found}
 
 
-class EventSequence(Grown):
+class EventSequence(Modality):
     """A modality of the last ``length`` steps before the index date, for recurrent models.
 
     ``censored`` as for `Events`. With ``hours`` a step is that long and the last one ends at the index date. With ``days`` the steps are the last
@@ -208,6 +243,14 @@ class EventSequence(Grown):
         return self
 
     @property
+    def sources(self) -> tuple[str, ...]:
+        return (self.source,)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.length, len(self.names))
+
+    @property
     def span_hours(self) -> float:
         """How far the sequence reaches back, in hours."""
         return self.length * self.hours if self.hours else 24 * (self.days or 0.0)
@@ -223,8 +266,24 @@ class EventSequence(Grown):
         """Which inputs of a step say whether a channel was observed in it; the last input says when it was."""
         return slice(1, 3 * len(self.channels), 3)
 
+    def inputs(self, learned: Learned) -> Iterator[Input]:
+        for key, spec in sorted(self.channels.items()):
+            yield from spec.inputs(key, learned)
+            yield Input(name=f"{key} observed", feature=key, says="observed")
+            yield Input(name=f"{key} gap", feature=key, says="gap")
+        yield Input(name="time before", feature="time before", says="time")
 
-class Notes(Frozen):
+    def telling(self) -> EventSequence:
+        """Return it as it is: it says of every step what was observed in it."""
+        return self
+
+    def gaps(self, values: NDArray[np.float32]) -> tuple[NDArray[np.float32], dict[str, Bools]]:
+        seen = values[:, :, self.observed].max(axis=1) > 0
+        keys = enumerate(sorted(self.channels))  # what is counted is never missing: nothing happened
+        return values, {key: ~seen[:, place] for place, key in keys if self.channels[key].measured}
+
+
+class Notes(Modality):
     """A modality of written notes, as counts of words of L2 norm 1.
 
     With ``vocabulary`` (word -> its public inverse document frequency) the words are those; without it every word
@@ -244,9 +303,16 @@ class Notes(Frozen):
         return self
 
     @property
+    def sources(self) -> tuple[str, ...]:
+        return (self.source,)
+
+    @property
     def names(self) -> tuple[str, ...]:
         """Names of the inputs, in order."""
         return tuple(sorted(self.vocabulary)) or tuple(f"word {place}" for place in range(self.size))
+
+    def inputs(self, learned: Learned) -> Iterator[Input]:
+        return (Input(name=name, feature=name, says="word", stand_in="zero") for name in self.names)
 
 
 class SignalChannel(Grown):
@@ -272,7 +338,7 @@ class SignalChannel(Grown):
         return self
 
 
-class Signals(Grown):
+class Signals(Modality):
     """A modality of waveforms: a table that lists files, and the folder they lie in.
 
     The first ``seconds`` of each are taken, at ``rate`` samples a second. ``when`` names the column that says when a
@@ -299,6 +365,10 @@ class Signals(Grown):
         return self
 
     @property
+    def sources(self) -> tuple[str, ...]:
+        return (self.table, self.folder)
+
+    @property
     def length(self) -> int:
         """How many samples there are of each channel."""
         return round(self.rate * self.seconds)
@@ -307,6 +377,24 @@ class Signals(Grown):
     def names(self) -> tuple[str, ...]:
         """Names of the channels, in order."""
         return tuple(sorted(self.channels))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.length, len(self.names))
+
+    @property
+    def joined(self) -> str:
+        return self.table
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (self.file, *((self.when,) if self.when else ()))
+
+    def inputs(self, learned: Learned) -> Iterator[Input]:
+        for key, spec in sorted(self.channels.items()):
+            yield Input(
+                name=key, feature=key, says="value", unit=spec.unit, mean=spec.mean, scale=spec.scale, stand_in="mean"
+            )
 
 
 class EventCohort(Frozen):

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
-from pmfed.modality.table import Name, Numeric
-from pmfed.validate import Frozen, Grown
+from pmfed.modality.columns import MakesInputs, Name, Numeric, inputs_of, names_of
+from pmfed.modality.inputs import Input, Learned, allele_inputs, indicator_input
+from pmfed.modality.spec import Modality
+from pmfed.validate import Frozen
 
 Build = Literal["NCBI36", "GRCh37", "GRCh38"]  # hg18, hg19, hg38
 Fraction = Annotated[float, Field(gt=0, le=1)]
@@ -46,6 +49,33 @@ def place(at: str) -> tuple[str, int, int]:
     if not found or (chromosome := "MT" if found[1] == "M" else found[1]) not in CHROMOSOMES:
         raise ValueError("a place is written as chromosome:position, such as 'chr16:31096368' or 'X:100'")
     return chromosome, int(found[2]), int(found[3] or found[2])
+
+
+class SampleFile(Modality):
+    """Inputs out of one file of samples, by the name of what they are made of.
+
+    ``samples`` is a table whose columns ``sample`` and the cohort's patient column say whose sample is whose.
+    """
+
+    source: str
+    samples: str | None = None
+    sample: str = "sample_id"
+
+    @property
+    @abstractmethod
+    def made_of(self) -> Mapping[str, MakesInputs]:
+        """What of the file makes inputs."""
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        return (self.source,) if self.samples is None else (self.source, self.samples)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return names_of(self.made_of)
+
+    def inputs(self, learned: Learned) -> Iterator[Input]:
+        return inputs_of(self.made_of, learned)
 
 
 class PanelVariant(Frozen):
@@ -85,8 +115,13 @@ class PanelVariant(Frozen):
         """Names of the inputs this variant makes."""
         return (key, f"{key} missing") if self.indicator else (key,)
 
+    def inputs(self, key: str, learned: Learned) -> Iterator[Input]:
+        """Yield those inputs."""
+        yield from allele_inputs(key, (key,), (self.frequency,))
+        yield from indicator_input(key, self.indicator)
 
-class Panel(Grown):
+
+class Panel(SampleFile):
     """A modality of genetic variants out of one VCF, BCF or PLINK file.
 
     ``source`` is that file (of PLINK the .bed); ``samples`` a table whose columns ``sample`` and the cohort's patient
@@ -101,10 +136,7 @@ class Panel(Grown):
     LATER: ClassVar[frozenset[str]] = frozenset({"without_reads"})
 
     kind: Literal["panel"] = "panel"
-    source: str
     build: Build
-    samples: str | None = None
-    sample: str = "sample_id"
     sex: str | None = None
     dosage: Literal["called", "imputed"] = "called"
     passed: bool = True
@@ -132,14 +164,8 @@ class Panel(Grown):
         return self
 
     @property
-    def sources(self) -> tuple[str, ...]:
-        """What a site needs to have this modality."""
-        return (self.source,) if self.samples is None else (self.source, self.samples)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names of the inputs, in order: variants by name, each with the inputs it makes."""
-        return tuple(name for key in sorted(self.variants) for name in self.variants[key].names(key))
+    def made_of(self) -> Mapping[str, PanelVariant]:
+        return self.variants
 
 
 class Region(Frozen):
@@ -168,8 +194,16 @@ class Region(Frozen):
         """Names of the inputs this region makes."""
         return (key, f"{key} missing") if self.indicator else (key,)
 
+    def inputs(self, key: str, learned: Learned) -> Iterator[Input]:
+        """Yield those inputs."""
+        yield Input(
+            name=key, feature=key, says="copies", minimum=0, maximum=self.maximum, mean=2, scale=self.scale,
+            stand_in="mean",
+        )  # fmt: skip
+        yield from indicator_input(key, self.indicator)
 
-class CopyNumber(Frozen):
+
+class CopyNumber(SampleFile):
     """A modality of copy numbers: calls <DEL>, <DUP>, <CNV> and <CNn> of one VCF or BCF over named regions.
 
     A call counts where it covers at least the share ``overlap`` of a region; a patient without such a call has two
@@ -177,10 +211,7 @@ class CopyNumber(Frozen):
     """
 
     kind: Literal["copy_number"] = "copy_number"
-    source: str
     build: Build
-    samples: str | None = None
-    sample: str = "sample_id"
     passed: bool = True
     minimum_quality: Annotated[float, Field(ge=0)] | None = None
     overlap: Fraction = 0.5
@@ -194,17 +225,11 @@ class CopyNumber(Frozen):
         return self
 
     @property
-    def sources(self) -> tuple[str, ...]:
-        """What a site needs to have this modality."""
-        return (self.source,) if self.samples is None else (self.source, self.samples)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names of the inputs, in order: regions by name, each with the inputs it makes."""
-        return tuple(name for key in sorted(self.regions) for name in self.regions[key].names(key))
+    def made_of(self) -> Mapping[str, Region]:
+        return self.regions
 
 
-class Expression(Frozen):
+class Expression(SampleFile):
     """A modality of gene expression: one matrix of genes by samples (``rows = "genes"``), or samples by genes.
 
     ``identifier`` is the column that holds the rows' ids; without it, the first. A gene's id is its ``column``, or its
@@ -213,11 +238,8 @@ class Expression(Frozen):
     """
 
     kind: Literal["expression"] = "expression"
-    source: str
     rows: Literal["genes", "samples"] = "genes"
     identifier: str | None = None
-    samples: str | None = None
-    sample: str = "sample_id"
     date: str | None = None
     genes: Annotated[dict[Name, Numeric], Field(min_length=1)]
 
@@ -231,18 +253,16 @@ class Expression(Frozen):
         return self
 
     @property
-    def sources(self) -> tuple[str, ...]:
-        """What a site needs to have this modality."""
-        return (self.source,) if self.samples is None else (self.source, self.samples)
+    def made_of(self) -> Mapping[str, Numeric]:
+        return self.genes
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """Names of the inputs, in order: genes by name, each with the inputs it makes."""
-        return tuple(self._names())
-
-    def _names(self) -> Iterator[str]:
-        for key in sorted(self.genes):
-            yield from self.genes[key].names(key)
+    def numbers(self) -> tuple[tuple[str, Numeric, int], ...]:
+        found, column = [], 0
+        for key, gene in sorted(self.genes.items()):
+            found.append((key, gene, column))
+            column += len(gene.names(key))
+        return tuple(found)
 
 
 def _check_inside(build: str, chromosome: str, position: int, key: str) -> None:

@@ -7,12 +7,12 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from pmfed.modality.weights import NO_CENTRE, OWN_SCALE, UNSCALED, Weights, WeightsFile, width
-from pmfed.validate import Frozen, Grown
+from pmfed.modality.pictures import Pictures, beside
+from pmfed.modality.weights import source_of
+from pmfed.validate import Frozen
 
 Two = tuple[PositiveInt, PositiveInt]
 Three = tuple[PositiveInt, PositiveInt, PositiveInt]
-Fit = Literal["exact", "stretch", "crop", "pad"]
 Pattern = Annotated[str, Field(min_length=1, max_length=128)]
 
 # What decides how a scan is made, as opposed to which one it is: the cache is keyed by it.
@@ -46,20 +46,13 @@ class Link(Frozen):
     column: str
 
 
-class Scan(Grown):
+class Scan(Pictures):
     """What DICOM and NIfTI have in common: from decoded values to an input."""
 
-    folder: str
     size: Two | Three
     spacing: tuple[PositiveFloat, PositiveFloat] | tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
-    fit: Fit = "exact"
     orientation: Annotated[str, Field(pattern=r"^[RLAPSI]{3}$")] = "SPL"
     view: Literal["middle", "brightest"] = "middle"
-    mean: float = 0.5
-    scale: PositiveFloat = 0.25
-    skip_unreadable: bool = False
-    weights: Weights | None = None
-    centred: bool = False
 
     @model_validator(mode="after")
     def _fits_size(self) -> Scan:
@@ -67,10 +60,6 @@ class Scan(Grown):
             raise ValueError(f"'size' holds {math.prod(self.picture):,} numbers, more than {LARGEST:,}")
         if self.weights is not None and len(self.size) == 3:
             raise ValueError("'weights' are for pictures; give 'size' two numbers, or leave them out")
-        if self.weights is not None and (self.mean, self.scale) != UNSCALED:
-            raise ValueError(OWN_SCALE)
-        if self.centred and self.weights is None:
-            raise ValueError(NO_CENTRE)
         if self.spacing is not None and len(self.spacing) != len(self.size):
             raise ValueError("'spacing' needs one number per number in 'size'")
         if self.spacing is not None and self.fit != "exact":
@@ -82,24 +71,14 @@ class Scan(Grown):
         return self
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of one record's input: the picture's, or that of what the network with weights makes of it."""
-        return (width(self.weights),) if self.weights is not None else self.picture
-
-    @property
     def picture(self) -> tuple[int, ...]:
         """Shape of one scan: channels, then ``size``."""
         return (1, *self.size)
 
-    @property
-    def scaling(self) -> tuple[float, float]:
-        """Mean and scale of decoded scans: on the way into a network with weights they stay on the 0..1 range."""
-        return (0.0, 1.0) if self.weights is not None else (self.mean, self.scale)
-
-    @property
-    def _own(self) -> tuple[str, ...]:
-        """The source that is the file with the weights, if the study names one."""
-        return (self.weights.source,) if isinstance(self.weights, WeightsFile) else ()
+    def no_masks(self, name: str, table: str, record: str | None) -> str:
+        if record is not None:
+            return "cohort.record: of scans one per patient is read; leave it out, and list a row per patient"
+        return "" if self.view == "middle" else f"modalities.{name}.view: of a mask only the middle slice is known"
 
 
 class Dicom(Scan):
@@ -131,8 +110,7 @@ class Dicom(Scan):
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """The sources a site must have."""
-        return (self.folder, *([self.link.table] if self.link else []), *self._own)
+        return (self.folder, *([self.link.table] if self.link else []), *source_of(self.weights))
 
 
 class Nifti(Scan):
@@ -152,5 +130,11 @@ class Nifti(Scan):
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """The sources a site must have."""
-        return (self.folder, self.table, *self._own)
+        return (self.folder, self.table, *source_of(self.weights))
+
+    @property
+    def beside_masks(self) -> tuple[str, ...]:
+        return (self.file,)
+
+    def no_masks(self, name: str, table: str, record: str | None) -> str:
+        return super().no_masks(name, table, record) if self.table == table else beside(name, table)

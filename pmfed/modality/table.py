@@ -1,112 +1,83 @@
-"""Table columns: how a study names and bounds every number and category."""
+"""Columns of a table: numbers and categories, or genetic variants."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, PositiveFloat, field_validator, model_validator
+from pydantic import Field
 
-from pmfed.validate import Frozen, Grown
-
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,47}$")]
-
-
-Censored = Literal["bound", "missing", "refuse"]
-"""What a limit of the laboratory (``<10``) counts as: the limit itself, nothing, or a reason to stop."""
+from pmfed.modality.columns import Censored, Countable, Feature, Name, Numeric, Variant, inputs_of, names_of
+from pmfed.modality.inputs import Input, Learned
+from pmfed.modality.spec import Column, Modality
 
 
-class Numeric(Grown):
-    """A number. ``minimum`` and ``maximum`` are the possible values; what lies ``outside`` is an error, or is brought to
-    the bound (``"clamp"``), or counts as missing; it is counted either way.
+class TableColumns(Modality):
+    """Inputs that are columns of one table, by the name of the feature, each with the inputs it makes."""
 
-    With ``mean`` and ``scale`` (public constants) the input is ``(value - mean) / scale``. Without them the
-    study must ask for federated statistics. A missing value becomes the mean; ``indicator`` adds an input
-    that says so.
-    """
+    table: str
 
-    LATER: ClassVar[frozenset[str]] = frozenset({"outside"})
+    @property
+    @abstractmethod
+    def by_column(self) -> Mapping[str, Column]: ...
 
-    type: Literal["numeric"] = "numeric"
-    column: str | None = None
-    minimum: float
-    maximum: float
-    outside: Literal["error", "clamp", "missing"] = "error"
-    mean: float | None = None
-    scale: PositiveFloat | None = None
-    transform: Literal["none", "log1p"] = "none"
-    indicator: bool = False
+    @property
+    def sources(self) -> tuple[str, ...]:
+        return (self.table,)
 
-    @model_validator(mode="after")
-    def _fits(self) -> Numeric:
-        if self.minimum >= self.maximum:
-            raise ValueError("'minimum' must be below 'maximum'")
-        if (self.mean is None) != (self.scale is None):
-            raise ValueError("give both 'mean' and 'scale', or neither")
-        if self.transform == "log1p" and self.minimum <= -1:
-            raise ValueError("transform 'log1p' needs 'minimum' above -1")
-        return self
+    @property
+    def joined(self) -> str:
+        return self.table
 
-    def names(self, key: str) -> tuple[str, ...]:
-        """Names of the inputs this feature makes."""
-        return (key, f"{key} missing") if self.indicator else (key,)
+    @property
+    def names(self) -> tuple[str, ...]:
+        return names_of(self.by_column)
+
+    def inputs(self, learned: Learned) -> Iterator[Input]:
+        return inputs_of(self.by_column, learned)
 
 
-class Categorical(Frozen):
-    """A category out of a vocabulary fixed in the study: one input per value.
-
-    A missing value gives zeros everywhere. A value outside the vocabulary is an error, unless
-    ``other = true`` adds an input for all of them together.
-    """
-
-    type: Literal["categorical"] = "categorical"
-    column: str | None = None
-    values: Annotated[tuple[str, ...], Field(min_length=1)]
-    other: bool = False
-    indicator: bool = False
-
-    @field_validator("values")
-    @classmethod
-    def _once(cls, values: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(values)) != len(values):
-            raise ValueError("a value is listed twice")
-        return values
-
-    def names(self, key: str) -> tuple[str, ...]:
-        """Names of the inputs this feature makes."""
-        extra = [f"{key}=other"] * self.other + [f"{key} missing"] * self.indicator
-        return (*(f"{key}={value}" for value in self.values), *extra)
-
-
-Feature = Annotated[Numeric | Categorical, Field(discriminator="type")]
-
-
-class Table(Grown):
+class Table(TableColumns):
     """A modality of table columns. ``censored`` says what a cell that holds only a limit (``<10``) counts as."""
 
     LATER: ClassVar[frozenset[str]] = frozenset({"censored"})
 
     kind: Literal["table"] = "table"
-    table: str
     censored: Censored = "bound"
     features: Annotated[dict[Name, Feature], Field(min_length=1)]
 
     @property
-    def sources(self) -> tuple[str, ...]:
-        """The sources a site must have."""
-        return (self.table,)
+    def by_column(self) -> Mapping[str, Feature]:
+        return self.features
+
+    @property
+    def limits(self) -> Censored:
+        return self.censored
 
     @property
     def numbers(self) -> tuple[tuple[str, Numeric, int], ...]:
-        """Name, description and column of every number, in the order of the inputs."""
+        return tuple((one.key, one.number, one.column) for one in self.countable if one.number is not None)
+
+    @property
+    def countable(self) -> tuple[Countable, ...]:
         found, column = [], 0
-        for key in sorted(self.features):
-            feature = self.features[key]
-            if isinstance(feature, Numeric):
-                found.append((key, feature, column))
+        for key, feature in sorted(self.features.items()):
+            found.append(feature.countable(key, column))
             column += len(feature.names(key))
         return tuple(found)
 
+
+class Genotypes(TableColumns):
+    """A modality of genetic variants, one row per patient."""
+
+    kind: Literal["genotypes"] = "genotypes"
+    variants: Annotated[dict[Name, Variant], Field(min_length=1)]
+
     @property
-    def names(self) -> tuple[str, ...]:
-        """Names of the inputs, in order: features by name, each with the inputs it makes."""
-        return tuple(name for key in sorted(self.features) for name in self.features[key].names(key))
+    def by_column(self) -> Mapping[str, Variant]:
+        return self.variants
+
+    @property
+    def one_row(self) -> bool:
+        return True

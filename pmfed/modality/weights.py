@@ -78,6 +78,11 @@ def width(weights: Weights) -> int:
     return sum(WIDTHS[found.net][layer] for layer in found.layers)
 
 
+def source_of(weights: Weights | None) -> tuple[str, ...]:
+    """Return the source that is the file with the weights, if the study names one."""
+    return (weights.source,) if isinstance(weights, WeightsFile) else ()
+
+
 def told(weights: Weights) -> str:
     """Return for people which weights these are."""
     if isinstance(weights, WeightsFile):

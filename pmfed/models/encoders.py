@@ -6,7 +6,7 @@ import itertools
 
 from torch import nn
 
-from pmfed.modality import SERIES, Modality, shape_of
+from pmfed.modality import Modality
 from pmfed.models.imaging import MonaiEncoder, SmallCNN
 from pmfed.models.sequence import Recurrent, Transformer
 from pmfed.study import encoders
@@ -15,14 +15,13 @@ from pmfed.study.encoders import Cnn, Encoder, Mlp, Monai
 
 def encoder(spec: Encoder, modality: Modality, embedding: int) -> nn.Module:
     """Return the module that turns a modality's inputs (B, ...) into embeddings (B, embedding)."""
-    shape = shape_of(modality)
+    shape = modality.shape
     if isinstance(spec, Cnn):
         return SmallCNN(shape[0], spec.channels, embedding, len(shape) - 1)
     if isinstance(spec, Monai):
         return MonaiEncoder(spec.kind, shape[0], embedding, len(shape) - 1)
     if isinstance(spec, Mlp):
         return perceptron((*shape, *spec.hidden, embedding))
-    assert isinstance(modality, SERIES), "the study was checked"
     if isinstance(spec, encoders.Recurrent):
         return Recurrent(modality, spec.kind, spec.patch, embedding)
     return Transformer(modality, spec.patch, spec.width, spec.heads, spec.layers, embedding)

@@ -11,7 +11,7 @@ from pmfed.study.outcome import Outcome
 
 
 class Proportional(nn.Module):
-    """One risk per patient, and a bias of its own for every interval: odds of the hazards are proportional.
+    """One risk per patient, and a bias of its own for every output: odds are proportional over intervals or grades.
 
     What a linear layer does with one row of weights for all its outputs. A weight per interval would be many times as
     many numbers to learn from the same few events, and as many to add noise to.
@@ -30,6 +30,4 @@ class Proportional(nn.Module):
 
 def head(width: int, outcome: Outcome) -> nn.Linear | Proportional:
     """Return the layer that turns ``width`` numbers into the outputs of an outcome."""
-    if outcome.task == "survival" and outcome.hazards == "proportional":
-        return Proportional(width, outcome.outputs)
-    return nn.Linear(width, outcome.outputs)
+    return Proportional(width, outcome.outputs) if outcome.one_risk else nn.Linear(width, outcome.outputs)

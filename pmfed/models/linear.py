@@ -7,7 +7,6 @@ import math
 import torch
 from torch import nn
 
-from pmfed.modality import shape_of
 from pmfed.models.head import head
 from pmfed.study import Study
 
@@ -21,7 +20,7 @@ class Linear(nn.Module):
     def __init__(self, study: Study, bias: torch.Tensor) -> None:
         super().__init__()
         self.modalities = sorted(study.modalities)
-        width = sum(math.prod(shape_of(modality)) for modality in study.modalities.values())
+        width = sum(math.prod(modality.shape) for modality in study.modalities.values())
         self.linear = head(width, study.outcome)
         with torch.no_grad():
             self.linear.weight.zero_()

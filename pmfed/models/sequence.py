@@ -7,7 +7,7 @@ import math
 import torch
 from torch import nn
 
-from pmfed.modality import EventSequence, Signals
+from pmfed.modality import Modality
 
 
 class Recurrent(nn.Module):
@@ -28,7 +28,7 @@ class Recurrent(nn.Module):
         Length of the embedding, and width of the state.
     """
 
-    def __init__(self, series: EventSequence | Signals, kind: str, patch: int, embedding: int) -> None:
+    def __init__(self, series: Modality, kind: str, patch: int, embedding: int) -> None:
         super().__init__()
         self.patch = patch
         layer = nn.LSTM if kind == "lstm" else nn.GRU
@@ -60,12 +60,10 @@ class Transformer(nn.Module):
         Length of the embedding.
     """
 
-    def __init__(
-        self, series: EventSequence | Signals, patch: int, width: int, heads: int, layers: int, embedding: int
-    ) -> None:
+    def __init__(self, series: Modality, patch: int, width: int, heads: int, layers: int, embedding: int) -> None:
         super().__init__()
-        self.length, self.patch = series.length, patch
-        self.observed = series.observed if isinstance(series, EventSequence) else None
+        self.length, self.patch = series.shape[0], patch
+        self.observed = series.observed
         self.read = nn.Linear(patch * len(series.names), width)
         self.token = nn.Parameter(nn.init.normal_(torch.empty(1, 1, width), std=0.02))
         self.blocks = nn.ModuleList([_Block(width, heads) for _ in range(layers)])

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from pmfed.modality import shape_of
 from pmfed.models.monai import MonaiModel
 from pmfed.models.repair import make_private
 from pmfed.study import Study
@@ -20,7 +19,7 @@ def unet(study: Study, bias: torch.Tensor) -> MonaiModel:
     It starts near the public share of each class in every pixel.
     """
     (name,), channels = study.modalities, study.model.channels
-    colours, *size = shape_of(study.modalities[name])
+    colours, *size = study.modalities[name].shape
     nets: Any = importlib.import_module("monai.networks.nets")
     net = nets.UNet(
         spatial_dims=len(size), in_channels=colours, out_channels=study.outcome.outputs, channels=channels,

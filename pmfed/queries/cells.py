@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, singledispatch
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pmfed.cohort.encode import middle_and_half, transformed
-from pmfed.modality import Categorical, Events, Numeric, Table, numbers_of
+from pmfed.modality import Numeric
 from pmfed.privacy.mechanism import Role
 from pmfed.queries.query import Floats, Patients, RowSum, starts_of
-from pmfed.study import Study
+from pmfed.study import Study, counted
+from pmfed.study.counted import Event, OneOf, Quantity, Time
 from pmfed.study.method import TablesMethod
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 MISSING = "missing"
 PATIENTS = 4096  # whose rows are held at a time
-SEX = ("female", "male")
+ROUNDED = 1e-6  # of a number's range: inputs are float32, and who is exactly at an edge must not fall below it
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ class Bins(Counted):
     def rows(self, cohort: Cohort) -> Floats:
         values = self.source.values(cohort)
         known = np.isfinite(values)
+        values = values + ROUNDED * (self.edges[-1] - self.edges[0])
         place = np.clip(np.searchsorted(self.edges, values, side="right") - 1, 0, len(self.edges) - 2)
         return _one_hot(np.where(known, place, len(self.edges) - 1), len(self.cells))
 
@@ -124,25 +126,36 @@ class Inputs:
     def values(self, cohort: Cohort) -> Floats:
         """Return the number of each record in its own unit, (R,); NaN where it is not known."""
         assert self.spec is not None
+        block = cohort.inputs[self.modality]
         middle, half = middle_and_half(self.spec)
-        scaled = np.clip(cohort.inputs[self.modality][:, self.column].astype(np.float64), -1.0, 1.0)
+        scaled = block[:, self.column].astype(np.float64)
+        known = cohort.present[self.modality]
         if self.spec.mean is not None and self.spec.scale is not None:
             middle, half = self.spec.mean, self.spec.scale
-        natural = middle + half * np.where(cohort.present[self.modality], scaled, np.nan)
-        return np.expm1(natural) if self.spec.transform == "log1p" else natural
+            if self.spec.indicator:  # or a missing number counts as the mean
+                known = known & (block[:, self.column + 1] < 0.5)
+        else:
+            scaled = np.clip(scaled, -1.0, 1.0)
+        natural = middle + half * np.where(known, scaled, np.nan)
+        natural = np.expm1(natural) if self.spec.transform == "log1p" else natural
+        return np.clip(natural, self.spec.minimum, self.spec.maximum)
 
 
 @dataclass(frozen=True)
 class Targets:
-    """The outcome."""
+    """A column of the outcome."""
+
+    column: int = 0
 
     def one_hot(self, cohort: Cohort, size: int) -> Floats:
-        """Return the class of each record, (R, size)."""
-        return _one_hot(cohort.targets.astype(np.int64), size)
+        """Return the class of each record, (R, size); zeros where it is not known."""
+        values = self.values(cohort)
+        known = np.isfinite(values)
+        return _one_hot(np.where(known, values, 0).astype(np.int64), size) * known[:, None]
 
     def values(self, cohort: Cohort) -> Floats:
-        """Return the outcome of each record in its own unit, (R,)."""
-        return cohort.targets.astype(np.float64)
+        """Return the outcome of each record in its own unit, (R,); NaN where it is not known."""
+        return cohort.targets.reshape(cohort.records, -1)[:, self.column].astype(np.float64)
 
 
 class Cells(RowSum):
@@ -237,14 +250,14 @@ def misfit(study: Study) -> str:
     """Return why tables cannot be made of a study, key first; empty when they can."""
     spec = study.method
     assert isinstance(spec, TablesMethod)
-    if study.outcome.task == "segmentation":
-        return "outcome.task: masks of pictures are not counted in tables"
+    if study.outcome.columns and not study.outcome.counted:
+        return f"outcome.task: a {study.outcome.task} outcome is not counted in tables"
     for name, modality in study.modalities.items():
-        if not isinstance(modality, Table | Events):
+        if not modality.countable:
             return f"modalities.{name}.kind: tables are made of tables and events, not of '{modality.kind}'"
-        for key, number, _ in numbers_of(modality):
-            if number.mean is not None and not (isinstance(modality, Events) and (number.mean, number.scale) == (0, 1)):
-                return f"modalities.{name}.features.{key}.mean: a table counts within the bounds; leave 'mean' and 'scale' out"
+        for one in modality.countable:
+            if one.scaled:
+                return f"modalities.{name}.features.{one.key}.mean: a table counts within the bounds; leave 'mean' and 'scale' out"
     known = {one.name: one for one in (*_outcome(study), *_features(study))}
     if spec.stratum is not None and not isinstance(known.get(spec.stratum), Categories):
         names = ", ".join(name for name, one in known.items() if isinstance(one, Categories)) or "there is none"
@@ -256,43 +269,59 @@ def misfit(study: Study) -> str:
 
 
 def _outcome(study: Study) -> Iterator[Counted]:
-    outcome = study.outcome
-    if outcome.task == "survival":
-        starts = (0.0, *outcome.intervals[:-1])
-        cells = [
-            f"{what}, {low:g} to {high:g}"
-            for low, high in zip(starts, outcome.intervals, strict=True)
-            for what in ("event", "last seen")
-        ]
-        beyond = f"beyond {outcome.intervals[-1]:g}"
-        yield LifeTable("outcome", outcome.event or outcome.column, outcome.unit, (*cells, beyond), outcome.intervals)
-    elif outcome.task == "regression":
-        assert outcome.minimum is not None
-        assert outcome.maximum is not None
-        yield from _number(study, "outcome", outcome.column, outcome.unit, Targets(), Numeric(minimum=outcome.minimum, maximum=outcome.maximum))  # fmt: skip
-    elif outcome.classes:
-        yield Categories("outcome", outcome.column, "", (*outcome.classes, MISSING), Targets())
+    columns = study.outcome.counted
+    several = sum(not isinstance(one, Event) for one in columns) > 1
+    for place, one in enumerate(columns):
+        yield from _tables_of(one, study, f"outcome.{one.label}" if several else "outcome", place)
+
+
+@singledispatch
+def _tables_of(one: counted.Counted, study: Study, name: str, place: int) -> Iterator[Counted]:
+    """Yield the tables of a column of outcomes."""
+    raise NotImplementedError(f"{type(one).__name__} is not counted")
+
+
+@_tables_of.register
+def _(one: OneOf, study: Study, name: str, place: int) -> Iterator[Counted]:
+    yield Categories(name, one.label, one.unit, (*one.classes, MISSING), Targets(place))
+
+
+@_tables_of.register
+def _(one: Event, study: Study, name: str, place: int) -> Iterator[Counted]:
+    yield from ()  # it is counted with its time
+
+
+@_tables_of.register
+def _(one: Quantity, study: Study, name: str, place: int) -> Iterator[Counted]:
+    yield from _number(study, name, one.label, one.unit, Targets(place), Numeric(minimum=one.minimum, maximum=one.maximum))  # fmt: skip
+
+
+@_tables_of.register
+def _(one: Time, study: Study, name: str, place: int) -> Iterator[Counted]:
+    starts = (0.0, *one.intervals[:-1])
+    cells = [
+        f"{what}, {low:g} to {high:g}"
+        for low, high in zip(starts, one.intervals, strict=True)
+        for what in ("event", "last seen")
+    ]
+    yield LifeTable(name, one.label, one.unit, (*cells, f"beyond {one.intervals[-1]:g}"), one.intervals)
+
+
+def inputs_of(study: Study) -> Iterator[tuple[str, str, str, tuple[str, ...] | Numeric, Inputs]]:
+    """Yield name, label, unit, what it is (the cells of a category, or a number) and place of every plain input."""
+    for name, modality in sorted(study.modalities.items()):
+        for one in modality.countable:
+            source = Inputs(name, one.column, one.number)
+            what = one.number if one.number is not None else (*one.values, MISSING)
+            yield f"{name}.{one.key}", one.key, one.unit, what, source
 
 
 def _features(study: Study) -> Iterator[Counted]:
-    for name, modality in sorted(study.modalities.items()):
-        if isinstance(modality, Table):
-            column = 0
-            for key in sorted(modality.features):
-                spec = modality.features[key]
-                if isinstance(spec, Categorical):
-                    cells = (*spec.values, *(("other",) if spec.other else ()), MISSING)
-                    yield Categories(f"{name}.{key}", key, "", cells, Inputs(name, column))
-                else:
-                    yield from _number(study, f"{name}.{key}", key, "", Inputs(name, column, spec), spec)
-                column += len(spec.names(key))
-        elif isinstance(modality, Events):
-            for key, spec, column in numbers_of(modality):
-                unit = modality.features[key].unit or "" if key in modality.features else ""
-                yield from _number(study, f"{name}.{key}", key, unit, Inputs(name, column, spec), spec)
-            if modality.sex:
-                column = modality.names.index("sex=female")
-                yield Categories(f"{name}.sex", "sex", "", (*SEX, MISSING), Inputs(name, column))
+    for name, label, unit, what, source in inputs_of(study):
+        if isinstance(what, Numeric):
+            yield from _number(study, name, label, unit, source, what)
+        else:
+            yield Categories(name, label, "", what, source)
 
 
 def _number(

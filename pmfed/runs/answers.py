@@ -2,22 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import numpy as np
-from numpy.typing import NDArray
-
 from pmfed.errors import UsageError
 from pmfed.runs.description import Answer
-
-Floats = NDArray[np.float64]
-Columns = dict[str, NDArray[np.generic]]
-
-BACK: dict[str, Callable[[Floats], Floats]] = {
-    "none": lambda values: values,
-    "sqrt": lambda values: np.asarray(np.clip(values, 0, None) ** 2),
-    "log": lambda values: np.asarray(np.exp(np.clip(values, None, 700.0))),
-}
+from pmfed.runs.links import LINKS, Columns, Floats
 
 
 def told(answer: Answer, outputs: Floats) -> Columns:
@@ -40,60 +27,9 @@ def told(answer: Answer, outputs: Floats) -> Columns:
             "this model marks every pixel of a picture, which is no line of a table.",
             "Read its masks in Python: pmfed.runs.predictors.predictor gives them.",
         )
-    return _LINKS[answer.link](answer, outputs)
+    return LINKS[answer.link].told(answer, outputs)
 
 
 def horizon(answer: Answer) -> str:
     """Return what is predicted, in words, with its unit and horizon."""
-    unit = f" in {answer.unit}" if answer.unit else ""
-    if answer.link == "hazards":
-        return f"the risk of '{answer.classes[1]}' by time {answer.horizon:g}{unit} (column '{answer.column}')"
-    if answer.link == "regression":
-        return f"'{answer.column}'{unit}"
-    if answer.link == "logistic":
-        return f"the probability that '{answer.column}' is '{answer.classes[1]}'"
-    return f"the probability of each class of '{answer.column}'"
-
-
-def probability(outputs: Floats) -> Floats:
-    """Return the inverse of the logit, without overflow."""
-    return np.asarray(np.exp(-np.logaddexp(0.0, -outputs)), dtype=np.float64)
-
-
-def value(answer: Answer, outputs: Floats) -> Floats:
-    """Return the value in natural units, (R,), of a regression's outputs (R, 1)."""
-    assert answer.scale is not None
-    assert answer.centre is not None
-    real = BACK[answer.transform](outputs[:, 0] * answer.scale + answer.centre)
-    return np.clip(real, answer.minimum, answer.maximum)
-
-
-def alive(outputs: Floats) -> Floats:
-    """Return the chance to be without the event at every boundary, (R, intervals)."""
-    return np.asarray(np.exp(-np.cumsum(np.logaddexp(0.0, outputs), axis=1)), dtype=np.float64)
-
-
-def _logistic(answer: Answer, outputs: Floats) -> Columns:
-    return {f"probability {answer.classes[1]}": probability(outputs[:, 0])}
-
-
-def _softmax(answer: Answer, outputs: Floats) -> Columns:
-    shifted = np.exp(outputs - outputs.max(axis=1, keepdims=True))
-    shares = shifted / shifted.sum(axis=1, keepdims=True)
-    found: Columns = {"class": np.array(answer.classes, dtype=object)[shares.argmax(axis=1)]}
-    return found | {f"probability {name}": shares[:, place] for place, name in enumerate(answer.classes)}
-
-
-def _regression(answer: Answer, outputs: Floats) -> Columns:
-    return {f"{answer.column} {answer.unit}" if answer.unit else answer.column: value(answer, outputs)}
-
-
-def _hazards(answer: Answer, outputs: Floats) -> Columns:
-    chances = alive(outputs)
-    found: Columns = {f"risk by {answer.horizon:g}": 1 - chances[:, answer.column_told]}
-    return found | {f"without {end:g}": chances[:, place] for place, end in enumerate(answer.intervals)}
-
-
-_LINKS: dict[str, Callable[[Answer, Floats], Columns]] = {
-    "logistic": _logistic, "softmax": _softmax, "regression": _regression, "hazards": _hazards,
-}  # fmt: skip
+    return LINKS[answer.link].sentence(answer)

@@ -14,6 +14,8 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveFloat, model_validator
 
 from pmfed.modality import Name
+from pmfed.modality.inputs import Input
+from pmfed.study.outcome import Link
 from pmfed.validate import Frozen
 from pmfed.wire import Fingerprint
 
@@ -40,40 +42,6 @@ class Array(Frozen):
     dtype: Dtype
     shape: Annotated[tuple[Side, ...], Field(max_length=8)]
     sha256: Digest
-
-
-class Input(Frozen):
-    """One number that the model is given.
-
-    ``feature`` is the study's key for what it comes from. ``says`` is what the number is: a ``value``, whether a value
-    is one ``category`` (``category``, or any other one where that is absent), how often an ``allele`` is there,
-    ``copies`` of a region, a ``word``, whether the feature is ``missing``, whether it was ``observed`` in this step,
-    the ``gap`` since it last was, or the ``time`` of the step.
-
-    Of a value ``minimum`` and ``maximum`` are the public bounds in ``unit``; absent, there are none, and the study
-    states no unit. The input is ``(transform(value) - mean) / scale``; absent ``mean`` and ``scale`` mean 0 and 1.
-    ``learned`` says that both come from the sites, not from the study. ``stand_in`` is what a missing value is taken
-    to be: the ``mean`` (the input is 0), ``zero``, or ``never`` missing.
-    """
-
-    name: Annotated[str, Field(min_length=1)]
-    feature: str
-    says: Literal["value", "category", "allele", "copies", "word", "missing", "observed", "gap", "time"]
-    category: str | None = None
-    unit: str | None = None
-    minimum: float | None = None
-    maximum: float | None = None
-    transform: Literal["none", "log1p"] = "none"
-    mean: float | None = None
-    scale: PositiveFloat | None = None
-    learned: bool = False
-    stand_in: Literal["mean", "zero", "never"] = "never"
-
-    @model_validator(mode="after")
-    def _fits(self) -> Input:
-        if (self.mean is None) != (self.scale is None):
-            raise ValueError("'mean' and 'scale' come together")
-        return self
 
 
 class Part(Frozen):
@@ -117,11 +85,14 @@ class Answer(Frozen):
     in a segmentation. ``regression``: one output z; the value is ``back(z * scale + centre)``, ``back`` being the
     inverse of ``transform``, within ``minimum`` to ``maximum``. ``hazards``: one output per interval that ends at
     ``intervals``, the logit of the chance of the event there for who came so far; the risk told is that by ``horizon``.
+    ``rate``: one output, the logarithm of the expected count, which ends at ``maximum``. ``grades``: one output per class
+    but the first, the logit of the chance of that class or a later one, each taken for no larger than the one before.
+    ``labels``: one output per class, each the logit of its being there.
     """
 
     column: str
     task: str
-    link: Literal["logistic", "softmax", "regression", "hazards"]
+    link: Link
     outputs: Annotated[int, Field(ge=1)]
     classes: tuple[str, ...] = ()
     unit: str | None = None

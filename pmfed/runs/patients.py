@@ -10,19 +10,15 @@ import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel
 
-from pmfed.cohort import Cohort, read_cohort
+from pmfed.cohort import Cohort, Unlabelled, read_unlabelled
 from pmfed.cohort.imaging.places import Places
+from pmfed.cohort.population import NewPatients
 from pmfed.cohort.tables import labels, read_table
-from pmfed.cohort.unlabelled import Unlabelled
 from pmfed.errors import DataError, UsageError
-from pmfed.modality import Events, EventSequence, Modality, shape_of
-from pmfed.modality.ehr import SEXES
 from pmfed.runs.model import Model
 from pmfed.study import Study
 
@@ -106,18 +102,17 @@ def read_patients(
         raise UsageError("nothing says at which moment the prediction is made.", "Say it with --at, or 'now'.")
     if odd := sorted(set(without) - set(study.modalities)):
         raise UsageError(f"the study has no modality '{odd[0]}'.", f"It has {', '.join(sorted(study.modalities))}.")
-    left = {name: telling_of(one) for name, one in study.modalities.items() if name not in without}
+    left = {name: one.telling() for name, one in study.modalities.items() if name not in without}
     if not left:
         raise UsageError("no modality is left to predict from.", "Leave one out of --without.")
     telling = study.model_copy(update={"modalities": left})  # for reading only: it has no fingerprint of its own
     for part in _parts(study, sources, only):
-        asked = Unlabelled(only=part, at=at)
-        yield _final(model, telling, read_cohort(telling, sources, site, places, asked), asked)
+        yield _final(model, telling, read_unlabelled(telling, sources, site, places, NewPatients(part, at)))
 
 
 def _parts(study: Study, sources: Sources, only: Sequence[str] | None) -> Iterator[tuple[str, ...] | None]:
     """Yield whom to read together; None for all of them at once."""
-    numbers = sum(math.prod(shape_of(one)) for one in study.modalities.values())
+    numbers = sum(math.prod(one.shape) for one in study.modalities.values())
     most = max(1, ROOM // numbers)
     if only is None:
         path = sources.get(study.cohort.table)
@@ -135,18 +130,19 @@ def _parts(study: Study, sources: Sources, only: Sequence[str] | None) -> Iterat
         yield tuple(ids[start : start + most])
 
 
-def _final(model: Model, telling: Study, cohort: Cohort, asked: Unlabelled) -> Patients:
+def _final(model: Model, telling: Study, read: Unlabelled) -> Patients:
     """Return inputs in their final form, with what was missing taken out of them."""
+    cohort = read.cohort
     missing: dict[str, Bools] = {}
     inputs: dict[str, NDArray[np.float32]] = {}
     present = {**cohort.present}
     for name, modality in model.study.modalities.items():
         if name not in telling.modalities:
-            inputs[name] = np.zeros((cohort.records, *shape_of(modality)), dtype=np.float32)
+            inputs[name] = np.zeros((cohort.records, *modality.shape), dtype=np.float32)
             present[name] = np.zeros(cohort.records, dtype=bool)
             continue
         values, there = cohort.inputs[name], cohort.present[name]
-        inputs[name], found = _told(modality, telling.modalities[name], values)
+        inputs[name], found = modality.gaps(values)
         missing |= {f"{name}.{key}": where & there for key, where in found.items() if (where & there).any()}
     final = replace(cohort, inputs=inputs, present=present)
     if (statistics := model.statistics) is not None:
@@ -154,51 +150,4 @@ def _final(model: Model, telling: Study, cohort: Cohort, asked: Unlabelled) -> P
     for name, values in final.inputs.items():
         if not np.isfinite(values).all():
             raise DataError(f"modality '{name}': inputs that are not finite.", "Is the model that of this study?")
-    return Patients(final, asked.labels, asked.when, missing, asked.outside)
-
-
-def _told(modality: Modality, telling: Modality, values: NDArray[Any]) -> tuple[NDArray[np.float32], dict[str, Bools]]:
-    """Return a modality's own inputs, and which features are missing in which records."""
-    if isinstance(modality, EventSequence):
-        seen = values[:, :, modality.observed].max(axis=1) > 0
-        keys = enumerate(sorted(modality.channels))  # what is counted is never missing: nothing happened
-        return values, {key: ~seen[:, place] for place, key in keys if modality.channels[key].measured}
-    own, more = _names(modality), _names(telling)
-    found: dict[str, Bools] = {}
-    if isinstance(modality, Events) and modality.sex:
-        found["sex"] = np.logical_not(values[:, [more.index(name) for name in SEXES]].any(axis=1))
-    if not any(name.endswith(" missing") for name in more):
-        return values, found
-    kept = [place for place, name in enumerate(more) if name in own]
-    assert [more[place] for place in kept] == list(own)
-    flags = {name.removesuffix(" missing"): place for place, name in enumerate(more) if name.endswith(" missing")}
-    return values[:, kept], found | {key: values[:, place] > 0.5 for key, place in flags.items()}
-
-
-def _names(modality: Modality) -> tuple[str, ...]:
-    found: tuple[str, ...] = getattr(modality, "names", ())
-    return found
-
-
-def telling_of(modality: Modality) -> Modality:
-    """Return the modality with an input that says so for every feature that can be missing; itself where none can."""
-    if isinstance(modality, EventSequence):
-        return modality  # which says of every step what was observed in it
-    changed: dict[str, Any] = {}
-    for key in type(modality).model_fields:
-        value = getattr(modality, key)
-        if isinstance(value, dict):
-            told = {name: _telling(one) for name, one in value.items()}
-            if any(told[name] is not value[name] for name in value):
-                changed[key] = told
-        elif (one := _telling(value)) is not value:
-            changed[key] = one
-    return modality.model_copy(update=changed) if changed else modality
-
-
-def _telling(spec: object) -> object:
-    if not isinstance(spec, BaseModel) or "indicator" not in type(spec).model_fields:
-        return spec
-    if getattr(spec, "indicator", True) or not getattr(spec, "measured", True):
-        return spec
-    return spec.model_copy(update={"indicator": True})
+    return Patients(final, read.labels, read.when, missing, read.outside)

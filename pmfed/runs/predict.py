@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from pmfed.cohort.imaging.places import Places
 from pmfed.cohort.tables import count
-from pmfed.runs.answers import Columns, horizon, told
-from pmfed.runs.description import Input
+from pmfed.modality.inputs import Input
+from pmfed.runs.answers import horizon, told
+from pmfed.runs.links import Columns
 from pmfed.runs.model import Model
 from pmfed.runs.patients import Patients, Sources, read_patients
 from pmfed.runs.predictors import Predictor, predictor

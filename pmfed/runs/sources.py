@@ -11,7 +11,6 @@ import numpy as np
 from pmfed.cohort.contract.times import span
 from pmfed.cohort.tables import read_table
 from pmfed.errors import UsageError
-from pmfed.modality import Genotypes, Table, sources_of
 from pmfed.study import Study
 
 
@@ -25,18 +24,17 @@ def table_sources(study: Study, table: Path) -> dict[str, Path | str]:
     """
     found: dict[str, Path | str] = {study.cohort.table: table}
     for modality in study.modalities.values():
-        if isinstance(modality, Table | Genotypes) and modality.table not in found:
-            specs = modality.features if isinstance(modality, Table) else modality.variants
-            columns = [spec.column or key for key, spec in specs.items()]
+        if modality.joined is not None and modality.by_column and modality.joined not in found:
+            columns = [spec.column or key for key, spec in modality.by_column.items()]
             there = read_table(table, [study.cohort.patient], columns).columns
             if set(columns) & set(there):
-                found[modality.table] = table
+                found[modality.joined] = table
     return found
 
 
 def named_sources(study: Study, said: Sequence[str]) -> dict[str, Path | str]:
     """Return sources given as ``NAME=PATH``; UsageError for a name the study does not use."""
-    known = {study.cohort.table} | {source for m in study.modalities.values() for source in sources_of(m)}
+    known = {study.cohort.table} | {source for m in study.modalities.values() for source in m.sources}
     found: dict[str, Path | str] = {}
     for text in said:
         name, mark, path = text.partition("=")

@@ -5,8 +5,10 @@ from pmfed.study.aggregation import Aggregation
 from pmfed.study.cohort import CohortSpec
 from pmfed.study.evaluation import Evaluation
 from pmfed.study.method import GradientMethod, MethodSpec
-from pmfed.study.outcome import NOTHING, Outcome
+from pmfed.study.outcome import Outcome
+from pmfed.study.outcomes import NOTHING
 from pmfed.study.privacy import Privacy
+from pmfed.study.recalibration import RecalibrationSpec
 from pmfed.study.study import Study
 
 __all__ = [
@@ -19,5 +21,6 @@ __all__ = [
     "MethodSpec",
     "Outcome",
     "Privacy",
+    "RecalibrationSpec",
     "Study",
 ]

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt
 
-from pmfed.modality import SCANS, SERIES, Modality, Name
+from pmfed.modality import Modality, Name
 from pmfed.study.encoders import Cnn, Encoder, Mlp, Recurrent
 from pmfed.validate import Frozen
 
@@ -29,6 +29,9 @@ class ModelSpec(Frozen):
         """Return the encoder of a modality: the chosen one, or that of its kind."""
         if name in self.encoders:
             return self.encoders[name]
-        if isinstance(modality, SCANS) and modality.weights is None:
-            return Cnn(channels=self.channels)
-        return Recurrent() if isinstance(modality, SERIES) else Mlp(hidden=self.hidden)
+        own: dict[str, Encoder] = {
+            "mlp": Mlp(hidden=self.hidden),
+            "gru": Recurrent(),
+            "cnn": Cnn(channels=self.channels),
+        }
+        return own[modality.encoder]

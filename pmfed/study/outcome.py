@@ -1,134 +1,218 @@
-"""``[outcome]``: what is predicted, and by which figures it is judged."""
+"""``[outcome]``: what every kind of outcome answers about itself. One file per kind in `pmfed.study.outcomes`; no torch here."""
 
 from __future__ import annotations
 
-from typing import Literal
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
-from pydantic import PositiveFloat, model_validator
+import numpy as np
+import numpy.typing as npt
+from pydantic import SerializationInfo, SerializerFunctionWrapHandler, model_serializer
 
+from pmfed.study.counted import Counted
 from pmfed.validate import Frozen
 
-METRICS = {
-    "binary": ("auroc", "accuracy", "balanced_accuracy"),
-    "multiclass": ("accuracy", "balanced_accuracy", "auroc"),
-    "regression": ("mae", "within_20", "rmse"),
-    "segmentation": ("dice", "iou"),
-    "survival": ("c_index", "integrated_brier"),
-    "none": (),
-}
+if TYPE_CHECKING:
+    from pmfed.modality import Modality
+    from pmfed.study.model import ModelSpec
 
-_VALUES = "the values it can take (negative first)"
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+Link = Literal["logistic", "softmax", "regression", "hazards", "rate", "grades", "labels"]
+"""How outputs become what people are told (`pmfed.runs.links`)."""
+
+FIRST_KEYS: dict[str, Any] = {
+    "column": "", "task": "", "classes": [], "transform": "none", "baseline": None, "balanced": False, "scale": 1.0,
+    "minimum": None, "maximum": None, "unit": "", "folder": None, "values": [], "event": None, "intervals": [],
+    "horizon": None, "hazards": "proportional",
+}  # fmt: skip
+"""The keys of pmfed 0.1, which wrote all of them for every kind, with what each says where a kind has none of it."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure of merit: its key in result.json, its name for people, and which way is better.
+
+    ``headline`` says whether ``evaluation.metric`` may name it.
+    """
+
+    name: str
+    label: str
+    higher_is_better: bool
+    headline: bool = True
+
+
+class Columns(Protocol):
+    """The cohort's table of T rows, as an outcome reads it. What is wrong is gathered, with counts and never a value of one patient."""
+
+    @property
+    def rows(self) -> int:
+        """T."""
+        ...
+
+    def number(self, column: str) -> Floats:
+        """Return the numbers of a column, (T,), NaN where it is empty; text is a problem."""
+        ...
+
+    def category(self, column: str, values: Sequence[str], what: str) -> Floats:
+        """Return which of the values stands in each row, (T,), NaN where none does; anything else is a problem, called ``what``."""
+        ...
+
+    def filled(self, column: str) -> Floats:
+        """Return 0 where something stands in a column, NaN where it is empty, (T,)."""
+        ...
+
+    def listed(self, column: str, words: Sequence[str], separator: str, ignored: Sequence[str]) -> Floats:
+        """Return which of the words a cell lists, (T, words) of 0 and 1, NaN where it is empty; a word that is neither among them nor ignored is a problem."""
+        ...
+
+    def refuse(self, what: str, where: Bools) -> None:
+        """Make a problem of the rows marked in ``where`` (T,), if any; ``what`` goes on after their count."""
+        ...
+
+
+class Masks(Protocol):
+    """An outcome drawn into pictures: which column lists the files, where they lie, and what their pixels stand for."""
+
+    column: str
+    folder: str
+    classes: tuple[str, ...]
+    values: tuple[int, ...]
 
 
 class Outcome(Frozen):
-    """``[outcome]``: the column that is predicted.
+    """``[outcome]``: the column that is predicted, and everything pmfed has to know of its kind.
 
-    ``baseline`` is a public constant: prevalence (binary), mean in natural units (regression) or the
-    shares of the classes (multiclass, segmentation) or the hazard in every interval (survival). The model's bias starts
-    there. With ``balanced`` every class of a multiclass outcome counts alike, however rare: training adds the logarithms
-    of those shares to the outputs (logit adjustment, Menon et al. 2021), so the outputs themselves are the scores of a
-    population in which all classes are as frequent. Of a segmentation ``column`` lists mask files in ``folder``, whose pixels hold ``values``, one per class; the
-    first class is the background. Of a survival outcome ``column`` is the time until the event or the last look at the
-    patient, ``event`` says which of the two it was (``classes``: last look first), and ``intervals`` are the public ends
-    of the pieces that time is cut into. Risk is that by ``horizon``, one of them.
+    A kind is a class made of this one that stands in `pmfed.study.outcomes.outcomes`. Whatever is abstract here it must answer;
+    without an answer it is not registered. Its loss and its scores are a class of their own, which ``scored_by`` names.
+
+    ``baseline`` is a public constant, the best guess about anybody: the model's bias starts there. ``unit`` is for people.
     """
 
     column: str
-    task: Literal["binary", "multiclass", "regression", "segmentation", "survival", "none"]
-    classes: tuple[str, ...] = ()
-    transform: Literal["none", "sqrt", "log"] = "none"
-    baseline: float | tuple[float, ...] | None = None
-    balanced: bool = False
-    scale: PositiveFloat = 1.0
-    minimum: float | None = None
-    maximum: float | None = None
+    task: str
     unit: str = ""
-    folder: str | None = None
-    values: tuple[int, ...] = ()
-    event: str | None = None
-    intervals: tuple[PositiveFloat, ...] = ()
-    horizon: PositiveFloat | None = None
-    hazards: Literal["proportional", "free"] = "proportional"
+    baseline: float | tuple[float, ...] | None = None
 
-    @model_validator(mode="after")
-    def _fits_task(self) -> Outcome:
-        if self.task == "regression":
-            if self.classes:
-                raise ValueError("a regression outcome has no 'classes'")
-            if self.minimum is None or self.maximum is None:
-                raise ValueError("a regression outcome needs 'minimum' and 'maximum', the possible values")
-            if self.minimum >= self.maximum:
-                raise ValueError("'minimum' must be below 'maximum'")
-            if self.transform == "log" and self.minimum <= 0:
-                raise ValueError("transform 'log' needs 'minimum' above 0")
-            if self.transform == "sqrt" and self.minimum < 0:
-                raise ValueError("transform 'sqrt' needs 'minimum' at or above 0")
-        elif self.task != "none":
-            expected = 2 if self.task in ("binary", "survival") else None
-            if len(self.classes) < 2 or (expected and len(self.classes) != expected):
-                which = "the two values of 'event' (censored first)" if self.task == "survival" else _VALUES
-                raise ValueError(f"a {self.task} outcome needs 'classes', {which}")
-            if len(set(self.classes)) != len(self.classes):
-                raise ValueError("'classes' holds a value twice")
-            if self.transform != "none" or self.scale != 1.0 or self.minimum is not None or self.maximum is not None:
-                raise ValueError("only a regression outcome has 'transform', 'scale', 'minimum' and 'maximum'")
-        self._fits_masks()
-        self._fits_time()
-        base = self.baseline
-        if self.balanced and not (self.task == "multiclass" and base is not None):
-            raise ValueError("'balanced' needs a multiclass outcome with 'baseline', the share of every class")
-        if self.task == "survival":
-            if base is not None and not (
-                isinstance(base, tuple) and len(base) == len(self.intervals) and 0 < min(base) <= max(base) < 1
-            ):
-                raise ValueError("'baseline' of a survival outcome is one hazard between 0 and 1 per interval")
-        elif self.task in ("multiclass", "segmentation"):
-            if base is not None and not (isinstance(base, tuple) and len(base) == len(self.classes) and min(base) > 0):
-                raise ValueError(f"'baseline' of a {self.task} outcome is one share above 0 per class")
-        elif isinstance(base, tuple):
-            raise ValueError(f"'baseline' of a {self.task} outcome is one number")
-        elif self.task == "binary" and base is not None and not 0 < base < 1:
-            raise ValueError("'baseline' of a binary outcome is the prevalence, between 0 and 1")
-        return self
+    LATER: ClassVar[frozenset[str]] = frozenset()
+    """Keys that are left out of what is written while they say what was before them: fingerprints stay (`Grown`)."""
+    since_first: ClassVar[bool] = False
+    """Whether pmfed 0.1 knew the kind: its studies are written with all of ``FIRST_KEYS``, and keep their fingerprints."""
+    scored_by: ClassVar[str]
+    """``module:class`` of the `pmfed.tasks.task.Task` with its loss and its scores. A name, because that needs torch."""
+    link: ClassVar[Link]
+    """How outputs become what people are told."""
+    recalibrated: ClassVar[bool] = False
+    """Whether its models tell probabilities that can be stretched and shifted: its task then has a recalibrator."""
+    dtype: ClassVar[type[np.generic]] = np.float32
+    """Of outcomes in a cohort."""
 
-    def _fits_time(self) -> None:
-        if self.task != "survival":
-            if self.event is not None or self.intervals or self.horizon is not None or self.hazards != "proportional":
-                raise ValueError("only a survival outcome has 'event', 'intervals', 'horizon' and 'hazards'")
-            return
-        if self.event is None or self.event == self.column:
-            raise ValueError(
-                "a survival outcome needs 'event', the column that says whether the event came at that time"
-            )
-        if not self.intervals or list(self.intervals) != sorted(set(self.intervals)):
-            raise ValueError(
-                "a survival outcome needs 'intervals', the ends of pieces of time, each above the one before"
-            )
-        if self.horizon is not None and self.horizon not in self.intervals:
-            raise ValueError("'horizon' must be one of 'intervals'")
-
-    def _fits_masks(self) -> None:
-        if self.task != "segmentation":
-            if self.folder is not None or self.values:
-                raise ValueError("only a segmentation has 'folder' and 'values'")
-            return
-        if self.folder is None:
-            raise ValueError("a segmentation needs 'folder', the source that the mask files lie in")
-        if len(self.classes) > 256:
-            raise ValueError("a segmentation has at most 256 'classes'")
-        if self.values and (len(self.values) != len(self.classes) or len(set(self.values)) != len(self.values)):
-            raise ValueError("'values' holds one number per class, each another")
+    # -- what it is, for people -------------------------------------------------------------------------------------------
 
     @property
-    def outputs(self) -> int:
-        """How many numbers the model gives per patient, or per pixel."""
-        return len(self.classes) if self.task in ("multiclass", "segmentation") else max(1, len(self.intervals))
+    def name(self) -> str:
+        """What the outcome is called before people."""
+        return self.column
+
+    @property
+    @abstractmethod
+    def meaning(self) -> str:
+        """What a model says of a patient, in the words of who approves the study: "no or yes", "a number"."""
+
+    @property
+    @abstractmethod
+    def metrics(self) -> tuple[Metric, ...]:
+        """The metrics by which models are compared, the headline first."""
+
+    @property
+    def spelled(self) -> tuple[str, ...]:
+        """The texts that stand in the table, as the study writes them; () where it holds anything else."""
+        return ()
+
+    # -- the table ----------------------------------------------------------------------------------------------------------
 
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns of the cohort table that the outcome is read from."""
-        return tuple(name for name in (self.column, self.event) if name)
+        return (self.column,)
 
+    @abstractmethod
+    def read(self, table: Columns) -> Floats:
+        """Return the outcome of every row in natural units, (T,) or (T, k), NaN where it is not known."""
 
-NOTHING = Outcome(column="", task="none")
-"""Of a study that predicts nothing."""
+    def unknown(self, values: Floats) -> Bools:
+        """Return which records (R,) of outcomes (R,) or (R, k) have none that a model could learn from."""
+        return np.asarray(np.isnan(values).any(axis=tuple(range(1, values.ndim))))
+
+    @property
+    def masks(self) -> Masks | None:
+        """What the outcome's files are read as; None where the outcome stands in the table."""
+        return None
+
+    @property
+    def counted(self) -> tuple[Counted, ...]:
+        """What its columns of a cohort hold, in their order, as tables count it; () where it cannot be counted."""
+        return ()
+
+    def balance(self, values: npt.NDArray[Any]) -> list[tuple[str, int]]:
+        """Return patients per class, or per part of what is possible, of outcomes (P, ...) of as many patients."""
+        columns = values.reshape(len(values), -1).T
+        return [line for one, column in zip(self.counted, columns, strict=False) for line in one.balance(column)]
+
+    # -- learning ------------------------------------------------------------------------------------------------------------
+
+    @property
+    def outputs(self) -> int:
+        """How many numbers the model gives per patient, or per pixel."""
+        return 1
+
+    @property
+    def one_risk(self) -> bool:
+        """Whether its outputs differ by public thresholds or times only, so that one row of weights serves all of them."""
+        return False
+
+    @abstractmethod
+    def extremes(self, pixels: tuple[int, ...] = ()) -> npt.NDArray[Any]:
+        """Return the outcomes a study allows that differ most, (2, ...) or more, made up, as a cohort holds them.
+
+        `pmfed audit` attacks with them. ``pixels`` is the shape of the one picture, where the outcome is drawn into one.
+        """
+
+    @abstractmethod
+    def typical(self, pixels: tuple[int, ...] = ()) -> tuple[Floats, npt.NDArray[Any]]:
+        """Return made-up outcomes that stand for all: shares (K,) that add up to 1, and outcomes (K, ...) as a cohort holds them."""
+
+    def misfit(self, model: ModelSpec, modalities: Mapping[str, Modality], table: str, record: str | None) -> str:
+        """Return why the rest of a study does not go with the outcome, key first; empty when it does.
+
+        Parameters
+        ----------
+        model, modalities
+            Of the study.
+        table, record
+            The cohort's table, and its column that tells a patient's records apart.
+        """
+        return "model.kind: 'unet' and a segmentation outcome go together" if model.kind == "unet" else ""
+
+    # -- the finished model --------------------------------------------------------------------------------------------------
+
+    def answer(self) -> dict[str, Any]:
+        """Return what the outputs of its model mean, as `pmfed.runs.description.Answer` holds it."""
+        return {
+            "column": self.name, "task": self.task, "link": self.link, "outputs": self.outputs, "unit": self.unit or None,
+        }  # fmt: skip
+
+    # -- written ----------------------------------------------------------------------------------------------------------------
+
+    @model_serializer(mode="wrap")
+    def _as_first_written(self, plain: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
+        data: dict[str, Any] = plain(self)
+        for key in self.LATER & data.keys():
+            if getattr(self, key) == type(self).model_fields[key].get_default(call_default_factory=True):
+                del data[key]
+        if not self.since_first:
+            return data
+        first = {key: data.get(key, value) for key, value in FIRST_KEYS.items()}
+        return {key: value for key, value in first.items() if not (info.exclude_none and value is None)} | data

@@ -18,7 +18,7 @@ from typing import Annotated, Any, ClassVar
 import tomli_w
 from pydantic import Field, model_validator
 
-from pmfed.modality import SCANS, Genotypes, Modality, Name, Table, numbers_of, shape_of
+from pmfed.modality import AnyModality, Name
 from pmfed.modality.weights import told
 from pmfed.study.about import About
 from pmfed.study.aggregation import Aggregation
@@ -27,10 +27,10 @@ from pmfed.study.cohort import CohortSpec
 from pmfed.study.evaluation import Evaluation
 from pmfed.study.method import GradientMethod, MethodSpec
 from pmfed.study.model import ModelSpec
-from pmfed.study.outcome import METRICS, NOTHING, Outcome
+from pmfed.study.outcomes import NOTHING, OutcomeSection
 from pmfed.study.personal import Ditto, FineTune, LocalParts, Personal
 from pmfed.study.privacy import Privacy
-from pmfed.study.segmentation import misfit
+from pmfed.study.recalibration import RecalibrationSpec
 from pmfed.study.training import NO_TRAINING, Training
 from pmfed.validate import Grown, parse_toml, read_toml
 
@@ -38,12 +38,12 @@ from pmfed.validate import Grown, parse_toml, read_toml
 class Study(Grown):
     """What is learned: outcome, modalities, model, training, privacy, evaluation."""
 
-    LATER: ClassVar[frozenset[str]] = frozenset({"method"})
+    LATER: ClassVar[frozenset[str]] = frozenset({"method", "recalibration"})
 
     study: About
     cohort: CohortSpec
-    outcome: Outcome = NOTHING
-    modalities: Annotated[dict[Name, Modality], Field(min_length=1)]
+    outcome: OutcomeSection = NOTHING
+    modalities: Annotated[dict[Name, AnyModality], Field(min_length=1)]
     model: ModelSpec = ModelSpec()
     training: Training = NO_TRAINING
     privacy: Privacy
@@ -51,6 +51,7 @@ class Study(Grown):
     evaluation: Evaluation = Evaluation()
     personal: Personal | None = None
     method: MethodSpec = GradientMethod()
+    recalibration: RecalibrationSpec | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -76,14 +77,18 @@ class Study(Grown):
                 "expected patients: at that size the promise would allow publishing a whole patient; "
                 f"use {self.cohort.expected_patients**-1.1:.1g}"
             )
-        known = METRICS[self.outcome.task]
+        known = [metric.name for metric in self.outcome.metrics if metric.headline]
         if self.evaluation.metric is not None and self.evaluation.metric not in known:
-            raise ValueError(f"evaluation.metric: a {self.outcome.task} outcome has {', '.join(known)}")
-        if altered := self.training.augmentation:
-            shapes = [shape_of(modality) for modality in self.modalities.values() if isinstance(modality, SCANS)]
-            if why := altered.misfit([shape for shape in shapes if len(shape) > 2]):
-                raise ValueError(f"training.augmentation: {why}")
-        if why := misfit(self.outcome, self.model, self.modalities, self.cohort.table, self.cohort.record):
+            has = (
+                f"a {self.outcome.task} outcome has {', '.join(known)}"
+                if known
+                else "nothing is predicted: leave it out"
+            )
+            raise ValueError(f"evaluation.metric: {has}")
+        pictures = [one.shape for one in self.modalities.values() if len(one.shape) > 2]
+        if (altered := self.training.augmentation) and (why := altered.misfit(pictures)):
+            raise ValueError(f"training.augmentation: {why}")
+        if why := self.outcome.misfit(self.model, self.modalities, self.cohort.table, self.cohort.record):
             raise ValueError(why)
         if self.model.kind != "fusion" and self.model.encoders:
             raise ValueError(f"model.encoders: a {self.model.kind} model has none; use kind 'fusion'")
@@ -95,7 +100,7 @@ class Study(Grown):
             if name not in self.modalities:
                 raise ValueError(f"model.encoders.{name}: the study has no modality of that name")
         for name, modality in self.modalities.items():
-            if self.model.kind == "fusion" and (why := self.model.encoder(name, modality).misfit(shape_of(modality))):
+            if self.model.kind == "fusion" and (why := self.model.encoder(name, modality).misfit(modality.shape)):
                 raise ValueError(f"model.encoders.{name}: {why}")
             columns = [
                 *self.outcome.columns,
@@ -105,12 +110,7 @@ class Study(Grown):
                 self.cohort.consent,
                 self.evaluation.split_column,
             ]
-            inputs: dict[str, Any] = {}
-            if isinstance(modality, Table):
-                inputs = dict(modality.features)
-            elif isinstance(modality, Genotypes):
-                inputs = dict(modality.variants)
-            for key, value in inputs.items():
+            for key, value in modality.by_column.items():
                 if (value.column or key) in columns:
                     raise ValueError(
                         f"modalities.{name}: '{value.column or key}' is the outcome, an identifier, a date or the split; "
@@ -118,6 +118,10 @@ class Study(Grown):
                     )
         if self.personal is not None and (why := self._personal_misfit()):
             raise ValueError(f"personal.{why}")
+        if self.recalibration is not None and (
+            why := self.recalibration.misfit(self.outcome, self.personal is not None)
+        ):
+            raise ValueError(f"recalibration: {why}")
         return self
 
     def _personal_misfit(self) -> str:
@@ -155,23 +159,28 @@ class Study(Grown):
     @property
     def inputs(self) -> dict[str, tuple[str, ...]]:
         """Names of the inputs of every modality that is not images, in the order of its columns."""
-        return {
-            name: modality.names
-            for name, modality in sorted(self.modalities.items())
-            if not isinstance(modality, SCANS)
-        }
+        return {name: modality.names for name, modality in sorted(self.modalities.items()) if modality.names}
 
     @property
     def public_weights(self) -> dict[str, str]:
         """Which public, frozen network stands in front of a modality, for people; what is trained lies behind it."""
-        scans = {name: m for name, m in sorted(self.modalities.items()) if isinstance(m, SCANS)}
-        return {name: told(scan.weights) for name, scan in scans.items() if scan.weights is not None}
+        return {name: told(m.network) for name, m in sorted(self.modalities.items()) if m.network is not None}
+
+    @property
+    def set_aside(self) -> float:
+        """Share of the training patients that no step sees: a network is recalibrated on them."""
+        return self.recalibration.part if self.recalibration is not None and self.model.kind != "linear" else 0.0
+
+    @property
+    def patients_stepped(self) -> float:
+        """The public number of training patients that steps see: what their sums are divided by."""
+        return self.cohort.expected_patients * (1 - self.set_aside)
 
     @property
     def needs_statistics(self) -> bool:
         """Whether means and scales, or centres of features, must be learned from the sites before training."""
-        unscaled = any(number.mean is None for m in self.modalities.values() for _, number, _ in numbers_of(m))
-        return unscaled or any(isinstance(m, SCANS) and m.centred for m in self.modalities.values())
+        unscaled = any(number.mean is None for m in self.modalities.values() for _, number, _ in m.numbers)
+        return unscaled or any(m.recentred for m in self.modalities.values())
 
     @property
     def mechanism(self) -> str:

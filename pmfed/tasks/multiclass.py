@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from pmfed.study.outcome import Outcome
+from pmfed.recalibration import Temperature
+from pmfed.study.outcomes.multiclass import MulticlassOutcome
 from pmfed.tasks.losses import cross_entropy
 from pmfed.tasks.scores import area_under_roc, average_precision, calibration, expit, ratio
 from pmfed.tasks.task import Floats, Metric, mean_of_known, one_hot, redraw
@@ -27,21 +28,17 @@ EACH = {
 class Multiclass:
     """Several classes, one output each."""
 
-    metrics: ClassVar[tuple[Metric, ...]] = (
-        Metric("accuracy", "accuracy", True),
-        Metric("balanced_accuracy", "balanced accuracy", True),
-        Metric("auroc", "macro AUROC", True),
-    )
-
-    def __init__(self, outcome: Outcome, coarse: bool = False) -> None:
+    def __init__(self, outcome: MulticlassOutcome, coarse: bool = False) -> None:
+        self.metrics = outcome.metrics
         self.bins = COARSE if coarse else BINS
         self.classes = outcome.classes
         count = len(outcome.classes)
-        shares = outcome.baseline if isinstance(outcome.baseline, tuple) else (1 / count,) * count
-        self._log_shares = torch.log(torch.tensor(shares, dtype=torch.float32))
+        self._log_shares = torch.log(torch.tensor(outcome.shares, dtype=torch.float32))
         self._balanced = outcome.balanced
+        self._weights = torch.tensor(outcome.class_weights, dtype=torch.float32) if outcome.class_weights else None
         self.confusion = count * count
         self.cells = self.confusion + count * 2 * self.bins
+        self.histogram = slice(0, self.confusion)
         self.sensitivity = float(np.sqrt(1 + count))  # one cell of the confusion, one per class histogram
         self.logits = (np.arange(self.bins) + 0.5) / self.bins * 2 * LOGITS - LOGITS
         self.details = (
@@ -66,7 +63,15 @@ class Multiclass:
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         adjusted = outputs + self._log_shares.to(outputs) if self._balanced else outputs
-        return cross_entropy(adjusted, targets)
+        if self._weights is None:
+            return cross_entropy(adjusted, targets)
+        weights = self._weights.to(
+            outputs
+        )  # which moves the outputs by their logarithms; those without are the model's
+        return (weights / weights.max())[targets] * cross_entropy(outputs + weights.log(), targets)
+
+    def recalibrator(self) -> Temperature:
+        return Temperature(np.exp(self._log_shares.double().numpy()), self._balanced)
 
     def rows(self, outputs: Floats, values: npt.NDArray[Any]) -> Floats:
         count = len(self.classes)
@@ -128,7 +133,7 @@ class Multiclass:
         parts = [total[: self.confusion], *total[self.confusion :].reshape(len(self.classes), 2 * self.bins)]
         return np.concatenate([redraw(part, draws, random) for part in parts], axis=1)
 
-    def curves(self, total: Floats) -> dict[str, Any]:
+    def curves(self, total: Floats, noise: float = 0.0) -> dict[str, Any]:
         count = len(self.classes)
         confusion = np.clip(total[: self.confusion], 0, None).reshape(count, count)
         return {"confusion": {"classes": list(self.classes), "counts": confusion.round(1).tolist()}}

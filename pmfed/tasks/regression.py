@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pmfed.study.outcome import Outcome
+from pmfed.study.outcomes.regression import RegressionOutcome
 from pmfed.tasks.scores import ratio
 from pmfed.tasks.task import Floats, Metric, one_hot, redraw
 
@@ -20,27 +20,17 @@ COARSE = (16, 6)  # both, when cells carry noise
 class Regression:
     """One output: the outcome on the transformed scale, centred at the baseline."""
 
-    metrics: ClassVar[tuple[Metric, ...]] = (
-        Metric("mae", "mean absolute error", False),
-        Metric("within_20", "within 20 %", True),
-        Metric("rmse", "root mean squared error", False),
-    )
     details: ClassVar[tuple[Metric, ...]] = (Metric("medae", "median absolute error", False),)
     sensitivity = 2.0  # |error| and error^2 as shares of the range, and two one-hot parts: each at most 1
 
-    def __init__(self, outcome: Outcome, coarse: bool = False) -> None:
+    def __init__(self, outcome: RegressionOutcome, coarse: bool = False) -> None:
+        self.metrics = outcome.metrics
         self.bins, self.grid = COARSE if coarse else (BINS, GRID)
         self.cells = 2 + 2 * self.bins + self.grid**2
-        assert outcome.minimum is not None
-        assert outcome.maximum is not None
-        self.low, self.high = outcome.minimum, outcome.maximum
+        self.histogram = slice(2, 2 + 2 * self.bins)
+        self.low, self.high = outcome.bounds
         self.transform, self.scale = outcome.transform, outcome.scale
-        base = outcome.baseline if isinstance(outcome.baseline, float) else (self.low + self.high) / 2
-        self.centre = float(self._forward(np.array([base]))[0])
-
-    def _forward(self, values: npt.NDArray[Any]) -> Floats:
-        real = np.asarray(values, dtype=np.float64)
-        return np.sqrt(real) if self.transform == "sqrt" else np.log(real) if self.transform == "log" else real
+        self.centre, self._forward = outcome.centre, outcome.forward
 
     def _backward(self, values: Floats) -> Floats:
         if self.transform == "sqrt":
@@ -63,6 +53,9 @@ class Regression:
     def predict(self, outputs: Floats) -> Floats:
         """Return predictions in natural units, shape (B,)."""
         return self._backward(outputs[:, 0] * self.scale + self.centre)
+
+    def recalibrator(self) -> None:
+        return None
 
     def rows(self, outputs: Floats, values: npt.NDArray[Any]) -> Floats:
         truth = np.asarray(values, dtype=np.float64)
@@ -114,7 +107,7 @@ class Regression:
             drawn[:, column] = picked @ powers + count * offset
         return drawn
 
-    def curves(self, total: Floats) -> dict[str, Any]:
+    def curves(self, total: Floats, noise: float = 0.0) -> dict[str, Any]:
         counts = np.clip(total[2 + 2 * self.bins :], 0, None).reshape(self.grid, self.grid)
         edges = (self.low + (self.high - self.low) * (np.arange(self.grid + 1) / self.grid) ** 2).round(3)
         return {"predicted_true": {"edges": edges.tolist(), "counts": counts.round(1).tolist()}}

@@ -15,7 +15,8 @@ import numpy.typing as npt
 import torch
 from torch.nn.functional import logsigmoid
 
-from pmfed.study.outcome import Outcome
+from pmfed.recalibration import Hazards
+from pmfed.study.outcomes.survival import SurvivalOutcome
 from pmfed.tasks.scores import ratio
 from pmfed.tasks.task import Floats, Metric, nonnegative, one_hot, redraw
 
@@ -31,11 +32,6 @@ class Survival:
     Who is still watched at the last boundary counts as alive there, whatever came after it.
     """
 
-    metrics: ClassVar[tuple[Metric, ...]] = (
-        Metric("c_index", "concordance index", True),
-        Metric("integrated_brier", "integrated Brier score", False),
-        Metric("calibration_gap", "predicted less observed risk", False),
-    )
     details: ClassVar[tuple[Metric, ...]] = (
         Metric("observed_risk", "observed risk by the horizon (Kaplan-Meier)", False),
         Metric("expected_risk", "predicted risk by the horizon", False),
@@ -44,22 +40,20 @@ class Survival:
     # One cell of the histogram, and up to `intervals` squared errors that are divided by their root.
     sensitivity = float(np.sqrt(2))
 
-    def __init__(self, outcome: Outcome, coarse: bool = False) -> None:
+    def __init__(self, outcome: SurvivalOutcome, coarse: bool = False) -> None:
+        self.metrics = outcome.metrics
         self.parts, self.scores = COARSE if coarse else (PARTS, SCORES)
         self.ends = np.array(outcome.intervals, dtype=np.float64)
         self.starts = np.append(0.0, self.ends[:-1])
-        self.at = outcome.intervals.index(outcome.horizon or outcome.intervals[-1])
-        count = len(outcome.intervals)
-        equal = tuple(
-            1 / (count + 1 - place) for place in range(count)
-        )  # as many events in each, as many after the last
-        self.hazards = outcome.baseline if isinstance(outcome.baseline, tuple) else equal
+        self.at = outcome.intervals.index(outcome.until)
+        self.hazards = outcome.hazard
         # Ends of the time bins; the last bin, from the last boundary on, has none.
         steps = np.arange(1, self.parts + 1) / self.parts
         self.edges = (self.starts[:, None] + (self.ends - self.starts)[:, None] * steps).ravel()
         self.times = len(self.edges) + 1
         self.counted = self.scores * self.times * 2  # cells of the histogram; squared errors follow
         self.cells = self.counted + len(self.ends) * self.times
+        self.histogram = slice(0, self.counted)
 
     def bias(self) -> torch.Tensor:
         return torch.logit(torch.tensor(self.hazards, dtype=torch.float32))
@@ -77,6 +71,9 @@ class Survival:
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         # In the negative log-likelihood a piece counts if it was lived through, or if the event came in it.
         return -(logsigmoid(-outputs) * targets[:, 0] + logsigmoid(outputs) * targets[:, 1]).sum(dim=1)
+
+    def recalibrator(self) -> Hazards:
+        return Hazards(self.hazards, self.at, lambda values: self.targets(values).numpy())
 
     def predict(self, outputs: Floats) -> Floats:
         """Return the chance to be alive at every boundary, (B, intervals)."""
@@ -140,7 +137,7 @@ class Survival:
         drawn[:, self.counted :] = np.nan_to_num(squared).reshape(draws, -1) / np.sqrt(len(self.ends))
         return drawn
 
-    def curves(self, total: Floats) -> dict[str, Any]:
+    def curves(self, total: Floats, noise: float = 0.0) -> dict[str, Any]:
         counts, _ = self._parts(np.append(nonnegative(total[: self.counted]), total[self.counted :]))
         if counts.sum() < 1:
             return {}

@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from pmfed.study.outcome import Outcome
+from pmfed.recalibration import Recalibrator
+from pmfed.study.outcome import Metric as Metric
 from pmfed.tasks.scores import ratio
 
 Floats = npt.NDArray[np.float64]
 ROOM = 2**22  # numbers held at a time: rows of records, bootstrap samples
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A figure of merit: its key in result.json, its name for people, and which way is better."""
-
-    name: str
-    label: str
-    higher_is_better: bool
 
 
 class Task(Protocol):
@@ -35,10 +26,13 @@ class Task(Protocol):
         Length of the row that one held-out patient adds to the sum.
     sensitivity
         L2 norm that no patient's row exceeds.
+    histogram
+        Cells in one of which every patient stands; of masks, who has any of the first class behind the background.
     """
 
     cells: int
     sensitivity: float
+    histogram: slice
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
@@ -50,8 +44,8 @@ class Task(Protocol):
         """What else is told of a finished model."""
         ...
 
-    def __init__(self, outcome: Outcome, coarse: bool = False) -> None:
-        """Make the task of an outcome; ``coarse`` for sums that carry noise: few cells, each well filled."""
+    def __init__(self, outcome: Any, coarse: bool = False) -> None:
+        """Make the task of an outcome of its kind; ``coarse`` for sums that carry noise: few cells, each well filled."""
         ...
 
     def bias(self) -> torch.Tensor:
@@ -64,6 +58,10 @@ class Task(Protocol):
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Return the loss of each record, shape (B,), from outputs (B, out) or (B, out, ...). No record depends on another."""
+        ...
+
+    def recalibrator(self) -> Recalibrator | None:
+        """Return how outputs are recalibrated; None where they tell no probabilities."""
         ...
 
     def rows(self, outputs: Floats, values: npt.NDArray[Any]) -> Floats:
@@ -82,8 +80,11 @@ class Task(Protocol):
         """Draw the sum of as many patients again, with replacement (the bootstrap): (draws, cells)."""
         ...
 
-    def curves(self, total: Floats) -> dict[str, Any]:
-        """Return what the report plots beside the metrics: calibration, predicted against true, confusion."""
+    def curves(self, total: Floats, noise: float = 0.0) -> dict[str, Any]:
+        """Return what the report plots beside the metrics: calibration, predicted against true, confusion.
+
+        ``noise`` is the standard deviation of the noise in each cell, which bands around curves then cover.
+        """
         ...
 
 

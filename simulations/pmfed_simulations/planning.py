@@ -11,8 +11,8 @@ import torch
 from rich.table import Table
 
 from pmfed.methods import METHODS, plan_for, schedule
+from pmfed.methods.power import Power, power
 from pmfed.methods.step_rule import far_from_rule
-from pmfed.modality import shape_of
 from pmfed.models import build
 from pmfed.privacy.accounting import epsilon
 from pmfed.privacy.gradients import PrivateStep
@@ -39,7 +39,7 @@ def step_seconds(study: Study, plan: PrivacyPlan, patients: int) -> float:
     altered = study.training.augmentation
     owner = np.repeat(np.arange(patients), altered.multiplicity if altered else 1)
     for name, modality in study.modalities.items():
-        inputs[name] = torch.zeros((len(owner), *shape_of(modality)))
+        inputs[name] = torch.zeros((len(owner), *modality.shape))
     present = {name: torch.ones(len(owner), dtype=torch.bool) for name in inputs}
     task = task_for(study)
     targets = task.targets(np.repeat(extremes(study)[1:], len(owner), axis=0))
@@ -73,8 +73,8 @@ def _round(count: int) -> int:
     return int(f"{float(f'{count:.1e}'):.0f}")
 
 
-def show_plan(study: Study, sites: int) -> None:
-    """Print noise, steps, epsilon per ten rounds, bytes and time.
+def show_plan(study: Study, sites: int) -> Power | None:
+    """Print noise, steps, epsilon per ten rounds, bytes and time; return whether it will learn, None where no model does.
 
     Parameters
     ----------
@@ -94,9 +94,10 @@ def show_plan(study: Study, sites: int) -> None:
             f"against all other sites together {others}",
         )
         screen.print(_schedule(study, plan))
-        return
+        return None
     training, query, step = study.training, step_of(study), plan["step"]
     parameters = query.size
+    prospect = power(study, plan)
     size = max(1, round(step.sampling_rate * study.cohort.expected_patients / sites))
     seconds = step_seconds(study, plan, size) * training.local_steps
     facts = Table(box=None, show_header=False, pad_edge=False)
@@ -117,6 +118,7 @@ def show_plan(study: Study, sites: int) -> None:
         ("epsilon, model's receivers", f"{rounded_up(plan.epsilon(against='public'), 3)}"),
         ("epsilon, all other sites", f"{rounded_up(plan.epsilon(against='others'), 3)}"),
         ("signal to noise", _signal(study, step, parameters)),
+        ("will it learn", prospect.verdict() or "nothing here speaks against it"),
         (
             "bytes per site",
             f"{_size(np.dtype(query.grid(sites).word).itemsize * parameters * training.rounds)} up, as much down ({parameters} parameters)",
@@ -134,6 +136,7 @@ def show_plan(study: Study, sites: int) -> None:
     told = plan.curve("step", [count * training.local_steps for count in rounds])
     shown = _thin(list(zip(rounds, told, strict=True)), 12)
     screen.print("\nepsilon after rounds: " + "  ".join(f"{count}: {rounded_up(value, 2)}" for count, value in shown))
+    return prospect
 
 
 def _schedule(study: Study, plan: PrivacyPlan) -> Table:

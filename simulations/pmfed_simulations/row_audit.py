@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,8 @@ from pmfed.methods import schedule
 from pmfed.privacy.audit import Check, noise_check, sensitivity_check, site_std
 from pmfed.privacy.plan import PrivacyPlan
 from pmfed.queries.query import RowSum
+from pmfed.queries.scores import OwnScores
+from pmfed.recalibration import Line
 from pmfed.study import Study
 
 Floats = npt.NDArray[np.float64]
@@ -48,7 +51,7 @@ class RowAudit:
         found = []
         for query in schedule(self.study):
             # Not the scores of models that a site trains for itself first.
-            if isinstance(query, RowSum) and query.name in self.plan and query.stage != "last":
+            if isinstance(query, RowSum) and query.name in self.plan and not isinstance(query, OwnScores):
                 found += [self._noise(query), self._one_patient(query)]
         return found
 
@@ -81,11 +84,14 @@ class RowAudit:
     def _sum(self, query: RowSum, cohort: Cohort) -> Floats:
         return Answers(self.study, self.plan, cohort, self.draw).exact(query, self._state(query))
 
-    def _state(self, query: RowSum) -> dict[str, npt.NDArray[np.float32]]:
+    def _state(self, query: RowSum) -> dict[str, npt.NDArray[Any]]:
         if not query.state:
             return {}
         assert self.sent is not None
-        return {"parameters": self.sent}
+        state: dict[str, npt.NDArray[Any]] = {"parameters": self.sent}
+        if "recalibration" in query.state:
+            state["recalibration"] = Line.none(query.state["recalibration"][1] - 1).vector
+        return state
 
 
 def _spoilt(value: float) -> Callable[[Cohort, int], Cohort]:

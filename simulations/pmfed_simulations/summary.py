@@ -16,7 +16,8 @@ from pmfed_server.spread import across_sites, paired
 from pmfed.cohort import Cohort
 from pmfed.errors import LedgerError
 from pmfed.methods.evaluated import Evaluated
-from pmfed.methods.figures import Metrics, evaluation_noise, finite, metrics_of
+from pmfed.methods.figures import Metrics, evaluation_noise, finite, metrics_of, over_patients
+from pmfed.methods.further import further_figures
 from pmfed.privacy.rounding import rounded_up
 from pmfed.study import Study
 from pmfed.tasks import task_for
@@ -83,6 +84,17 @@ def personal(series: Series) -> dict[str, Any]:
     }
 
 
+def _further(series: Series) -> dict[str, Any]:
+    """Return the figures by subgroup and with altered inputs, of the first seed: sums of all its folds together."""
+    row = series.jobs[0]
+    sums: dict[str, Sum] = {}
+    for job in row:
+        for query, total in job.further().items():
+            sums[query] = sums[query] + total if query in sums else total
+    plan = None if row[0].scored else plan_of(row[0].study, len(row[0].sites), row[0].books)
+    return further_figures(row[0].scoring, plan, gather(row).total, sums)
+
+
 def _mean(found: Sequence[Metrics]) -> Metrics:
     mean: dict[str, float] = {}
     for name in found[0]:
@@ -110,13 +122,15 @@ def summarise_series(
     result["trainings"] = len(first)
     result["refused"] = {name: reason for one in results for name, reason in one["refused"].items()}
     off = far_off(study, sum(int(cohort.training.sum()) for cohort in cohorts.values()))
-    result["notes"] = [off] if off else []
+    result["notes"] = [*result["notes"], *([off] if off else [])]
     took_part = {site["name"] for one in results for site in one["sites"]}
+    digests = {site["name"]: site.get("data") for site in results[0]["sites"]}
     result["sites"] = [
         {
             "name": name,
             "patients": cohort.patients,
             "held_out": int((~cohort.training).sum()) if protocol == "holdout" else None,
+            "data": digests.get(name) if len(results) == 1 else None,  # each training has a key of its own
         }
         for name, cohort in sorted(cohorts.items())
         if name in took_part
@@ -127,6 +141,7 @@ def summarise_series(
     result["across_sites"] = across_sites(result["metric"]["name"], sites)
     if study.personal is not None:
         result["personal"] = {**results[0]["personal"], **personal(main)}
+    result |= over_patients(study, gather(main.jobs[0]).total) | _further(main)
     privacy = dict(result["privacy"])
     privacy["epsilon"] = max(one["privacy"]["epsilon"] for one in results)
     spent: dict[str, dict[str, float]] = {}
@@ -144,7 +159,7 @@ def summarise_series(
             line = _line(series, over_seeds(series), per_site(series), study.privacy.epsilon)
             line["difference"] = _difference(result["metric"]["name"], main, series)
             result["comparisons"].append(line)
-    return result, task_for(first[0].scoring).curves(gather(main.jobs[0]).total)
+    return result, task_for(first[0].scoring).curves(gather(main.jobs[0]).total, _noise(first[0]))
 
 
 def _all_runs(jobs: Sequence[Job], name: str) -> float | None:

@@ -22,9 +22,11 @@ from pydantic_core import PydanticUndefined
 from pmfed import modality
 from pmfed import study as studies
 from pmfed.cli import app
+from pmfed.cohort.contract.written import View
 from pmfed.errors import ERRORS
 from pmfed.modality import ehr, genomics, scans
-from pmfed.study import Study, augmentation, encoders, method, model, outcome, personal, training
+from pmfed.study import Study, augmentation, encoders, method, model, outcome, personal, robustness, training
+from pmfed.study.outcomes import outcomes
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -57,10 +59,13 @@ STUDY = {
     "`[privacy]`": studies.Privacy,
     "`[aggregation]`": studies.Aggregation,
     "`[evaluation]`": studies.Evaluation,
+    "`[recalibration]`": studies.RecalibrationSpec,
+    "`[evaluation.robustness]`": robustness.Robustness,
     '`method = "fine-tune"`': personal.FineTune,
     '`method = "ditto"`': personal.Ditto,
     '`method = "head"`, `"norms"` or `"intercept"`': personal.LocalParts,
 }
+KINDS = {f'`task = "{task}"`': kind for task, kind in outcomes().items()}
 SOURCES = {
     "ehr.md": {
         '`kind = "events"`': ehr.Events,
@@ -86,7 +91,7 @@ SOURCES = {
     },
 }
 SITE = {"`[site]`": _About, "`[coordinator]`": Coordinator, "`[agent]`": Resident, "`[policy]`": Policy,
-    "How a table is written": _Described, "`[[accept]]`": Accepted,
+    "How a table is written": _Described, "A view of a database": View, "`[[accept]]`": Accepted,
 }  # fmt: skip
 
 
@@ -109,6 +114,8 @@ def spelled(field: FieldInfo) -> str:
     default = field.get_default(call_default_factory=True, validated_data={})
     if default == {}:
         return "none"
+    if isinstance(default, BaseModel):
+        return "see text"
     if default is PydanticUndefined:
         return "required"
     if default is None:
@@ -153,6 +160,20 @@ def test_every_model_has_a_section() -> None:
 def test_every_key_and_its_default_are_documented(page: str, heading: str, model: type[BaseModel]) -> None:
     told = table(sections(DOCS / page)[heading])
     assert told == {name: spelled(field) for name, field in model.model_fields.items()}
+
+
+@pytest.mark.parametrize("heading", KINDS)
+def test_every_key_of_every_kind_of_outcome_is_documented(heading: str) -> None:
+    common = {name: spelled(field) for name, field in outcome.Outcome.model_fields.items()}
+    own = {name: spelled(field) for name, field in KINDS[heading].model_fields.items() if name != "task"}
+    assert table(sections(DOCS / "study.md")[heading]) == {k: said for k, said in own.items() if common.get(k) != said}
+    kinds = sections(DOCS / "study.md")["`[outcome]`"]
+    task = KINDS[heading].model_fields["task"].default
+    assert f'| `"{task}"` |' in kinds
+    assert (
+        re.search(rf"^\| {task} \|", (DOCS / "predict.md").read_text(encoding="utf-8"), flags=re.M)
+        or task == "segmentation"
+    )
 
 
 def test_sections_of_the_files_are_documented() -> None:
@@ -223,6 +244,12 @@ def parsed(words: list[str]) -> tuple[str, dict[str, Any]]:
     quiet(root, "")
     root.main(words, prog_name="pmfed", standalone_mode=False)
     return (names or [""])[0], given
+
+
+def test_every_built_in_study_is_documented() -> None:
+    rows = re.findall(r"^\| (`.*?) \|", (DOCS / "simulate.md").read_text(encoding="utf-8"), flags=re.M)
+    told = [name for row in rows for name in re.findall(r"`([\w-]+)`", row)]
+    assert set(built_in_studies()) <= set(told)
 
 
 def test_there_are_commands_to_check() -> None:

@@ -8,7 +8,6 @@ import torch
 from pmfed_simulations.studies import built_in_studies, find_study
 from torch import nn
 
-from pmfed.modality import shape_of
 from pmfed.models import build, flatten, load
 from pmfed.study import Study
 from pmfed.tasks import task_for
@@ -22,7 +21,7 @@ def batch(study: Study, records: int, seed: int = 0) -> tuple[Tensors, Tensors]:
     generator = torch.Generator().manual_seed(seed)
     inputs, present = {}, {}
     for name, modality in study.modalities.items():
-        inputs[name] = torch.randn(records, *shape_of(modality), generator=generator)
+        inputs[name] = torch.randn(records, *modality.shape, generator=generator)
         present[name] = torch.rand(records, generator=generator) > 0.3
     return inputs, present
 
@@ -73,10 +72,7 @@ def test_a_record_gives_the_same_output_and_gradient_alone_and_in_a_batch(name: 
     vector = flatten(model)
     load(model, vector + np.random.default_rng(1).normal(0, 0.1, len(vector)).astype(np.float32))
     inputs, present = batch(study, 6)
-    values = np.array([1, 0, 1, 1, 0, 0])
-    if study.outcome.event is not None:
-        values = np.stack([np.arange(6) * 500.0, values], axis=1)  # when, and whether
-    targets = task.targets(values) if study.outcome.task != "regression" else torch.randn(6)
+    targets = task.targets(study.outcome.extremes()[[1, 0, 1, 1, 0, 0]])
     outputs = model(inputs, present)
     assert outputs.shape == (6, study.outcome.outputs)
     together = torch.autograd.grad(task.loss(outputs, targets).sum(), tuple(model.parameters()))

@@ -13,7 +13,7 @@ from sklearn.calibration import calibration_curve
 from sklearn.linear_model import LogisticRegression
 from test_tasks import OUTCOMES, drawn, task_of
 
-from pmfed.study.outcome import Outcome
+from pmfed.study.outcomes import outcome_of
 from pmfed.tasks.binary import Binary
 from pmfed.tasks.multiclass import Multiclass
 from pmfed.tasks.scores import GROUPS, calibration
@@ -31,7 +31,7 @@ def held(task: Binary, outputs: np.ndarray) -> np.ndarray:  # type: ignore[type-
 def test_a_yes_or_no_is_judged_as_scikit_learn_does(baseline: float | None, coarse: bool) -> None:
     outputs, truth = drawn("binary", 4000, 1)
     outputs, truth = outputs * 1.4 - 0.7, truth.astype(np.float64)  # neither slope nor intercept is right
-    task = Binary(Outcome(column="y", task="binary", classes=("no", "yes"), baseline=baseline), coarse)
+    task = Binary(outcome_of(column="y", task="binary", classes=("no", "yes"), baseline=baseline), coarse)
     found = task.detail(task.rows(outputs, truth).sum(axis=0))
     logits = held(task, outputs)
     risk = 1 / (1 + np.exp(-logits))

@@ -11,14 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pmfed.models.head import Proportional, head
-from pmfed.study.outcome import Outcome
+from pmfed.study.outcomes import outcome_of
 from pmfed.tasks.survival import Survival, _watched, concordance, kaplan_meier
 from pmfed.tasks.task import intervals
 
 Floats = np.ndarray[Any, Any]
 
 KEYS: dict[str, Any] = {"column": "t", "event": "e", "task": "survival", "classes": ("0", "1")}
-OUTCOME = Outcome(**KEYS, intervals=(1, 2, 4, 8, 10), horizon=4)
+OUTCOME = outcome_of(**KEYS, intervals=(1, 2, 4, 8, 10), horizon=4)
 TASK = Survival(OUTCOME)
 
 
@@ -126,7 +126,7 @@ def test_figures_are_those_of_scikit_survival() -> None:
     expected = metrics.concordance_index_censored(event, time, -alive[:, 2])[0]
     assert found["c_index"] == pytest.approx(expected, abs=0.005)
     # The last boundary is the end of observation, which scikit-survival does not score.
-    shorter = Survival(Outcome(**KEYS, intervals=(1, 2, 4, 8), horizon=4))
+    shorter = Survival(outcome_of(**KEYS, intervals=(1, 2, 4, 8), horizon=4))
     scored = metrics.integrated_brier_score(truth, truth, alive[:, :4], shorter.ends)
     assert told(outputs[:, :4], outcomes, shorter)["integrated_brier"] == pytest.approx(scored, abs=0.003)
 
@@ -321,4 +321,4 @@ def test_proportional_hazards_have_one_risk_and_a_bias_per_interval() -> None:
 )
 def test_an_outcome_that_does_not_hold_together_is_refused(changed: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        Outcome(**{**KEYS, "intervals": (1, 2, 4, 8, 10), **changed})
+        outcome_of(**{**KEYS, "intervals": (1, 2, 4, 8, 10), **changed})

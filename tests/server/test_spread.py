@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from pmfed_server.spread import across_sites, paired, random_effects
 
-from pmfed.study.outcome import Outcome
+from pmfed.study.outcomes import outcome_of
 from pmfed.tasks.binary import Binary
 from pmfed.tasks.task import intervals, measured
 
-TASK = Binary(Outcome(column="y", task="binary", classes=("no", "yes"), baseline=0.3))
+TASK = Binary(outcome_of(column="y", task="binary", classes=("no", "yes"), baseline=0.3))
 
 # Thirteen trials of BCG against tuberculosis (Colditz et al. 1994): log risk ratios and their variances.
 BCG = (

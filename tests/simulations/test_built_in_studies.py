@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib import invalidate_caches
 from pathlib import Path
 
@@ -76,16 +77,22 @@ def test_adding_a_study_is_adding_a_folder(added: Path, tmp_path: Path) -> None:
     assert "needs ward_falls" in line
     assert find("ward-falls").title == "Falls on three wards"
     assert "ward_falls  for: pmfed simulate ward-falls\n" in said("data", "list")
-    assert "A ward-falls study" in said("study", "plan", "ward-falls", "--sites", "3")
-
-    asked = Options(study="ward-falls", out=str(tmp_path / "run"), rounds=1, reproducible=True, workers=1)
+    asked = Options(study="ward-falls", out=str(tmp_path / "run"))
     with pytest.raises(UsageError, match="'ward-falls' needs public data"):
         prepare(asked)
-    ready = prepare(Options(**{**asked.__dict__, "data": str(added)}))
-    result = simulate(ready)
-    assert [site["name"] for site in result["sites"]] == ["north", "south", "west"]
-    assert result["reference"] == [{"label": "A published score", "value": 0.6, "source": "3 wards"}]
+    ready = prepare(replace(asked, data=str(added)))
+    assert [site.name for site in ready.sites] == ["north", "south", "west"]
     assert {site.policy.delta for site in ready.sites} == {1e-3}
+    assert ready.references() == [{"label": "A published score", "value": 0.6, "source": "3 wards"}]
+
+
+@pytest.mark.slow
+def test_it_is_planned_and_simulated_like_every_other(added: Path, tmp_path: Path) -> None:
+    assert "A ward-falls study" in said("study", "plan", "ward-falls", "--sites", "3")
+    asked = Options("ward-falls", str(tmp_path / "run"), data=str(added), rounds=1, reproducible=True, workers=1)
+    result = simulate(prepare(asked))
+    assert result["study"] == "ward-falls"
+    assert [line["label"] for line in result["reference"]] == ["A published score"]
 
 
 def test_without_the_folder_there_is_no_such_study() -> None:
@@ -128,4 +135,4 @@ def test_references_are_of_the_study_s_own_patients(added: Path, tmp_path: Path)
     asked = Options(
         study="ward-falls", sites=str(own), out=str(tmp_path / "run"), rounds=1, reproducible=True, workers=1
     )
-    assert "reference" not in simulate(prepare(asked))
+    assert prepare(asked).references() == []

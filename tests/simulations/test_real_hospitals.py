@@ -21,14 +21,13 @@ from pmfed_simulations.hospitals.model import FREQUENCIES, PANEL
 from pmfed_simulations.hospitals.omop import TABLES
 from pmfed_simulations.hospitals.real import write_real_hospitals
 from pmfed_simulations.hospitals.truth import Truth
+from readings import read_dicom, read_events, read_panel
 
 from pmfed.cohort import read_cohort
-from pmfed.cohort.ehr import open_source, read_consent, read_events
+from pmfed.cohort.ehr import open_source, read_consent
 from pmfed.cohort.ehr.codes import Matcher
 from pmfed.cohort.ehr.events import Asked
 from pmfed.cohort.ehr.units import conversion
-from pmfed.cohort.genomics import read_panel
-from pmfed.cohort.imaging.dicom import read_dicom
 from pmfed.cohort.tables import Problems
 from pmfed.modality import Dicom, Events, Panel
 from pmfed.modality.genomics import LENGTHS

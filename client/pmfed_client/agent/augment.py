@@ -21,7 +21,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pmfed.modality import SCANS, shape_of
 from pmfed.privacy.noise import Source
 from pmfed.study import Study
 from pmfed.study.augmentation import Augmentation
@@ -43,12 +42,8 @@ class Augment:
 
     def __init__(self, study: Study) -> None:
         self.rules = study.training.augmentation
-        self.masks = study.outcome.task == "segmentation"
-        self.images = [
-            name
-            for name, modality in sorted(study.modalities.items())
-            if isinstance(modality, SCANS) and len(shape_of(modality)) > 2
-        ]
+        self.masks = study.outcome.masks is not None
+        self.images = [name for name, modality in sorted(study.modalities.items()) if len(modality.shape) > 2]
 
     def seeds(self, units: int, source: Source) -> Floats:
         """Return a seed in [0, 1) for every unit of the site, drawn or not: nobody's depends on who else is drawn."""

@@ -10,7 +10,6 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 
 import numpy as np
 from rich.console import Console
@@ -21,7 +20,6 @@ from pmfed.cohort import Cohort, read_cohort
 from pmfed.cohort.imaging.places import Places
 from pmfed.errors import PolicyError
 from pmfed.methods import plan_for
-from pmfed.modality import shape_of
 from pmfed.plain import plain
 from pmfed.study import Study
 from pmfed_client.site import lost_values
@@ -129,7 +127,7 @@ def check(site: Site, study: Study, places: Places | None = None) -> Checked:
         policy=_policy(site, study, cohort),
         red=tuple(reasons),
         losses=tuple(Line(f"{name}: {what}", number) for name, what, number in lost_values.rows(found.uses, least)),
-        inputs={name: " x ".join(map(str, shape_of(m))) for name, m in sorted(study.modalities.items())},
+        inputs={name: " x ".join(map(str, m.shape)) for name, m in sorted(study.modalities.items())},
     )
 
 
@@ -145,26 +143,7 @@ def _veiled(warning: str, least: int) -> str:
 
 def _balance(study: Study, cohort: Cohort) -> list[tuple[str, int]]:
     """Return patients per class, or per quarter of the possible values, by their first record."""
-    first = np.searchsorted(cohort.owner, np.arange(cohort.patients))
-    if not study.outcome.columns:
-        return []
-    if study.outcome.task == "segmentation":
-        seen = [(name, cohort.targets[first] == place) for place, name in enumerate(study.outcome.classes)]
-        return [(f"any {name}", int(there.reshape(len(first), -1).any(axis=1).sum())) for name, there in seen]
-    values = cohort.targets[first]
-    outcome = study.outcome
-    if outcome.event is not None:
-        values = values[:, 1]
-    if outcome.classes:
-        return [(name, int((values == place).sum())) for place, name in enumerate(outcome.classes)]
-    assert outcome.minimum is not None
-    assert outcome.maximum is not None
-    edges = np.linspace(outcome.minimum, outcome.maximum, 5)
-    places = np.clip(np.digitize(values, edges) - 1, 0, 3)
-    return [
-        (f"{low:g} to {high:g} {outcome.unit}".strip(), int((places == place).sum()))
-        for place, (low, high) in enumerate(pairwise(edges))
-    ]
+    return study.outcome.balance(cohort.targets[np.searchsorted(cohort.owner, np.arange(cohort.patients))])
 
 
 def _policy(site: Site, study: Study, cohort: Cohort) -> PolicyError | None:

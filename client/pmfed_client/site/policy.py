@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_va
 
 from pmfed.errors import BudgetError, ClosedError, PolicyError
 from pmfed.methods import schedule
-from pmfed.modality import KINDS
+from pmfed.modality import KINDS, known_kinds
 from pmfed.privacy.accounting import epsilon
 from pmfed.privacy.plan import PrivacyPlan
 from pmfed.study import Study
@@ -18,8 +18,8 @@ from pmfed_client.site.hours import span, within, zone
 
 
 def _kind(name: str) -> str:
-    if name not in KINDS:
-        raise ValueError(f"'{name}' is no kind of modality; there are {', '.join(KINDS)}")
+    if name not in known_kinds():
+        raise ValueError(f"'{name}' is no kind of modality; there are {', '.join(known_kinds())}")
     return name
 
 

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pmfed.cohort.block import Block
-from pmfed.cohort.contract.times import DAY, Moments
+from pmfed.cohort.contract.times import DAY
 from pmfed.cohort.contract.uses import constant, told
+from pmfed.cohort.ehr.event_pass import EventPass
 from pmfed.cohort.ehr.events import FEMALE, MALE, Floats, Persons
-from pmfed.cohort.ehr.reading import Reading
 from pmfed.cohort.ehr.reductions import reduction
 from pmfed.cohort.ehr.source import open_source
 from pmfed.cohort.ehr.window import Window, seconds
 from pmfed.cohort.encode import middle_and_half, transformed
+from pmfed.cohort.reading import Reading
 from pmfed.cohort.tables import Problems, count
 from pmfed.errors import DataError
 from pmfed.modality import Numeric
@@ -26,30 +25,8 @@ from pmfed.modality.ehr import Events
 YEAR = 365.2425 * DAY
 
 
-def read_events(
-    spec: Events,
-    source: Path | str,
-    patients: Sequence[str],
-    when: Moments | None,
-    problems: Problems,
-    patient: str = "patient_id",
-) -> Block:
-    """Read the features of a study for the records of a cohort.
-
-    Parameters
-    ----------
-    spec
-        The features.
-    source
-        An OMOP database, a FHIR export or tables of events: see `open_source`.
-    patients : (R,) str
-        Patient of each record.
-    when : (R,) datetime64[s]
-        Index date of each record. Only what happened and was entered strictly before it counts.
-    problems
-        Where errors are gathered.
-    patient
-        The column with the patient's id in tables that no file describes.
+def read_events(reading: Reading[Events]) -> Block:
+    """Read the features of a study out of an OMOP database, a FHIR export or tables of events: see `open_source`.
 
     Returns
     -------
@@ -57,26 +34,27 @@ def read_events(
         Inputs (R, F) as `Events.names` orders them. A record is present where the source has the patient and the
         record an index date.
     """
-    inputs = np.zeros((len(patients), len(spec.names)), dtype=np.float32)
-    nothing = Block(inputs, np.zeros(len(patients), dtype=bool))
+    spec, patients, when, problems = reading.spec, reading.patients, reading.when, reading.problems
+    nothing = reading.absent()
+    inputs = nothing.inputs
     if when is None:
         problems.add("features of events need an index date.", "Name its column in [cohort] of the study.")
         return nothing
     try:
-        opened = open_source(source, patient)
+        opened = open_source(reading.sources[spec.source], reading.patient)
         keys = sorted(spec.features)
         reach = np.array([seconds(spec.features[key].days) for key in keys], dtype=np.int64)
         window = Window(patients, when, reach)
-        reading = Reading(opened, spec.features, window, spec.censored)
+        events = EventPass(opened, spec.features, window, spec.censored)
         wanted = [
             reduction(spec.features[key].value, len(patients), float(one)) for key, one in zip(keys, reach, strict=True)
         ]
-        for counted in reading if keys else ():
+        for counted in events if keys else ():
             for place in np.unique(counted.feature).tolist():
                 mine = counted.of(place)
                 wanted[place].add(mine.record, mine.ago, mine.value)
         persons = opened.persons(window.asked)
-        counts, warnings = reading.report(problems)
+        counts, warnings = events.report(problems)
     except DataError as error:
         problems.note(error)
         return nothing
@@ -99,10 +77,10 @@ def read_events(
     inputs[~present] = 0.0
     uses = {
         key: replace(use, constant=constant(numbers[key][present]) and spec.features[key].measured)
-        for key, use in reading.uses().items()
+        for key, use in events.uses().items()
     }
     warnings += told(opened.name, uses)
-    return Block(inputs, present, missing, counts, tuple(warnings), uses)
+    return Block(inputs, present, missing, counts, tuple(warnings), uses, told=True)
 
 
 def bounded(number: Numeric, values: Floats) -> Floats:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pmfed.cohort.block import Block
-from pmfed.cohort.contract.times import Moments
+from pmfed.cohort.contract.uses import EARLIER, LATER, NO_DATE, of_files
 from pmfed.cohort.ehr.events import Asked, Chunk, Texts
 from pmfed.cohort.ehr.features import attendance
+from pmfed.cohort.ehr.fhir import UNREAD
 from pmfed.cohort.ehr.source import open_source
 from pmfed.cohort.ehr.window import Window, seconds
-from pmfed.cohort.tables import Problems, count
+from pmfed.cohort.reading import Reading
+from pmfed.cohort.tables import count
 from pmfed.errors import DataError
 from pmfed.modality.ehr import Notes
 
@@ -25,32 +26,12 @@ TOGETHER = 1_000
 """Notes turned into counts at a time."""
 
 
-def read_notes(
-    spec: Notes,
-    source: Path | str,
-    patients: Sequence[str],
-    when: Moments | None,
-    problems: Problems,
-    patient: str = "patient_id",
-) -> Block:
-    """Read the notes of a study for the records of a cohort.
+def read_notes(reading: Reading[Notes]) -> Block:
+    """Read the notes of a study out of a source of health records: see `open_source`.
 
-    Parameters
-    ----------
-    spec
-        Vocabulary or size.
-    source
-        A table of notes (``patient_id``, ``when``, ``text``), an OMOP database (table ``note``), a FHIR export
-        (plain text within DocumentReference), or a file that describes one: see `open_source`.
-    patients
-        Patient of each record.
-    when
-        Index dates: only notes written before count. None where the study has no index date: then all do, and a table
-        of notes needs no dates.
-    problems
-        Where errors are gathered.
-    patient
-        The column with the patient's id in tables that no file describes.
+    That is a table of notes (``patient_id``, ``when``, ``text``), an OMOP database (table ``note``), a FHIR export (plain
+    text within DocumentReference), or a file that describes one. Only notes written before an index date count; where the
+    study has none, all do, and a table of notes needs no dates.
 
     Returns
     -------
@@ -58,13 +39,14 @@ def read_notes(
         Inputs (R, F): the words of all notes of a record together, hashed with a sign or counted and weighted, and
         brought to L2 norm 1. A record is present where it has a word.
     """
-    inputs = np.zeros((len(patients), len(spec.names)), dtype=np.float32)
-    nothing = Block(inputs, np.zeros(len(patients), dtype=bool))
+    spec, patients, when, problems = reading.spec, reading.patients, reading.when, reading.problems
+    nothing = reading.absent()
+    inputs = nothing.inputs
     dates = np.full(len(patients), np.datetime64("2000-01-01", "s")) if when is None else when
     counts: dict[str, int] = {}
-    undated = read = 0
+    undated = read = whole = late = seen = 0
     try:
-        opened = open_source(source, patient)
+        opened = open_source(reading.sources[spec.source], reading.patient)
         window = Window(patients, dates, np.array([seconds(spec.days)]))
         asked = window.asked if when is not None else Asked(window.asked.ids)
         words = _Words(spec)
@@ -76,6 +58,11 @@ def read_notes(
                 undated += int(np.isnat(part.when).sum())
                 record, row, _ = window.rows(_as_events(part))
                 read += len(row)
+                whole += len(np.unique(row))
+                late += int(
+                    (~np.isnat(part.when) & ~window.before(part.patient, np.maximum(part.when, part.known))).sum()
+                )
+                seen += len(part.text)
                 if len(row):
                     used, place = np.unique(row, return_inverse=True)
                     _add(inputs, record, place, words.counts([part.text[one] for one in used.tolist()]))
@@ -98,7 +85,11 @@ def read_notes(
     np.divide(inputs, norms, out=inputs, where=norms > 0)
     present = there & (norms[:, 0] > 0)
     inputs[~present] = 0.0
-    return Block(inputs, present, {}, {what: number for what, number in counts.items() if number}, tuple(warnings))
+    lost = {what: counts.get(what, 0) for what in UNREAD} | {NO_DATE: undated}
+    uses = {"note": of_files(whole, lost, {LATER: late, EARLIER: max(0, seen - whole - late - undated)})}
+    return Block(
+        inputs, present, {}, {what: number for what, number in counts.items() if number}, tuple(warnings), uses
+    )
 
 
 class _Words:

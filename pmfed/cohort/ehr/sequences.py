@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-
 import numpy as np
 from numpy.typing import NDArray
 
 from pmfed.cohort.block import Block
-from pmfed.cohort.contract.times import Moments
 from pmfed.cohort.contract.uses import told
+from pmfed.cohort.ehr.event_pass import Counted, EventPass
 from pmfed.cohort.ehr.events import Floats, Ints
 from pmfed.cohort.ehr.features import attendance, bounded, scaled
-from pmfed.cohort.ehr.reading import Counted, Reading
 from pmfed.cohort.ehr.reductions import reduction
 from pmfed.cohort.ehr.source import open_source
 from pmfed.cohort.ehr.window import Window
-from pmfed.cohort.tables import Problems
+from pmfed.cohort.reading import Reading
 from pmfed.errors import DataError
 from pmfed.modality.ehr import EventFeature, EventSequence
 
@@ -25,22 +21,8 @@ HELD = 2_000_000
 """Events held before those are dropped that are too old to be among the last steps."""
 
 
-def read_sequence(
-    spec: EventSequence,
-    source: Path | str,
-    patients: Sequence[str],
-    when: Moments | None,
-    problems: Problems,
-    patient: str = "patient_id",
-) -> Block:
-    """Read the sequence of a study for the records of a cohort.
-
-    Parameters
-    ----------
-    spec
-        Steps and channels.
-    source, patients, when, problems, patient
-        As for `read_events`.
+def read_sequence(reading: Reading[EventSequence]) -> Block:
+    """Read the steps and channels of a study out of what `read_events` reads, too.
 
     Returns
     -------
@@ -52,22 +34,22 @@ def read_sequence(
         date the step ends, as a share of the span; 1 in an empty step that only fills up. A record is present where
         anything was observed.
     """
-    steps, keys = spec.length, sorted(spec.channels)
-    inputs = np.zeros((len(patients), steps, len(spec.names)), dtype=np.float32)
-    nothing = Block(inputs, np.zeros(len(patients), dtype=bool))
+    spec, patients, when, problems = reading.spec, reading.patients, reading.when, reading.problems
+    keys, nothing = sorted(spec.channels), reading.absent()
+    inputs = nothing.inputs
     if when is None:
         problems.add("a sequence of events needs an index date.", "Name its column in [cohort] of the study.")
         return nothing
     try:
-        opened = open_source(source, patient)
+        opened = open_source(reading.sources[spec.source], reading.patient)
         reach = np.full(len(keys), round(spec.span_hours * 3600), dtype=np.int64)
         window = Window(patients, when, reach)
-        reading = Reading(opened, spec.channels, window, spec.censored)
+        events = EventPass(opened, spec.channels, window, spec.censored)
         grid = _Grid(spec, len(patients)) if spec.hours else _Moments(spec, len(patients))
-        for counted in reading:
+        for counted in events:
             grid.add(counted)
         persons = opened.persons(window.asked)
-        counts, warnings = reading.report(problems)
+        counts, warnings = events.report(problems)
     except DataError as error:
         problems.note(error)
         return nothing
@@ -81,9 +63,9 @@ def read_sequence(
     present = there & observed.any(axis=1)
     missing = {key: int((present & ~observed[:, place]).sum()) for place, key in enumerate(keys)}
     inputs[~present] = 0.0
-    uses = reading.uses()
+    uses = events.uses()
     warnings += told(opened.name, uses)
-    return Block(inputs, present, missing, counts, tuple(warnings), uses)
+    return Block(inputs, present, missing, counts, tuple(warnings), uses, told=True)
 
 
 def _fill(out: NDArray[np.float32], spec: EventFeature, values: Floats, ages: Floats, span: float) -> None:

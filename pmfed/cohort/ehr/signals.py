@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pmfed.cohort.block import Block
-from pmfed.cohort.contract.times import Moments
+from pmfed.cohort.contract.uses import LATER, NOT_MEASURED, of_files
 from pmfed.cohort.ehr.events import Floats
 from pmfed.cohort.ehr.folder import inside
 from pmfed.cohort.ehr.sampled import ENDINGS, read_csv
@@ -29,7 +28,8 @@ from pmfed.cohort.ehr.traces import (
 )
 from pmfed.cohort.ehr.units import convert
 from pmfed.cohort.ehr.wfdb_files import read_wfdb
-from pmfed.cohort.tables import Problems, count
+from pmfed.cohort.reading import Reading
+from pmfed.cohort.tables import count
 from pmfed.errors import DataError, StudyError
 from pmfed.modality.ehr import SignalChannel, Signals
 
@@ -39,31 +39,13 @@ BEYOND = "waveforms with samples out of bounds"
 FLAT = "waveforms with a flat channel"
 
 
-def read_signals(
-    spec: Signals,
-    files: Sequence[str],
-    folder: Path,
-    path: Path,
-    problems: Problems,
-    taken: Moments | None = None,
-    when: Moments | None = None,
-) -> Block:
+def read_signals(reading: Reading[Signals]) -> Block:
     """Read the waveform of every record.
 
-    Parameters
-    ----------
-    spec
-        Channels, rate and length.
-    files
-        Per record the file's path inside ``folder``: a WFDB header, with or without ``.hea``, or a CSV with a
-        column ``time`` and one per channel. "" for a record without a waveform.
-    folder
-        Where the files lie; what leads out of it is not opened. That holds for signal files a header names too. A
-        ``signals.toml`` in it says what they do not: see `pmfed.cohort.ehr.traces.Description`.
-    path, problems
-        The table that lists the files, for messages, and where these are gathered. File names are never told.
-    taken, when : (R,) datetime64[s]
-        When each waveform began, and the index dates. One that was not over before the index date is not used.
+    A table lists files by their path inside a folder: a WFDB header, with or without ``.hea``, or a CSV with a column
+    ``time`` and one per channel. What leads out of the folder is not opened; that holds for signal files a header names too.
+    A ``signals.toml`` in it says what they do not: see `pmfed.cohort.ehr.traces.Description`. A waveform that was not over
+    before the index date is not used.
 
     Returns
     -------
@@ -71,20 +53,23 @@ def read_signals(
         Inputs (R, T, C): ``(value - mean) / scale``, 0 where a sample is missing or out of bounds, and where there is no
         waveform. Files that cannot be used are counted by reason, left out with ``skip_unreadable``.
     """
-    inputs = np.zeros((len(files), spec.length, len(spec.channels)), dtype=np.float32)
+    spec, when, problems = reading.spec, reading.when, reading.problems
+    files, path, folder = reading.listed(spec.file), reading.table(), reading.place(spec.folder)
+    nothing = reading.absent()
+    inputs = np.zeros_like(nothing.inputs)
     present = np.array([bool(file) for file in files], dtype=bool)
     counts: Counter[str] = Counter()
     told: list[str] = []
-    nothing = Block(np.zeros_like(inputs), np.zeros(len(files), dtype=bool))
     if not folder.is_dir():
         problems.add(f"{folder}: there is no such folder.", "Check the path in [data] of site.toml.")
         return nothing
-    if when is not None and taken is None:
+    if when is not None and spec.when is None:
         problems.add(
             f"{path}: does not say when waveforms were recorded, and the study has an index date.",
             "Name the column with their dates as 'when' of the modality.",
         )
         return nothing
+    taken = None if spec.when is None else reading.moments(spec.when)
     if when is not None and taken is not None:
         length = np.timedelta64(int(np.ceil(spec.seconds)), "s")
         late = present & ~(taken + length < when)  # True with NaT: what is not known to be early is late
@@ -117,7 +102,9 @@ def read_signals(
         else:
             problems.add(what, REMEDIES[failure])
     told += _told(path, counts, len(wanted))
-    return Block(inputs, present, {}, {what: one for what, one in counts.items() if one}, tuple(told))
+    passed = {LATER: counts["waveforms not over before the index date"], NOT_MEASURED: sum(not file for file in files)}
+    uses = {"waveform": of_files(len(wanted) - failures.total(), failures, passed)}
+    return Block(inputs, present, {}, {what: one for what, one in counts.items() if one}, tuple(told), uses)
 
 
 def _told(path: Path, counts: Counter[str], number: int) -> list[str]:

@@ -6,19 +6,20 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pmfed.cohort.block import Block
+from pmfed.cohort.contract.uses import of_gaps
 from pmfed.cohort.genomics.builds import check_build
 from pmfed.cohort.genomics.container import open_container
 from pmfed.cohort.genomics.ft import failing
 from pmfed.cohort.genomics.records import ABSENT, Record, Records
-from pmfed.cohort.genomics.samples import Map, pair_samples
+from pmfed.cohort.genomics.samples import map_of, pair_samples
 from pmfed.cohort.genomics.structural import BREAKENDS, INSERTED, OTHERS, EndlessError, Event, events
-from pmfed.cohort.tables import Problems, count
+from pmfed.cohort.reading import Reading
+from pmfed.cohort.tables import count
 from pmfed.errors import DataError
 from pmfed.modality.genomics import CopyNumber, place
 
@@ -35,15 +36,7 @@ _TOLD = {
 _NOUNS = {BREAKENDS: "breakend call", OTHERS: "other structural call", INSERTED: "inserted sequence"}
 
 
-def read_copy_number(
-    spec: CopyNumber,
-    source: Path,
-    patients: Sequence[str],
-    when: NDArray[np.datetime64] | None,
-    problems: Problems,
-    samples: Path | None = None,
-    patient: str = "patient_id",
-) -> Block:
+def read_copy_number(reading: Reading[CopyNumber]) -> Block:
     """Read the copies that every record's patient has of each region.
 
     A call counts for a region where it covers at least the share ``spec.overlap`` of it. The number of copies is the
@@ -51,31 +44,24 @@ def read_copy_number(
     stretch that stand in lines of their own are one call. Of several calls of one patient that differ from two copies, the one that covers most counts, then the first in the file. Without such
     a call a patient has two copies; if a call that counts is missing, the number is.
 
-    Parameters
-    ----------
-    spec
-        The regions.
-    source
-        A VCF or BCF file. It is streamed once: calls of any length may begin far before a region, where an index
-        would not look.
-    patients : (R,)
-        Patient id of every record; each patient is read once.
-    when
-        Not used: inherited copies do not change.
-    problems
-        Where what is wrong is noted. Inputs are meaningless when there is something.
-    samples, patient
-        The table of samples, if the study names one, and its column of patients.
+    The file is streamed once: calls of any length may begin far before a region, where an index would not look. Each
+    patient is read once, and index dates are not used: inherited copies do not change.
 
     Returns
     -------
     Block
         Inputs (copies - 2) / scale; a missing number counts as two copies.
     """
-    absent = Block(np.zeros((len(patients), len(spec.names)), dtype=np.float32), np.zeros(len(patients), dtype=bool))
+    spec, patients, problems, source = (
+        reading.spec,
+        reading.patients,
+        reading.problems,
+        reading.place(reading.spec.source),
+    )
+    absent = reading.absent()
     try:
         file = open_container(source)
-        table = Map(samples, spec.sample, patient) if samples else None
+        table = map_of(reading, spec.samples, spec.sample)
         paired = pair_samples(source, file.samples, patients, table, problems)
         stated = check_build(spec.build, source, file.contigs, file.words, (), problems)
         if not file.formats & {"CN", "GT"}:
@@ -112,7 +98,8 @@ def read_copy_number(
             inputs[present, column + 1] = np.isnan(copies)
         column += 1 + region.indicator
     counts = {**paired.counts, **{name: number for name, number in sorted(found.tally.items()) if number}}
-    return Block(inputs, present, missing, counts, tuple(warnings))
+    uses = of_gaps(len(owned), missing, "a call that tells no number of copies")
+    return Block(inputs, present, missing, counts, tuple(warnings), uses)
 
 
 @dataclass(frozen=True, repr=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,43 +9,25 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pmfed.cohort.block import Block
+from pmfed.cohort.contract.uses import of_gaps
 from pmfed.cohort.encode import middle_and_half, transformed
 from pmfed.cohort.genomics.matrix import Matrix
 from pmfed.cohort.genomics.quality import named
-from pmfed.cohort.genomics.samples import Ints, Map, Samples, Times, pair_samples
+from pmfed.cohort.genomics.samples import Ints, Samples, Times, map_of, pair_samples
+from pmfed.cohort.reading import Reading
 from pmfed.cohort.tables import Problems, count, decimal_comma, number
 from pmfed.errors import DataError
+from pmfed.modality.columns import Numeric
 from pmfed.modality.genomics import Expression
-from pmfed.modality.table import Numeric
 
 Floats = NDArray[np.float64]
 
 
-def read_expression(
-    spec: Expression,
-    source: Path,
-    patients: Sequence[str],
-    when: Times | None,
-    problems: Problems,
-    samples: Path | None = None,
-    patient: str = "patient_id",
-) -> Block:
-    """Read the expression of every record.
+def read_expression(reading: Reading[Expression]) -> Block:
+    """Read the expression of every record out of ``.csv``, ``.tsv`` (also ``.gz``) or ``.parquet``.
 
-    Parameters
-    ----------
-    spec
-        The genes.
-    source
-        ``.csv``, ``.tsv`` (also ``.gz``) or ``.parquet``; streamed, and only the study's genes are kept.
-    patients : (R,)
-        Patient id of every record; each sample is read once.
-    when : (R,) datetime64[s] or None
-        Index date of every record. With ``spec.date``, a record gets the latest sample taken on or before it.
-    problems
-        Where what is wrong is noted. Inputs are meaningless when there is something.
-    samples, patient
-        The table of samples, if the study names one, and its column of patients.
+    The file is streamed, only the study's genes are kept, and each sample is read once. With ``date`` a record gets the latest
+    sample taken on or before its index date.
 
     Returns
     -------
@@ -54,7 +35,8 @@ def read_expression(
         Inputs as of numeric features of a table: ``(value - mean) / scale`` after the transform, a missing value being
         the mean; without public mean and scale on the bounded -1..1 scale, NaN where missing.
     """
-    absent = Block(np.zeros((len(patients), len(spec.names)), dtype=np.float32), np.zeros(len(patients), dtype=bool))
+    spec, patients, when, problems = reading.spec, reading.patients, reading.when, reading.problems
+    source, absent = reading.place(spec.source), reading.absent()
     if spec.date is not None and when is None:
         problems.add(
             "the study asks for samples before an index date ('date' of an expression modality) and has no index date.",
@@ -63,7 +45,7 @@ def read_expression(
         return absent
     try:
         matrix = Matrix(source, spec.rows, spec.identifier)
-        table = Map(samples, spec.sample, patient, date=spec.date) if samples else None
+        table = map_of(reading, spec.samples, spec.sample, date=spec.date)
         names = matrix.samples()
         paired = pair_samples(source, names, patients, table, problems)
         if paired is None:
@@ -121,7 +103,8 @@ def read_expression(
         ),
     }
     counts = {name: number for name, number in counts.items() if number}
-    return Block(np.concatenate(blocks, axis=1).astype(np.float32), present, missing, counts, tuple(warnings))
+    uses = of_gaps(int(present.sum()), missing)
+    return Block(np.concatenate(blocks, axis=1).astype(np.float32), present, missing, counts, tuple(warnings), uses)
 
 
 def _values(key: str, gene: Numeric, cells: pd.Series, path: Path, problems: Problems) -> Floats:

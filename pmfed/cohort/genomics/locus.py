@@ -38,7 +38,7 @@ Written = tuple[tuple[int, tuple[str, ...]], ...]  # position of each record fro
 
 
 @dataclass(frozen=True)
-class Reading:
+class ResolvedVariant:
     """What the letters of records come to, whoever's calls they hold.
 
     Attributes
@@ -118,7 +118,7 @@ def settle(pair: Pair, at: int, parts: Sequence[Part]) -> Settled | Fail | None:
         if not any(part.repeats(other) for other in once):
             once.append(part)
     found = read_letters(pair, tuple((part.start - at, part.alleles) for part in once))
-    if not isinstance(found, Reading):
+    if not isinstance(found, ResolvedVariant):
         return found
     about = [Told(part, one) for part, one in zip(once, found.outcomes, strict=True) if one is not None]
     judges = [Told(once[place], found.outcomes[place] or ()) for place in found.judges]
@@ -137,7 +137,7 @@ def settle(pair: Pair, at: int, parts: Sequence[Part]) -> Settled | Fail | None:
 
 
 @lru_cache(maxsize=4096)
-def read_letters(pair: Pair, records: Written) -> Reading | Fail | None:
+def read_letters(pair: Pair, records: Written) -> ResolvedVariant | Fail | None:
     """Return what the letters of the records that cover a variant come to."""
     sought = None
     if not is_single(pair):
@@ -170,7 +170,7 @@ def read_letters(pair: Pair, records: Written) -> Reading | Fail | None:
         judges = [place for place in listing if target in told[place]]
     else:
         judges = [place for place in listing if len(set(told[place])) > 1] or listing
-    return Reading(match, base, target, tuple(about), tuple(judges), len(pooled))
+    return ResolvedVariant(match, base, target, tuple(about), tuple(judges), len(pooled))
 
 
 def _listed_twice(about: Sequence[tuple[str, ...] | None], records: Written) -> bool:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pmfed.cohort.block import Block
+from pmfed.cohort.contract.uses import NOT_MEASURED, Use
 from pmfed.cohort.genomics.builds import check_build, check_ends
-from pmfed.cohort.genomics.calls import Bools, Found, Seen
+from pmfed.cohort.genomics.calls import ONE_COPY, UNMEASURED, Bools, Found, Seen
 from pmfed.cohort.genomics.plink import PlinkPanel
 from pmfed.cohort.genomics.quality import check_variants, named
-from pmfed.cohort.genomics.samples import Ints, Map, Samples, pair_samples
+from pmfed.cohort.genomics.samples import Ints, Samples, map_of, pair_samples
 from pmfed.cohort.genomics.vcf import VcfPanel
+from pmfed.cohort.reading import Reading
 from pmfed.cohort.tables import Problems, count
 from pmfed.errors import DataError
 from pmfed.modality.genomics import Panel
@@ -23,31 +25,10 @@ from pmfed.modality.genomics import Panel
 _AT_A_TIME = 64  # variants turned into inputs together
 
 
-def read_panel(
-    spec: Panel,
-    source: Path,
-    patients: Sequence[str],
-    when: NDArray[np.datetime64] | None,
-    problems: Problems,
-    samples: Path | None = None,
-    patient: str = "patient_id",
-) -> Block:
-    """Read the panel's dosages of every record.
+def read_panel(reading: Reading[Panel]) -> Block:
+    """Read the panel's dosages of every record out of a VCF or BCF file, or the .bed file of a PLINK fileset.
 
-    Parameters
-    ----------
-    spec
-        The panel.
-    source
-        A VCF or BCF file, or the .bed file of a PLINK fileset.
-    patients : (R,)
-        Patient id of every record; each patient is read once.
-    when
-        Not used: inherited variants do not change.
-    problems
-        Where what is wrong is noted. Inputs are meaningless when there is something.
-    samples, patient
-        The table of samples, if the study names one, and its column of patients.
+    Each patient is read once, and index dates are not used: inherited variants do not change.
 
     Returns
     -------
@@ -59,21 +40,27 @@ def read_panel(
     A patient's inputs depend on the file's own columns, the study and that patient's calls, never on which other
     patients are in the cohort.
     """
+    spec, patients, problems, source = (
+        reading.spec,
+        reading.patients,
+        reading.problems,
+        reading.place(reading.spec.source),
+    )
     try:
         file = PlinkPanel(source) if source.suffix.lower() == ".bed" else VcfPanel(source)
-        table = Map(samples, spec.sample, patient, sex=spec.sex) if samples else None
+        table = map_of(reading, spec.samples, spec.sample, sex=spec.sex)
         paired = pair_samples(source, file.samples, patients, table, problems)
         stated = False
         if isinstance(file, VcfPanel):
             used = {variant.place[0] for variant in spec.variants.values() if variant.place}
             stated = check_build(spec.build, source, file.file.contigs, file.file.words, used, problems)
         if paired is None:
-            return _absent(spec, len(patients))
+            return reading.absent()
         sex = _sex(paired, file)
         seen = file.read(spec, paired.places.tolist(), sex)
     except DataError as error:
         problems.note(error)
-        return _absent(spec, len(patients))
+        return reading.absent()
     warnings = list(paired.warnings)
     if isinstance(file, PlinkPanel):
         check_ends(spec.build, source, file.last, problems)
@@ -183,7 +170,23 @@ def _block(spec: Panel, path: Path, seen: Seen, paired: Samples, sex: Ints, warn
     sample = paired.of_records()
     present = (sample >= 0) & here[sample]
     inputs, gaps = _inputs(spec, seen.found, present, sample[present])
-    return Block(inputs, present, gaps, _counts(spec, seen, paired, poor), tuple(warnings))
+    records = int(present.sum())
+    plain = Use(records)
+    uses = {
+        key: _use(key, seen, gaps.get(key, records), records) if gaps.get(key, records) else plain
+        for key in spec.variants
+    }
+    return Block(inputs, present, gaps, _counts(spec, seen, paired, poor), tuple(warnings), uses)
+
+
+def _use(key: str, seen: Seen, gaps: int, records: int) -> Use:
+    """Return what became of the calls of a variant that ``gaps`` of the records lack."""
+    if key in seen.failed:
+        return Use(records - gaps, passed={"of a record that fails FILTER or QUAL": gaps})
+    tally = seen.found[key].tally if key in seen.found else {}
+    why = {what: number for what, number in tally.items() if number and what not in (*UNMEASURED, ONE_COPY)}
+    passed = {**why, NOT_MEASURED: gaps - sum(why.values())}
+    return Use(records - gaps, passed={what: number for what, number in passed.items() if number > 0})
 
 
 def _inputs(
@@ -256,7 +259,3 @@ def _counts(spec: Panel, seen: Seen, paired: Samples, poor: int) -> dict[str, in
         **dict(sorted(tally.items())),
     }
     return {name: number for name, number in counts.items() if number}
-
-
-def _absent(spec: Panel, records: int) -> Block:
-    return Block(np.zeros((records, len(spec.names)), dtype=np.float32), np.zeros(records, dtype=bool))

@@ -6,11 +6,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from pmfed.cohort.reading import Reading
 from pmfed.cohort.tables import MISSING, Problems, count, labels, read_table
 from pmfed.errors import DataError
 
@@ -66,6 +68,13 @@ class Map:
     patient: str
     sex: str | None = None
     date: str | None = None
+
+
+def map_of(
+    reading: Reading[Any], samples: str | None, sample: str, sex: str | None = None, date: str | None = None
+) -> Map | None:
+    """Return the table of samples that a study names, None where it names none."""
+    return None if samples is None else Map(reading.path(samples), sample, reading.patient, sex, date)
 
 
 def pair_samples(

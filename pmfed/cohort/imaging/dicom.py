@@ -5,18 +5,16 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from pmfed.cohort.block import Block
+from pmfed.cohort.contract.uses import of_files
 from pmfed.cohort.imaging.assemble import MISSING, TILTED, Need, assemble, needed
 from pmfed.cohort.imaging.cache import Cache, key_of
 from pmfed.cohort.imaging.choice import choose_all
 from pmfed.cohort.imaging.failures import BURNED_IN, OUTSIDE, REMEDIES, report
-from pmfed.cohort.imaging.fill import Filled, Made, fill
+from pmfed.cohort.imaging.fill import Filled, Made, fill, used
 from pmfed.cohort.imaging.identity import check_twins
 from pmfed.cohort.imaging.index import Index, read_index
 from pmfed.cohort.imaging.inside import read_bytes
@@ -25,6 +23,7 @@ from pmfed.cohort.imaging.owners import Owners
 from pmfed.cohort.imaging.places import Places
 from pmfed.cohort.imaging.quality import looked_at
 from pmfed.cohort.imaging.series import Found, Selection, select
+from pmfed.cohort.reading import Reading
 from pmfed.cohort.tables import Problems
 from pmfed.modality.scans import MAKING, Dicom
 
@@ -32,36 +31,10 @@ BY_NUMBER = "by number"
 UNTOLD = "untold"
 
 
-def read_dicom(
-    spec: Dicom,
-    source: Path,
-    patients: Sequence[str],
-    when: NDArray[np.datetime64] | None,
-    problems: Problems,
-    *,
-    link: Path | None = None,
-    patient: str = "patient_id",
-    places: Places | None = None,
-) -> Block:
-    """Read the scan of every record.
+def read_dicom(reading: Reading[Dicom]) -> Block:
+    """Read the scan of every record out of a DICOM folder of any structure. Nothing outside it is opened.
 
-    Parameters
-    ----------
-    spec
-        Which series, and what is made of them.
-    source
-        The DICOM folder, of any structure. Nothing outside it is opened.
-    patients
-        (R,) the patient of each record.
-    when
-        (R,) datetime64[s], the index date of each record; only scans before it are used, none at it and none without a
-        date. None when the study has no index date.
-    problems
-        Where what is wrong is gathered: counts, never a name, a file or a date.
-    link, patient
-        The table of ``spec.link``, and its column with the patient's id.
-    places
-        Cache, list of unreadable files, progress.
+    Only scans before a record's index date are used, none at it and none without a date.
 
     Returns
     -------
@@ -73,16 +46,16 @@ def read_dicom(
     DataError
         pydicom is not installed.
     """
-    places = places or Places()
-    inputs = np.zeros((len(patients), *spec.shape), dtype=np.float32)
-    present = np.zeros(len(patients), dtype=bool)
+    spec, patients, places, problems = reading.spec, reading.patients, reading.places, reading.problems
+    source, nothing = reading.place(spec.folder), reading.absent()
+    inputs, present = nothing.inputs, nothing.present
     if not source.is_dir():
         problems.add(f"{source}: there is no such folder.", "Check the path in [data] of site.toml.")
-        return Block(inputs, present)
+        return nothing
     index = read_index(source, places.cache, places.indexing)
     faults = {path: entry.state for path, entry in index.entries.items() if entry.state in REMEDIES} | index.refused
     counts, warnings = Counter(index.states), list[str]()
-    owners = Owners.read(spec.link, link, patient, problems)
+    owners = Owners.read(reading)
     total = len(index.entries) + len(index.refused)
     if _stops(spec, source, faults, total, places, problems, warnings) or owners is None:
         return Block(inputs, present, counts=counts, warnings=tuple(warnings))
@@ -91,7 +64,7 @@ def read_dicom(
     if len(selection.issuers) > 1:
         _note_issuers(source, len(selection.issuers), problems)
         return Block(inputs, present, counts=counts + selection.counts, warnings=tuple(warnings))
-    wanted = choose_all(selection.by_patient, patients, when, spec.series.take, counts)
+    wanted = choose_all(selection.by_patient, patients, reading.when, spec.series.take, counts)
     burned = sum(found.may_show_text for found in wanted)
     if burned and spec.burned_in == "stop":
         report(f"{source}: series", {BURNED_IN: burned}, len(wanted), problems)
@@ -119,7 +92,10 @@ def read_dicom(
     counts, warnings = counts + seen, warnings + told
     if not kept:
         warnings.append("the cache cannot be written; the next start will be as slow as this one.")
-    return Block(inputs, present, counts=counts, warnings=tuple(warnings))
+    uses = used(wanted, filled, counts)
+    if faults:
+        uses["files"] = of_files(total - len(faults), Counter(faults.values()))
+    return Block(inputs, present, counts=counts, warnings=tuple(warnings), uses=uses)
 
 
 def _stops(

@@ -5,20 +5,18 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from pmfed.cohort.block import Block
 from pmfed.cohort.imaging.cache import Cache, key_of
 from pmfed.cohort.imaging.choice import choose_all
 from pmfed.cohort.imaging.digests import Digests
 from pmfed.cohort.imaging.failures import report
-from pmfed.cohort.imaging.fill import Made, fill
+from pmfed.cohort.imaging.fill import Made, fill, used
 from pmfed.cohort.imaging.fit import finished, oriented, windowed
 from pmfed.cohort.imaging.header import moment
 from pmfed.cohort.imaging.inside import read_bytes, resolve
@@ -26,7 +24,8 @@ from pmfed.cohort.imaging.libraries import require
 from pmfed.cohort.imaging.nifti import decode_nifti
 from pmfed.cohort.imaging.places import Places
 from pmfed.cohort.imaging.quality import looked_at
-from pmfed.cohort.tables import MISSING, Problems, count, labels, read_table
+from pmfed.cohort.reading import Reading
+from pmfed.cohort.tables import MISSING, count, labels, read_table
 from pmfed.errors import DataError
 from pmfed.modality.scans import MAKING, Nifti
 
@@ -46,36 +45,10 @@ class Listed:
         return 0, self.file
 
 
-def read_nifti(
-    spec: Nifti,
-    source: Path,
-    patients: Sequence[str],
-    when: NDArray[np.datetime64] | None,
-    problems: Problems,
-    *,
-    table: Path,
-    patient: str = "patient_id",
-    places: Places | None = None,
-) -> Block:
-    """Read the scan of every record.
+def read_nifti(reading: Reading[Nifti]) -> Block:
+    """Read the scan of every record out of a folder. Nothing outside it is opened.
 
-    Parameters
-    ----------
-    spec
-        Which files, and what is made of them.
-    source
-        The folder the files lie in. Nothing outside it is opened.
-    patients
-        (R,) the patient of each record.
-    when
-        (R,) datetime64[s], the index date of each record; only scans before it are used, none at it and none without a
-        date. None when the study has no index date.
-    problems
-        Where what is wrong is gathered: counts, never a name, a file or a date.
-    table, patient
-        The table that lists the files, and its column with the patient's id.
-    places
-        Cache, list of unreadable files, progress.
+    Only scans before a record's index date are used, none at it and none without a date.
 
     Returns
     -------
@@ -88,25 +61,25 @@ def read_nifti(
         nibabel is not installed.
     """
     require("nibabel")
-    places = places or Places()
-    inputs = np.zeros((len(patients), *spec.shape), dtype=np.float32)
-    present = np.zeros(len(patients), dtype=bool)
+    spec, patients, places, problems = reading.spec, reading.patients, reading.places, reading.problems
+    source, table, nothing = reading.place(spec.folder), reading.path(spec.table), reading.absent()
+    inputs, present = nothing.inputs, nothing.present
     if not source.is_dir():
         problems.add(f"{source}: there is no such folder.", "Check the path in [data] of site.toml.")
-        return Block(inputs, present)
-    if when is not None and spec.date is None:
+        return nothing
+    if reading.when is not None and spec.date is None:
         problems.add(
             f"{table}: the study has an index date, but does not say in which column the day of a scan stands.",
             "Add 'date' to the modality, or a scan from after the index date could become an input.",
         )
-        return Block(inputs, present)
+        return nothing
     counts, warnings = Counter[str](), list[str]()
     try:
-        by_patient = _read(spec, table, patient, set(patients), counts)
+        by_patient = _read(spec, table, reading.patient, set(patients), counts)
     except DataError as error:
         problems.note(error)
-        return Block(inputs, present)
-    wanted = choose_all(by_patient, patients, when, spec.take, counts)
+        return nothing
+    wanted = choose_all(by_patient, patients, reading.when, spec.take, counts)
     cache, digests = Cache(places.cache), Digests(source, places.cache)
     filled = fill(
         wanted, lambda one: _scan(spec, one, source, digests, cache, places), lambda one: one.file,
@@ -125,7 +98,7 @@ def read_nifti(
     if not kept:
         warnings.append("the cache cannot be written; the next start will be as slow as this one.")
     counts += Counter({"scans": len(wanted) - len(filled.failed), "scans from the cache": cache.hits})
-    return Block(inputs, present, counts=counts, warnings=tuple(warnings))
+    return Block(inputs, present, counts=counts, warnings=tuple(warnings), uses=used(wanted, filled, counts))
 
 
 def _read(spec: Nifti, table: Path, patient: str, cohort: set[str], counts: Counter[str]) -> dict[str, list[Listed]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,73 +30,77 @@ from pmfed.cohort.imaging.inside import read_bytes, resolve
 from pmfed.cohort.imaging.libraries import quiet, require
 from pmfed.cohort.imaging.nifti import decode_nifti, grid_of
 from pmfed.cohort.imaging.pictures import opened, shown_size, upright
-from pmfed.cohort.tables import Problems
+from pmfed.cohort.reading import MaskReading
 from pmfed.modality import Images, Nifti
-from pmfed.study.outcome import Outcome
+from pmfed.modality.pictures import Pictures
 
 Masks = NDArray[np.uint8]
 Floats = NDArray[np.float32]
+Spec = TypeVar("Spec", bound=Pictures)
 
 
-def read_masks(
-    outcome: Outcome,
-    spec: Images | Nifti,
-    files: Sequence[str],
-    scans: Sequence[str],
-    folder: Path,
-    images: Path,
-    table: Path,
-    problems: Problems,
+def read_picture_masks(asked: MaskReading[Images]) -> Masks:
+    """Read the masks of pictures: PNG, TIFF, BMP or GIF, of the picture's own size."""
+    return _read(asked, asked.reading.spec.file, _picture)
+
+
+def read_nifti_masks(asked: MaskReading[Nifti]) -> Masks:
+    """Read the masks of NIfTI scans: NIfTI, on the scan's own grid."""
+    require("nibabel")
+    return _read(asked, asked.reading.spec.file, _volume)
+
+
+def _read(
+    asked: MaskReading[Spec], column: str, made: Callable[[bytes, bytes | None, Spec, Sequence[int]], Masks]
 ) -> Masks:
     """Read the mask of every record.
 
+    A mask goes the scan's way (orientation, spacing, size), each pixel to the class that covers most of it.
+
     Parameters
     ----------
-    outcome
-        Its ``values`` say which number in a file stands for which class.
-    spec
-        The modality of the images: masks of pictures are PNG, TIFF, BMP or GIF of the picture's own size, masks of NIfTI
-        scans NIfTI on the scan's own grid. A mask
-        goes the scan's way (orientation, spacing, size), each pixel to the class that covers most of it.
-    files, scans
-        (R,), mask and image of each record; "" where it has no image.
-    folder, images
-        Where they lie. Nothing outside is opened.
-    table, problems
-        The table that lists the masks, for messages, and where these are gathered: counts, never a name.
+    asked
+        The outcome's ``values`` say which number in a file stands for which class.
+    column
+        Of the cohort's table, where the picture of each record is listed.
+    made
+        From the content of a mask, and of the picture beside it if there is one, to classes.
 
     Returns
     -------
     (R, H, W) or (R, D, H, W) uint8
         Classes, by their place in ``outcome.classes``.
     """
-    size = spec.size
-    masks = np.zeros((len(files), *size), dtype=np.uint8)
-    if isinstance(spec, Nifti):
-        require("nibabel")
+    reading, outcome, folder = asked.reading, asked.outcome, asked.folder
+    files, scans = asked.listed(outcome.column), asked.listed(column)
+    masks = np.zeros((len(files), *reading.spec.shape[1:]), dtype=np.uint8)
     if not folder.is_dir():
-        problems.add(f"{folder}: there is no such folder.", "Check the path in [data] of site.toml.")
+        reading.problems.add(f"{folder}: there is no such folder.", "Check the path in [data] of site.toml.")
         return masks
     values = outcome.values or tuple(range(len(outcome.classes)))
     failed: Counter[str] = Counter()
     with ExitStack() as stack:
         stack.enter_context(quiet())
         try:
-            read = reader_of(images, stack)
+            beside = reader_of(reading.place(reading.spec.folder), stack)
         except ScanError:
             return masks  # it was said when the images were read
         for record, (file, scan) in enumerate(zip(files, scans, strict=True)):
             try:
                 content = read_bytes(resolve(folder, file))
-                beside = read(scan) if scan else None
-                if isinstance(spec, Images):
-                    masks[record] = _flat(_drawn(content, values, beside), spec, len(values))
-                else:
-                    masks[record] = _volume(content, beside, spec, values)
+                masks[record] = made(content, beside(scan) if scan else None, reading.spec, values)
             except ScanError as error:
                 failed[error.reason] += 1
-    report(f"{table}: column '{outcome.column}': masks", failed, len(files), problems)
+    report(f"{asked.sheet.path}: column '{outcome.column}': masks", failed, len(files), reading.problems)
     return masks
+
+
+def _picture(content: bytes, beside: bytes | None, spec: Images, values: Sequence[int]) -> Masks:
+    """Return a picture's mask as the study's modality would have its picture."""
+    mask = _drawn(content, values, beside)
+    if mask.shape == spec.size:
+        return mask
+    return class_by_class(mask, len(values), lambda one: sized(one, None, spec.size, None, spec.fit))
 
 
 def _drawn(content: bytes, values: Sequence[int], beside: bytes | None) -> Masks:
@@ -189,10 +193,3 @@ def _classes(found: NDArray[np.generic], values: Sequence[int]) -> Masks | None:
         return None
     classes: Masks = np.select(equal, list(range(len(values)))).astype(np.uint8)
     return classes
-
-
-def _flat(mask: Masks, spec: Images, count: int) -> Masks:
-    """Send a picture's mask its way."""
-    if mask.shape == spec.size:
-        return mask
-    return class_by_class(mask, count, lambda one: sized(one, None, spec.size, None, spec.fit))

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from pmfed.cohort.imaging.header import Header
-from pmfed.cohort.tables import MISSING, Problems, count, labels, read_table
+from pmfed.cohort.reading import Reading
+from pmfed.cohort.tables import MISSING, count, labels, read_table
 from pmfed.errors import DataError
-from pmfed.modality.scans import Link
+from pmfed.modality.scans import Dicom, Link
 
 
 @dataclass(frozen=True, repr=False)
@@ -20,25 +21,15 @@ class Owners:
     known: Mapping[str, str]
 
     @classmethod
-    def read(cls, link: Link | None, table: Path | None, patient: str, problems: Problems) -> Owners | None:
-        """Read the table of a link.
-
-        Parameters
-        ----------
-        link
-            None when PatientID is the patient's id in the cohort.
-        table, patient
-            The table, and its column with the patient's id.
-        problems
-            Where what is wrong with the table is gathered; then None is returned.
-        """
+    def read(cls, reading: Reading[Dicom]) -> Owners | None:
+        """Read the table of a study's link; None where there is something wrong with it."""
+        link = reading.spec.link
         if link is None:
             return cls(None, {})
-        assert table is not None, "the caller names the link table"
         try:
-            return cls(link.by, _read(link, table, patient))
+            return cls(link.by, _read(link, reading.path(link.table), reading.patient))
         except DataError as error:
-            problems.note(error)
+            reading.problems.note(error)
             return None
 
     def of(self, path: str, header: Header) -> str:

@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,11 +40,10 @@ from pmfed.cohort.imaging.libraries import quiet
 from pmfed.cohort.imaging.masks import Floats, Masks, class_by_class
 from pmfed.cohort.imaging.owners import Owners
 from pmfed.cohort.imaging.pixels import Picture
-from pmfed.cohort.imaging.places import Places
 from pmfed.cohort.imaging.series import Found, select
-from pmfed.cohort.tables import Problems
+from pmfed.cohort.reading import MaskReading
 from pmfed.modality.scans import Dicom
-from pmfed.study.outcome import Outcome
+from pmfed.study.outcome import Masks as Drawn
 
 SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
 NEAR = 0.01  # mm (and cosines) by which the places of a slice and of its mask may differ: headers are rounded decimals
@@ -76,55 +74,28 @@ class _Scan:
     stack: Stack | None
 
 
-def read_segmentations(
-    outcome: Outcome,
-    spec: Dicom,
-    files: Sequence[str],
-    present: NDArray[np.bool_],
-    folder: Path,
-    table: Path,
-    source: Path,
-    patients: Sequence[str],
-    when: NDArray[np.datetime64] | None,
-    problems: Problems,
-    *,
-    link: Path | None = None,
-    patient: str = "patient_id",
-    places: Places | None = None,
-) -> Masks:
-    """Read the mask of every record.
+def read_segmentations(asked: MaskReading[Dicom]) -> Masks:
+    """Read the mask of every record, on the series that its scan was made of.
 
-    Parameters
-    ----------
-    outcome
-        Its ``classes`` are the labels of segments, or its ``values`` their numbers; what is in no segment is the first class.
-    spec
-        The modality of the scans. A mask goes the scan's way (orientation, spacing, size), each pixel to the class that
-        covers most of it.
-    files, present
-        (R,), each record's object, and whether it has a scan.
-    folder, table
-        Where the objects lie, nothing outside is opened; the table that lists them, for messages.
-    source, patients, when, link, patient, places
-        As `pmfed.cohort.imaging.dicom.read_dicom` was given them: the same series are chosen.
-    problems
-        Where what is wrong is gathered: counts, never a name.
+    The outcome's ``classes`` are the labels of segments, or its ``values`` their numbers; what is in no segment is the first
+    class. A mask goes the scan's way (orientation, spacing, size), each pixel to the class that covers most of it.
 
     Returns
     -------
     (R, H, W) or (R, D, H, W) uint8
         Classes, by their place in ``outcome.classes``.
     """
-    places = places or Places()
+    reading, outcome, present, folder = asked.reading, asked.outcome, asked.present, asked.folder
+    spec, problems, files = reading.spec, reading.problems, asked.listed(outcome.column)
     masks = np.zeros((len(files), *spec.size), dtype=np.uint8)
     if not folder.is_dir():
         problems.add(f"{folder}: there is no such folder.", "Check the path in [data] of site.toml.")
         return masks
-    index, owners = read_index(source, places.cache), Owners.read(spec.link, link, patient, problems)
+    index, owners = read_index(reading.place(spec.folder), reading.places.cache), Owners.read(reading)
     if owners is None:
         return masks
-    by_patient = select(spec, index.pictures, owners, set(patients)).by_patient
-    wanted = choose_all(by_patient, patients, when, spec.series.take, Counter())
+    by_patient = select(spec, index.pictures, owners, set(reading.patients)).by_patient
+    wanted = choose_all(by_patient, reading.patients, reading.when, spec.series.take, Counter())
     scans = {record: found for found, records in wanted.items() for record in records}
     failed: Counter[str] = Counter()
     with quiet():
@@ -138,7 +109,7 @@ def read_segmentations(
                 masks[record] = _mask(outcome, spec, content, _lies(spec, scans[record], index))
             except ScanError as error:
                 failed[error.reason] += 1
-    report(f"{table}: column '{outcome.column}': masks", failed, len(files), problems)
+    report(f"{asked.sheet.path}: column '{outcome.column}': masks", failed, len(files), problems)
     return masks
 
 
@@ -169,7 +140,7 @@ def _frames(need: Need, index: Index) -> tuple[list[str], list[Plane | None]]:
     return instances, planes
 
 
-def _mask(outcome: Outcome, spec: Dicom, content: bytes, scan: _Scan) -> Masks:
+def _mask(outcome: Drawn, spec: Dicom, content: bytes, scan: _Scan) -> Masks:
     """Return one object as the study's modality would have its scan."""
     drawn = _drawn(outcome, content, scan)
     count, spacing = len(outcome.classes), None
@@ -186,7 +157,7 @@ def _turned(spec: Dicom, placed: Stack, share: Floats) -> Floats:
     return sized(turned, spacing, spec.size, spec.spacing, spec.fit)
 
 
-def _drawn(outcome: Outcome, content: bytes, scan: _Scan) -> Masks:
+def _drawn(outcome: Drawn, content: bytes, scan: _Scan) -> Masks:
     """Return the class of every pixel of the frames that are used, (N, H, W)."""
     picture = Picture(content)
     data = picture.dataset
@@ -218,7 +189,7 @@ def _drawn(outcome: Outcome, content: bytes, scan: _Scan) -> Masks:
     return drawn
 
 
-def _classes(outcome: Outcome, data: Any) -> Mapping[int, int]:
+def _classes(outcome: Drawn, data: Any) -> Mapping[int, int]:
     """Return segment number -> class; segments without a class are left out."""
     if outcome.values:
         return {value: place for place, value in enumerate(outcome.values)}

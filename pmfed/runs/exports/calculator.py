@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from pmfed.errors import UsageError
 from pmfed.runs.exports.scorecard import scorecard
+from pmfed.runs.links import LINKS
 from pmfed.runs.model import Model
 
 PAGE = """
@@ -20,7 +21,7 @@ const card = JSON.parse(document.getElementById("card").textContent);
 const form = document.getElementById("form");
 function show() {
   const found = answerOf(card, Object.fromEntries(new FormData(form)));
-  const shown = (x) => card.answer.link === "regression" ? x.toPrecision(4) : (100 * x).toFixed(1) + " %";
+  const shown = (x) => card.percent ? (100 * x).toFixed(1) + " %" : x.toPrecision(4);
   document.getElementById("told").textContent = found.told.map(([name, x]) => name + ": " + shown(x)).join("\\n");
   document.getElementById("odd").textContent = found.outside.length
     ? "Outside what the study allows, and counted as not known: " + found.outside.join(", ") : "";
@@ -51,6 +52,7 @@ def calculator(model: Model) -> str:
     script = Markup((files("pmfed.runs.exports") / "calculator.js").read_text(encoding="utf-8") + PAGE)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     page = (files("pmfed.runs.exports") / "calculator.html").read_text(encoding="utf-8")
+    card["percent"] = LINKS[model.description.answer.link].percent
     data = Markup(json.dumps(card).replace("<", "\\u003c").replace("&", "\\u0026"))  # no study can end the script
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(page)
     return template.render(card=card, parts=parts, data=data, script=script, digest=f"sha256-{digest}")

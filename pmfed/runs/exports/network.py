@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import logging
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from torch import nn
 
 from pmfed.errors import RunError, UsageError
 from pmfed.runs.description import Answer, Part, Straight
+from pmfed.runs.links import LINKS
 from pmfed.runs.model import Model
 from pmfed.runs.predictors import network
 
@@ -118,18 +120,24 @@ def _value(answer: Answer, outputs: torch.Tensor) -> torch.Tensor:
     return back[answer.transform](real).clamp(answer.minimum, answer.maximum)
 
 
+def _grades(outputs: torch.Tensor) -> torch.Tensor:
+    reached = [outputs[:, :1].sigmoid()]
+    for place in range(1, outputs.shape[1]):  # no running minimum in ONNX
+        reached.append(torch.minimum(reached[-1], outputs[:, place : place + 1].sigmoid()))
+    ends = torch.ones_like(reached[0]), torch.zeros_like(reached[0])
+    return torch.cat([ends[0], *reached], dim=1) - torch.cat([*reached, ends[1]], dim=1)
+
+
 TELLS: dict[str, Callable[[Answer, torch.Tensor], torch.Tensor]] = {
     "logistic": lambda answer, outputs: outputs.sigmoid(),
     "softmax": lambda answer, outputs: outputs.softmax(dim=1),
     "regression": _value,
     "hazards": lambda answer, outputs: (-nn.functional.softplus(outputs).cumsum(dim=1)).exp(),
+    "rate": lambda answer, outputs: outputs.clamp(max=math.log(answer.maximum or 1.0)).exp(),
+    "grades": lambda answer, outputs: _grades(outputs),
+    "labels": lambda answer, outputs: outputs.sigmoid(),
 }
-TOLD = {
-    "logistic": "probability of the second class",
-    "softmax": "probability of each class",
-    "regression": "value in natural units",
-    "hazards": "chance to be without the event at the end of every interval",
-}
+assert TELLS.keys() == LINKS.keys()
 
 
 def write_onnx(model: Model, path: Path) -> float:
@@ -215,7 +223,7 @@ def _told(model: Model) -> dict[str, Any]:
     return {
         "study": model.study.fingerprint(),
         "parts": parts,
-        "told": TOLD[answer.link],
+        "told": LINKS[answer.link].exported,
         "answer": answer.model_dump(mode="json"),
     }
 

@@ -17,6 +17,7 @@ import pandas as pd
 
 from pmfed.cohort import read_cohort
 from pmfed.cohort.ehr import read_events
+from pmfed.cohort.reading import Reading
 from pmfed.cohort.tables import Problems
 from pmfed.modality.ehr import Events
 from pmfed.study import Study
@@ -195,7 +196,8 @@ def _read(source: Path, number: int = PATIENTS) -> None:
     problems = Problems("bench")
     patients = [str(one) for one in range(number)]
     spec = SPEC if source.suffix != ".csv" else SPEC.model_copy(update={"age": None, "sex": False})
-    read_events(spec, source, patients, np.full(number, WHEN), problems)
+    when = np.full(number, WHEN)
+    read_events(Reading(spec=spec, sources={spec.source: source}, patients=patients, when=when, problems=problems))
     problems.raise_any()
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pmfed.cohort.genomics import read_panel
+from pmfed.cohort.reading import Reading
 from pmfed.cohort.tables import Problems
 from pmfed.modality.genomics import Panel
 from pmfed_simulations.bench import Row, compare, timed
@@ -101,7 +102,7 @@ def _row(
 
     def ours() -> None:
         problems = Problems("bench")
-        read_panel(spec, path, people, None, problems)
+        read_panel(Reading(spec=spec, sources={spec.source: path}, patients=people, when=None, problems=problems))
         problems.raise_any()
 
     return compare(name, timed(ours), timed(bare), TARGET, work=(len(variants) * len(people), "genotypes"))

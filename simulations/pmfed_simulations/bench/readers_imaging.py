@@ -14,6 +14,7 @@ from pmfed.cohort.imaging.dicom import read_dicom
 from pmfed.cohort.imaging.index import read_index
 from pmfed.cohort.imaging.inside import FRESH
 from pmfed.cohort.imaging.places import Places
+from pmfed.cohort.reading import Reading
 from pmfed.cohort.tables import Problems
 from pmfed.modality.scans import Dicom, Series
 from pmfed_simulations.bench import Row, compare, timed
@@ -103,7 +104,12 @@ def _write(folder: Path, number: int, packed: bool) -> None:
 
 def _read(folder: Path, number: int, cache: Path | None) -> None:
     problems = Problems("bench")
-    block = read_dicom(SPEC, folder, [f"p{one}" for one in range(number)], None, problems, places=Places(cache))
+    patients = [f"p{one}" for one in range(number)]
+    sources: dict[str, Path | str] = {SPEC.folder: folder}
+    reading = Reading(
+        spec=SPEC, sources=sources, patients=patients, when=None, problems=problems, places=Places(cache)
+    )  # fmt: skip
+    block = read_dicom(reading)
     problems.raise_any()
     assert block.present.all()
 

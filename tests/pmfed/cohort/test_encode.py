@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pmfed.cohort.encode import chance_equal, encode
+from pmfed.cohort.encode import encode
+from pmfed.cohort.leaks import chance_equal
 from pmfed.cohort.tables import Problems
 from pmfed.errors import DataError
 from pmfed.modality import Genotypes, Table

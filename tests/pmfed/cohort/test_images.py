@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from readings import read_images
 
-from pmfed.cohort.images import read_images
 from pmfed.cohort.tables import Problems
 from pmfed.errors import DataError
 from pmfed.modality import Images
@@ -67,11 +67,11 @@ def test_colour_jpeg_and_sixteen_bits(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "says"),
     [
-        (["turned.png", "grey.png"], "that have another size than the study's: 1 of 2."),
-        (["nobody.png", "nor.png"], "that do not exist: 2 of 2."),
-        (["broken.png", "grey.png"], "that are damaged: 1 of 2."),
-        (["text.png", "scan.dcm"], "that are not PNG, JPEG, TIFF, BMP, GIF or WebP: 2 of 2."),
-        (["../outside.png"], "that lead out of the folder: 1 of 1."),
+        (["turned.png", "grey.png"], "that have another size than the study's: 1 of 2 (first at row 2)."),
+        (["nobody.png", "nor.png"], "that do not exist: 2 of 2 (first at row 2)."),
+        (["broken.png", "grey.png"], "that are damaged: 1 of 2 (first at row 2)."),
+        (["text.png", "scan.dcm"], "that are not PNG, JPEG, TIFF, BMP, GIF or WebP: 2 of 2 (first at row 2)."),
+        (["../outside.png"], "that lead out of the folder: 1 of 1 (first at row 2)."),
         (["sub/../../outside.png"], "out of the folder"),
         (["link.png"], "out of the folder"),
         (["{folder}/grey.png"], "out of the folder"),

@@ -15,7 +15,6 @@ from small import scores
 
 from pmfed.cohort import Cohort
 from pmfed.methods import plan_for
-from pmfed.modality import shape_of
 from pmfed.models import build, flatten
 from pmfed.models.fusion import Fusion
 from pmfed.privacy.noise import SecretSource, SeededSource
@@ -33,7 +32,7 @@ def cohort(study: Study, patients: int, lacking: tuple[str, ...] = (), seed: int
     present = {name: (random.random(records) > 0.3) & (name not in lacking) for name in study.modalities}
     inputs = {}
     for name, modality in study.modalities.items():
-        values = random.normal(size=(records, *shape_of(modality))).astype(np.float32)
+        values = random.normal(size=(records, *modality.shape)).astype(np.float32)
         inputs[name] = values * present[name].reshape(-1, *[1] * (values.ndim - 1))
     return Cohort(
         ids=tuple(f"{number:04d}" for number in range(patients)),

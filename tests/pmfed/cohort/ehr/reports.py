@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from readings import read_events
 
 from pmfed.cohort.block import Block
-from pmfed.cohort.ehr import read_events
 from pmfed.cohort.tables import Problems
 from pmfed.modality.ehr import Events
 

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from readings import read_events, read_sequence
 from worlds import CREATININE, Event, World, dates, in_utc, write_ndjson, write_omop, write_tables
 
 import pmfed.cohort.table_rows as batches
 from pmfed.cohort.block import Block
-from pmfed.cohort.ehr import read_events, read_sequence
 from pmfed.cohort.ehr.events import Chunk
 from pmfed.cohort.ehr.window import EVER, Window, seconds
 from pmfed.cohort.tables import Problems

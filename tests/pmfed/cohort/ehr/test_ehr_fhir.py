@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from readings import read_events
 from worlds import PEOPLE_DATES, SMALL, dates, fhir_resources, write_ndjson
 
 import pmfed.cohort.ehr.exports as exports
 from pmfed.cohort.block import Block
 from pmfed.cohort.contract.uses import NO_ZONE
-from pmfed.cohort.ehr import open_source, read_events
+from pmfed.cohort.ehr import open_source
 from pmfed.cohort.ehr.resources import KINDS, target, value
 from pmfed.cohort.tables import Problems
 from pmfed.errors import DataError

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from readings import read_events
 from worlds import SMALL, STUDY, dates, omop_tables, statements, write_omop
 
 from pmfed.cohort.block import Block
-from pmfed.cohort.ehr import derive_cohort, open_source, read_events
+from pmfed.cohort.ehr import derive_cohort, open_source
 from pmfed.cohort.ehr.database import open_database
 from pmfed.cohort.ehr.described import SourceFile
 from pmfed.cohort.tables import Problems
@@ -99,7 +100,13 @@ def test_the_password_comes_from_the_environment(
     block = read(described(tmp_path, url), one)
     assert block.inputs[:, 0].tolist() == [1, 0, 0, 1]
     database = open_database(url, ("cdm", "vocab"))
-    for told in (repr(database.engine), database.name, str(vars(database)), caplog.text):
+    for told in (
+        repr(database.session.engine),
+        database.name,
+        str(vars(database)),
+        str(vars(database.session)),
+        caplog.text,
+    ):
         assert SECRET not in told
         assert "s3cret" not in told
 

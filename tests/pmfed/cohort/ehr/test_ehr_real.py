@@ -10,10 +10,11 @@ import duckdb
 import numpy as np
 import pandas as pd
 import pytest
+from readings import read_events, read_notes, read_sequence
 from worlds import CREATININE
 
 from pmfed.cohort.block import Block
-from pmfed.cohort.ehr import derive_cohort, open_source, read_events, read_notes, read_sequence
+from pmfed.cohort.ehr import derive_cohort, open_source
 from pmfed.cohort.tables import Problems
 from pmfed.modality.ehr import EventCohort, Events, EventSequence, Notes
 

@@ -428,9 +428,9 @@ def test_a_spreadsheet(tmp_path: Path) -> None:
 
 
 def test_notes_count_once(tmp_path: Path) -> None:
+    from readings import read_notes
     from worlds import dates
 
-    from pmfed.cohort.ehr import read_notes
     from pmfed.cohort.tables import Problems
     from pmfed.modality.ehr import Notes
 

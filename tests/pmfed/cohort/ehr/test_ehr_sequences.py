@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from readings import read_sequence
 from worlds import Event, World, dates, write_tables
 
 import pmfed.cohort.ehr.sequences as sequences
 from pmfed.cohort.block import Block
-from pmfed.cohort.ehr import read_sequence
 from pmfed.cohort.tables import Problems
 from pmfed.errors import DataError
 from pmfed.modality.ehr import EventSequence

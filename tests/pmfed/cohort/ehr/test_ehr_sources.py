@@ -9,6 +9,7 @@ from typing import Any
 import duckdb
 import numpy as np
 import pytest
+from readings import read_events
 from worlds import (
     SMALL,
     STUDY,
@@ -25,7 +26,7 @@ from worlds import (
 )
 
 from pmfed.cohort.block import Block
-from pmfed.cohort.ehr import open_source, read_events
+from pmfed.cohort.ehr import open_source
 from pmfed.cohort.tables import Problems
 from pmfed.errors import DataError
 from pmfed.modality.ehr import Events

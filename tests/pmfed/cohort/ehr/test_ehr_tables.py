@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from readings import read_events
 from worlds import CREATININE, dates
 
 import pmfed.cohort.table_rows as batches
 from pmfed.cohort.block import Block
-from pmfed.cohort.ehr import open_source, read_events
+from pmfed.cohort.ehr import open_source
 from pmfed.cohort.tables import Problems
 from pmfed.errors import DataError
 from pmfed.modality.ehr import Events

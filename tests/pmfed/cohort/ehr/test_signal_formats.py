@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from readings import read_signals
 
 from pmfed.cohort.block import Block
-from pmfed.cohort.ehr import read_signals
 from pmfed.cohort.tables import Problems
 from pmfed.errors import DataError
 from pmfed.modality.ehr import Signals

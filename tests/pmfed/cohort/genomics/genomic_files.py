@@ -11,9 +11,9 @@ import numpy as np
 import pysam
 from bed_reader import to_bed
 from pysam import bcftools
+from readings import read_panel
 
 from pmfed.cohort.block import Block
-from pmfed.cohort.genomics import read_panel
 from pmfed.cohort.tables import Problems
 from pmfed.modality.genomics import LENGTHS, Panel
 

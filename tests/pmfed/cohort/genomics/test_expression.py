@@ -13,9 +13,10 @@ import pyarrow.parquet
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from readings import read_expression
 
 from pmfed.cohort.block import Block
-from pmfed.cohort.genomics import matrix, read_expression
+from pmfed.cohort.genomics import matrix
 from pmfed.cohort.tables import Problems
 from pmfed.errors import DataError
 from pmfed.modality.genomics import Expression

@@ -17,8 +17,9 @@ import numpy as np
 import pysam
 import pytest
 from genomic_files import Line, Vcf, dosages, panel, read
+from readings import read_panel
 
-from pmfed.cohort.genomics import container, lines, read_panel
+from pmfed.cohort.genomics import container, lines
 from pmfed.cohort.tables import Problems
 from pmfed.errors import DataError
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from bed_reader import open_bed
 from genomic_files import dosages, panel, read, write_plink
+from readings import read_panel
 
-from pmfed.cohort.genomics import read_panel
 from pmfed.cohort.genomics.plink import PlinkPanel
 from pmfed.cohort.tables import Problems
 from pmfed.errors import DataError

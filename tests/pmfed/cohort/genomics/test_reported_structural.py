@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 from genomic_files import Line, Vcf
+from readings import read_copy_number
 
 from pmfed.cohort.block import Block
-from pmfed.cohort.genomics import read_copy_number
 from pmfed.cohort.tables import Problems
 from pmfed.modality.genomics import CopyNumber
 

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from readings import read_dicom
 
 from pmfed.cohort.block import Block
-from pmfed.cohort.imaging.dicom import read_dicom
 from pmfed.cohort.imaging.places import Places
 from pmfed.cohort.tables import Problems
 from pmfed.modality.scans import Dicom, Series

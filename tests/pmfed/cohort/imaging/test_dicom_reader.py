@@ -23,8 +23,8 @@ from dicom_files import (
     spec,
 )
 from numpy.typing import NDArray
+from readings import read_dicom
 
-from pmfed.cohort.imaging.dicom import read_dicom
 from pmfed.cohort.tables import Problems
 from pmfed.errors import DataError
 from pmfed.modality.scans import Link, Series

@@ -16,10 +16,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 from pydicom.uid import RLELossless
+from readings import read_nifti, read_pictures
 
-from pmfed.cohort.images import read_pictures
 from pmfed.cohort.imaging.geometry import Plane, stack
-from pmfed.cohort.imaging.listed import read_nifti
 from pmfed.cohort.tables import Problems
 from pmfed.modality import Images
 from pmfed.modality.scans import Nifti

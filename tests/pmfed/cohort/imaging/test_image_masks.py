@@ -9,22 +9,23 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from readings import read_masks
 
-from pmfed.cohort.imaging.masks import read_masks
 from pmfed.cohort.tables import Problems
 from pmfed.errors import DataError
 from pmfed.modality import Images, Nifti
-from pmfed.study.outcome import Outcome
+from pmfed.study.outcome import Masks
+from pmfed.study.outcomes import outcome_of
 
-TWO = Outcome(column="mask", task="segmentation", folder="masks", classes=("none", "lesion"), values=(0, 255))
-THREE = Outcome(column="mask", task="segmentation", folder="masks", classes=("none", "core", "rim"))
+TWO = outcome_of(column="mask", task="segmentation", folder="masks", classes=("none", "lesion"), values=(0, 255))
+THREE = outcome_of(column="mask", task="segmentation", folder="masks", classes=("none", "core", "rim"))
 PICTURES = Images(table="patients", folder="files", size=(4, 6))
 
 
 def read(
     folder: Path,
     files: list[str],
-    outcome: Outcome = TWO,
+    outcome: Masks = TWO,
     spec: Images | Nifti = PICTURES,
     scans: list[str] | None = None,
 ) -> NDArray[np.uint8]:

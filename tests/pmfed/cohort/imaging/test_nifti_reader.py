@@ -13,6 +13,7 @@ import pytest
 from dicom_files import OPENED
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from readings import read_nifti
 
 from pmfed.cohort.block import Block
 from pmfed.cohort.imaging.failures import (
@@ -26,7 +27,6 @@ from pmfed.cohort.imaging.failures import (
     TOO_LARGE,
     ScanError,
 )
-from pmfed.cohort.imaging.listed import read_nifti
 from pmfed.cohort.imaging.nifti import decode_nifti
 from pmfed.cohort.imaging.places import Places
 from pmfed.cohort.tables import Problems

@@ -13,17 +13,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from readings import read_masks, read_pictures
 from small import small_study
 
 from pmfed.cohort import read_cohort
 from pmfed.cohort.block import Block
-from pmfed.cohort.images import read_pictures
-from pmfed.cohort.imaging.masks import read_masks
 from pmfed.cohort.imaging.places import Places
 from pmfed.cohort.tables import Problems
 from pmfed.errors import DataError
 from pmfed.modality import Images
-from pmfed.study.outcome import Outcome
+from pmfed.study.outcome import Masks
+from pmfed.study.outcomes import outcome_of
 
 SHOWN = np.array([[250, 200, 150], [100, 50, 0]], dtype=np.uint8).repeat(8, 0).repeat(8, 1)  # 16 x 24
 # How a camera stores what is to be shown so, by EXIF orientation.
@@ -329,11 +329,11 @@ def test_what_a_site_should_look_at(tmp_path: Path) -> None:
 
 # Masks.
 
-TWO = Outcome(column="mask", task="segmentation", folder="masks", classes=("none", "lesion"), values=(0, 255))
+TWO = outcome_of(column="mask", task="segmentation", folder="masks", classes=("none", "lesion"), values=(0, 255))
 DRAWN = (SHOWN > 120).astype(np.uint8)
 
 
-def masks(folder: Path, file: str, outcome: Outcome = TWO, want: Images | None = None, scan: str = "", images: Path | None = None) -> NDArray[np.uint8]:  # fmt: skip
+def masks(folder: Path, file: str, outcome: Masks = TWO, want: Images | None = None, scan: str = "", images: Path | None = None) -> NDArray[np.uint8]:  # fmt: skip
     problems = Problems("north")
     found = read_masks(outcome, want or spec(), [file], [scan], folder, images or folder, Path("t.csv"), problems)
     problems.raise_any()

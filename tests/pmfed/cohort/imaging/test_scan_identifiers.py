@@ -18,12 +18,12 @@ import pytest
 from dicom_files import picture, read, save, spec
 from pydicom.datadict import DicomDictionary, keyword_for_tag
 from pydicom.dataset import FileDataset
+from readings import read_nifti
 
 from pmfed.cohort.imaging import index
 from pmfed.cohort.imaging.fill import Filled
 from pmfed.cohort.imaging.index import read_index
 from pmfed.cohort.imaging.libraries import quiet
-from pmfed.cohort.imaging.listed import read_nifti
 from pmfed.cohort.imaging.places import Places
 from pmfed.cohort.imaging.series import Selection
 from pmfed.cohort.tables import Problems

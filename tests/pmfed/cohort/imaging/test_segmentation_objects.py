@@ -15,21 +15,21 @@ from highdicom.seg import Segmentation, SegmentDescription
 from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.sr.codedict import codes
+from readings import read_dicom, read_segmentations
 from small import small_study
 
 from pmfed.cohort import read_cohort
-from pmfed.cohort.imaging.dicom import read_dicom
 from pmfed.cohort.imaging.places import Places
-from pmfed.cohort.imaging.segments import read_segmentations
 from pmfed.cohort.tables import Problems
 from pmfed.errors import DataError
 from pmfed.modality.scans import Dicom
 from pmfed.models import build
-from pmfed.study.outcome import Outcome
+from pmfed.study.outcome import Masks
+from pmfed.study.outcomes import outcome_of
 from pmfed.tasks import task_for
 
 SHAPE, SPACING = (6, 10, 8), (3.0, 1.5, 2.0)
-THREE = Outcome(column="mask", task="segmentation", folder="masks", classes=("none", "Core", "Rim"))
+THREE = outcome_of(column="mask", task="segmentation", folder="masks", classes=("none", "Core", "Rim"))
 VOLUME = spec(size=SHAPE, window=(50.0, 100.0))
 OBLIQUE = (0.8, 0.6, 0.0, 0.0, 0.0, -1.0)
 
@@ -77,7 +77,7 @@ def drawn(
 
 
 def read(
-    folder: Path, files: Sequence[str], outcome: Outcome = THREE, wanted: Dicom = VOLUME, patients: Sequence[str] = ("p1",)
+    folder: Path, files: Sequence[str], outcome: Masks = THREE, wanted: Dicom = VOLUME, patients: Sequence[str] = ("p1",)
 ) -> NDArray[np.uint8]:  # fmt: skip
     problems = Problems("north")
     present = read_dicom(wanted, folder, patients, None, problems).present

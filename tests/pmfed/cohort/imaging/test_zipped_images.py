@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from readings import read_images, read_pictures
 
-from pmfed.cohort.images import read_images
 from pmfed.cohort.imaging import archive as module
 from pmfed.cohort.tables import Problems
 from pmfed.errors import DataError
@@ -57,11 +57,11 @@ def test_the_same_as_from_a_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("members", "says"),
     [
-        ({"a.png": png((5, 6, 3))}, "that have another size than the study's: 1 of 1."),
-        ({"a.png": png()[:60]}, "that are damaged: 1 of 1."),
-        ({"a.png": b"no picture"}, "that are not PNG, JPEG, TIFF, BMP, GIF or WebP: 1 of 1."),
-        ({"b.png": png()}, "that do not exist: 1 of 1."),
-        ({"a.png": bytes(30_000_000)}, "that unpack to far more than their size: 1 of 1."),
+        ({"a.png": png((5, 6, 3))}, "that have another size than the study's: 1 of 1 (first at row 2)."),
+        ({"a.png": png()[:60]}, "that are damaged: 1 of 1 (first at row 2)."),
+        ({"a.png": b"no picture"}, "that are not PNG, JPEG, TIFF, BMP, GIF or WebP: 1 of 1 (first at row 2)."),
+        ({"b.png": png()}, "that do not exist: 1 of 1 (first at row 2)."),
+        ({"a.png": bytes(30_000_000)}, "that unpack to far more than their size: 1 of 1 (first at row 2)."),
     ],
 )
 def test_what_cannot_be_taken_is_counted_and_not_named(tmp_path: Path, members: dict[str, bytes], says: str) -> None:
@@ -77,7 +77,7 @@ def test_a_member_that_lies_about_its_size(tmp_path: Path, monkeypatch: pytest.M
     lie = struct.pack("<I", 1000)
     content = content.replace(struct.pack("<I", 5_000_000), lie)
     path.write_bytes(content)
-    with pytest.raises(DataError, match=r"are damaged: 1 of 1\."):
+    with pytest.raises(DataError, match="are damaged: 1 of 1 "):
         read(COLOUR, ["a.png"], path)
     monkeypatch.setattr(module, "LARGEST_MEMBER", 100)
     with pytest.raises(DataError, match="unpack to far more"):
@@ -111,3 +111,20 @@ def test_real_archives(public_data: Path) -> None:
         images = read(spec, some, source / f"{archive}.zip")
         assert images.shape == (len(some), 3, 150, 200)
         assert images.std(axis=(1, 2, 3)).min() > 0.05
+
+
+def test_what_became_of_pictures_is_counted_alike_in_a_folder_and_a_zip(tmp_path: Path) -> None:
+    members = {f"{one}.png": png(seed=one) for one in range(3)} | {"cut.png": png()[:60], "large.png": png((5, 6, 3))}
+    (tmp_path / "f").mkdir()
+    for name, content in members.items():
+        (tmp_path / "f" / name).write_bytes(content)
+    spec = COLOUR.model_copy(update={"skip_unreadable": True})
+    found = []
+    for place in (tmp_path / "f", pack(tmp_path / "f.zip", members)):
+        block = read_pictures(spec, [*members, "gone.png", ""], place, Path("t.csv"), Problems("north"))
+        found.append(block.uses["picture"])
+    assert found[0] == found[1]
+    assert found[0].used == 3
+    assert sorted(found[0].lost.values()) == [1, 1, 1]
+    assert found[0].passed["no value"] == 1
+    assert found[0].share == 0.5

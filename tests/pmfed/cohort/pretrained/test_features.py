@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 from pydantic import ValidationError
+from readings import read_nifti
 from sklearn.datasets import load_sample_image
 from small import small_study
 
 from pmfed.cohort import read_cohort
-from pmfed.cohort.imaging.listed import read_nifti
 from pmfed.cohort.imaging.places import Places
 from pmfed.cohort.pretrained.backbone import Backbone, backbone
 from pmfed.cohort.tables import Problems

@@ -17,8 +17,8 @@ from pmfed.cohort.ehr.events import Chunk, Floats, Ints, Source
 from pmfed.cohort.ehr.units import conversion, named, shown
 from pmfed.cohort.ehr.window import Window
 from pmfed.cohort.tables import Problems, count
+from pmfed.modality.columns import Censored
 from pmfed.modality.ehr import EventFeature
-from pmfed.modality.table import Censored
 
 FEW = 0.5
 """Above this share of impossible values a feature is taken for measured in another unit, and reading stops."""
@@ -39,7 +39,7 @@ class Counted:
         return Counted(self.record[here], self.feature[here], self.ago[here], self.value[here])
 
 
-class Reading:
+class EventPass:
     """Reads the events of some features for the records of a window.
 
     Parameters
