@@ -151,8 +151,11 @@ def far_from_rule(study: Study) -> Iterator[str]:
 
 def typical(study: Study) -> Typical:
     """Return what a typical patient adds to the first sum of gradients, found with invented patients."""
-    anyhow = study.training.model_dump() | {"rounds": 1, "optimizer": {"learning_rate": 1.0}}
-    return _typical(study.replace(training=anyhow, privacy={"epsilon": 1.0, "clip": 1.0, "sampling_rate": 1.0}))
+    plain = {
+        "algorithm": "fedsgd", "rounds": 1, "optimizer": {"learning_rate": 1.0},
+        "local_steps": 1, "local_learning_rate": None, "proximal": 0.0,
+    }  # fmt: skip
+    return _typical(study.replace(training=plain, privacy={"epsilon": 1.0, "clip": 1.0, "sampling_rate": 1.0}))
 
 
 @lru_cache(maxsize=32)
@@ -165,7 +168,10 @@ def _typical(study: Study) -> Typical:
         spread = _spread(study)
         return Typical((reach * spread / 2,), 1.0, reach**2 / size, reach, study.outcome.curvature, spread)
     shares, _ = typical_outcomes(study)
-    information, growth = float(shares @ norms**2) / size, float(ends[longest] / starts[longest])
+    information = float(shares @ norms**2) / size
+    if not np.isfinite(ends).all():
+        return Typical((math.sqrt(information * size),), 1.0, information, reach, study.outcome.curvature, 1.0)
+    growth = float(ends[longest] / starts[longest])
     return Typical(tuple(norms.tolist()), growth, information, reach, study.outcome.curvature, 1.0)
 
 
@@ -194,7 +200,10 @@ def _norms(study: Study) -> Floats:
 
 
 def _slopes(study: Study) -> tuple[Floats, Floats]:
-    """Return how long the slope of the loss is at the baseline and where the model is surely wrong, (outcomes,) each."""
+    """Return how long the slope of the loss is at the baseline and where the model is surely wrong, (outcomes,) each.
+
+    Infinite where the loss, such as that of a count, has no longest slope.
+    """
     task = task_for(study)
     _, outcomes = typical_outcomes(study)
     found = []
@@ -203,7 +212,9 @@ def _slopes(study: Study) -> tuple[Floats, Floats]:
         pixels = outcome.shape if study.outcome.masks is not None else ()
         start = task.bias().view(1, -1, *[1] * len(pixels)).expand(1, -1, *pixels)
         slope = _slope(task, start, targets)
-        found.append((slope.norm(), _slope(task, start + _SURE * slope / slope.norm(), targets).norm()))
+        ascent = slope / slope.norm().clamp(min=1e-12)
+        wrong, worse = (_slope(task, start + far * ascent, targets).norm() for far in (_SURE, 2 * _SURE))
+        found.append((slope.norm(), wrong if worse < 1.1 * wrong else math.inf))
     starts, ends = np.array(found, dtype=np.float64).T
     return starts, ends
 

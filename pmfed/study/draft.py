@@ -85,8 +85,10 @@ def with_numbers(text: str, numbers: Numbers, name: str) -> str:
     lines = text.splitlines(keepends=True)
     for place, number in numbers.items():
         line = line_of(text, place) - 1
-        word = re.compile(rf"""(["']?\b{place[-1]}["']?\s*=\s*)(?:"{AUTO}"|'{AUTO}')""")
-        lines[line] = word.sub(lambda found, number=number: f"{found[1]}{number!r}", lines[line], count=1)  # type: ignore[misc]
+        word = re.compile(rf"""(["']?\b{place[-1]}["']?\s*=\s*)("{AUTO}"|'{AUTO}')(?=(\s*#)?)""")
+        if found := word.search(lines[line]):
+            told = repr(number).ljust(len(found[2])) if found[3] else repr(number)  # comments stay in their column
+            lines[line] = lines[line][: found.start(2)] + told + lines[line][found.end(2) :]
     written = "".join(lines)
     if numbers and any(at(tomllib.loads(written), place) != number for place, number in numbers.items()):
         places = ", ".join(".".join(place) for place in numbers)

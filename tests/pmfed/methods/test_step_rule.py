@@ -114,7 +114,16 @@ def test_the_clip_is_what_the_rarest_say_and_noise_alone_moves_a_score_by_little
 @pytest.mark.parametrize(
     ("line", "sections"),
     [
-        ("a fedavg study has no such step", {"training": {"algorithm": "fedavg", "local_learning_rate": 0.1}}),
+        (
+            "a fedavg study has no such step",
+            {
+                "training": {
+                    "algorithm": "fedavg",
+                    "local_learning_rate": 0.1,
+                    "optimizer": {"name": "yogi", "learning_rate": "auto"},
+                }
+            },
+        ),
         ("adam measures its own", {"training": {"optimizer": {"name": "adam", "learning_rate": "auto"}}}),
     ],
 )
