@@ -50,6 +50,9 @@ OUTCOMES: dict[str, dict[str, Any]] = {
     "regression": {"classes": [], "minimum": 1, "maximum": 9, "transform": "log"},
     "survival": {"event": "died", "column": "days", "intervals": [10, 20], "classes": ["0", "1"]},
     "segmentation": {"folder": "masks", "classes": ["no", "yes"]},
+    "count": {"maximum": 40, "classes": []},
+    "ordinal": {"classes": ["a", "b", "c"]},
+    "multilabel": {"labels": ["a", "b", "c"]},
 }
 UNET = {"kind": "unet", "channels": [2, 4]}
 
