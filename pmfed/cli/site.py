@@ -353,12 +353,12 @@ def ledger_export(
     out: Annotated[Path, typer.Option(help="The file to write: a line of JSON per row.")] = Path("ledger.jsonl"),
 ) -> None:
     """Write every row as JSON, for an auditor. No patient data is in it."""
-    from pmfed_client.ledger.show import open_ledger
+    from pmfed_client.ledger.show import export, open_ledger
     from pmfed_client.site.site import Site
 
     if out.exists():
         raise UsageError(f"{out}: the file exists.", "Choose another name; nothing is overwritten.")
-    open_ledger(Site.read(site)).export(out)
+    export(open_ledger(Site.read(site)), out)
     print(f"{out} written.")
 
 

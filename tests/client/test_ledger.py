@@ -20,6 +20,7 @@ import pmfed_client.ledger.ledger as module
 import pytest
 from pmfed_client.ledger import store
 from pmfed_client.ledger.ledger import Entry, Ledger, cohorts
+from pmfed_client.ledger.show import export
 
 from pmfed.errors import BudgetError, LedgerError
 from pmfed.methods import plan_for
@@ -128,12 +129,12 @@ def test_a_clock_that_jumps_back_changes_nothing(ledger: Ledger, monkeypatch: py
 
 def test_export_is_the_chain_itself(ledger: Ledger, tmp_path: Path) -> None:
     filled(ledger.path)
-    ledger.export(tmp_path / "rows.jsonl")
+    export(ledger, tmp_path / "rows.jsonl")
     lines = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
     assert [line["seq"] for line in lines] == list(range(1, ledger.verify() + 1))
     assert all(after["previous"] == before["hash"] for before, after in pairwise(lines))
     with pytest.raises(LedgerError, match="cannot be written"):
-        ledger.export(tmp_path / "absent" / "rows.jsonl")
+        export(ledger, tmp_path / "absent" / "rows.jsonl")
 
 
 def test_every_commit_is_synced_to_the_disk(ledger: Ledger) -> None:

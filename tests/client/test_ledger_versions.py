@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from pmfed_client.ledger.chain import SINCE_FORM_2
 from pmfed_client.ledger.ledger import Entry, Ledger
+from pmfed_client.ledger.show import export
 
 from pmfed.errors import LedgerError
 from pmfed.privacy.accounting import Release
@@ -206,7 +207,7 @@ USES: list[Callable[[Ledger], object]] = [
     lambda ledger: ledger.charge("next", "step", 2, 0, 2.0),
     lambda ledger: ledger.spent("train", 1e-5),
     lambda ledger: ledger.finish("next"),
-    lambda ledger: ledger.export(ledger.path.with_suffix(".jsonl")),
+    lambda ledger: export(ledger, ledger.path.with_suffix(".jsonl")),
 ]
 
 

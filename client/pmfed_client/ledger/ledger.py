@@ -31,7 +31,6 @@ from pathlib import Path
 from typing import Any
 
 from pmfed.errors import BudgetError, LedgerError
-from pmfed.file_io import replacing
 from pmfed.privacy.accounting import Release, epsilon
 from pmfed.privacy.mechanism import SAMPLED_GAUSSIAN
 from pmfed_client.ledger.admission import Allowance, admit, admit_approved, admit_study
@@ -358,20 +357,6 @@ class Ledger:
         """
         with self._transaction(write=True):
             return self._store.verify()
-
-    def export(self, path: Path) -> None:
-        """Write every row as a line of JSON, in the spelling that is hashed plus "hash".
-
-        Guarantee
-        ---------
-        Holds no patient's data. Written under another name first: the file is whole or was not touched.
-        """
-        path = Path(path)
-        try:
-            with replacing(path) as beside, beside.open("w", encoding="utf-8") as file:
-                file.writelines(row.json() + "\n" for row in self.rows())
-        except OSError as error:
-            raise LedgerError(f"{path}: cannot be written ({error.strerror}).", "Choose another place.") from None
 
     @contextmanager
     def _transaction(self, write: bool = False) -> Iterator[None]:

@@ -1,10 +1,13 @@
-"""What a hospital sees of its ledger: budget, spent, and a line per run."""
+"""What a hospital sees of its ledger: budget, spent, a line per run; and every row in a file, for an auditor."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 from rich.table import Table
 
 from pmfed.errors import LedgerError
+from pmfed.file_io import replacing
 from pmfed.privacy.rounding import rounded_up
 from pmfed.terminal import console
 from pmfed_client.ledger.ledger import Ledger
@@ -43,3 +46,17 @@ def show_ledger(site: Site) -> None:
         state = "ended here" if any(row.run == run and row.kind == "end" for row in rows) else state
         table.add_row(run[:12], said["study"][:12], since[:16], state, charged, f"{rounded_up(said['epsilon'], 3):g}")
     screen.print(table)
+
+
+def export(ledger: Ledger, path: Path) -> None:
+    """Write every row as a line of JSON, in the spelling that is hashed plus "hash".
+
+    Guarantee
+    ---------
+    Holds no patient's data. Written under another name first: the file is whole or was not touched.
+    """
+    try:
+        with replacing(path) as beside, beside.open("w", encoding="utf-8") as file:
+            file.writelines(row.json() + "\n" for row in ledger.rows())
+    except OSError as error:
+        raise LedgerError(f"{path}: cannot be written ({error.strerror}).", "Choose another place.") from None
