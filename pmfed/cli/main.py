@@ -32,6 +32,10 @@ COMPARE_HELP = (
     "no-privacy, pooled, pooled-private, ablation, ablation-no-privacy, none."
 )
 
+EDITABLE = (
+    "installed so that its code is not in its RECORD; install it as a wheel to see the line by which sites admit it"
+)
+
 app = typer.Typer(
     help="Federated, privacy-preserving learning for precision medicine.\n\nStart with 'pmfed simulate'.",
     no_args_is_help=True,
@@ -195,10 +199,13 @@ def study_check(study: Annotated[str, typer.Argument(help="A built-in study or a
     from pmfed_simulations.studies import find_study
 
     found = find_study(study)
-    if found.personal:
-        from pmfed.models import shared_start
+    if found.personal or found.plug_ins:
+        from pmfed.methods import schedule
 
-        shared_start(found)  # the network must have the parts that shall stay, and others
+        for query in schedule(
+            found
+        ):  # the network is made: it must have the parts that shall stay, and train privately
+            assert query.size >= 0
     inputs = sum(len(names) for names in found.inputs.values())
     print(
         f"{found.study.name}: valid. Modalities: {', '.join(sorted(found.modalities))}; {inputs} inputs beside images."
@@ -214,6 +221,9 @@ def study_check(study: Annotated[str, typer.Argument(help="A built-in study or a
         print(
             f"fedavg: the coordinator's {rule.name} steps the way the models went, learning rate {rule.learning_rate:g}."
         )
+    for plugin in found.plug_ins:
+        print(f"plug-in: the {plugin.words}")
+        print(f'  a site admits it by   [policy] plugins = ["{plugin.line}"]' if plugin.record else "  " + EDITABLE)
     print(f"fingerprint {found.fingerprint()}")
     print(f"next: pmfed study plan {study}")
 

@@ -10,7 +10,7 @@ from pmfed.modality.columns import Categorical, Feature, Name, Numeric, Variant
 from pmfed.modality.ehr import Events, EventSequence, Notes, Signals
 from pmfed.modality.genomics import CopyNumber, Expression, Panel
 from pmfed.modality.images import Images
-from pmfed.modality.kinds import KINDS, AnyModality, kind_of, register
+from pmfed.modality.kinds import KINDS, AnyModality, kind_of, known, register
 from pmfed.modality.scans import Dicom, Nifti
 from pmfed.modality.spec import Modality
 from pmfed.modality.table import Genotypes, Table
@@ -41,5 +41,6 @@ __all__ = [
     "Weights",
     "WeightsFile",
     "kind_of",
+    "known",
     "register",
 ]

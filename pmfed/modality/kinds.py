@@ -6,6 +6,7 @@ from typing import Annotated, Any, get_args
 
 from pydantic import Field, SerializeAsAny, ValidatorFunctionWrapHandler, WrapValidator
 
+from pmfed import plugins
 from pmfed.modality.ehr import Events, EventSequence, Notes, Signals
 from pmfed.modality.genomics import CopyNumber, Expression, Panel
 from pmfed.modality.images import Images
@@ -55,12 +56,20 @@ def register(spec: type[Modality]) -> None:
     _ADDED[kind] = spec
 
 
+def known() -> tuple[str, ...]:
+    """Return the kinds that need no plug-in: pmfed's own, and those that this program registered."""
+    return (*KINDS, *_ADDED)
+
+
+_of_plugin = plugins.reader_of("readers", Modality, attribute="spec")
+
+
 def _any(value: Any, own: ValidatorFunctionWrapHandler) -> Any:
     """Read a modality as what its kind says; the kinds of pmfed go first."""
     if isinstance(value, Modality):
         return value
     added = _ADDED.get(str(value.get("kind"))) if isinstance(value, dict) else None
-    return own(value) if added is None else added.model_validate(value)
+    return _of_plugin(value, own) if added is None else added.model_validate(value)
 
 
 AnyModality = Annotated[SerializeAsAny[_Own], WrapValidator(_any)]

@@ -18,19 +18,27 @@ from typing import Annotated, Any, ClassVar
 import tomli_w
 from pydantic import Field, model_validator
 
-from pmfed.modality import AnyModality, Name
+from pmfed import plugins
+from pmfed.modality import AnyModality, Name, known
 from pmfed.modality.weights import told
 from pmfed.study.about import About
 from pmfed.study.aggregation import Aggregation
 from pmfed.study.cohort import CohortSpec
+from pmfed.study.encoders import KINDS as ENCODERS
 from pmfed.study.evaluation import Evaluation
+from pmfed.study.method import KINDS as METHODS
 from pmfed.study.method import GradientMethod, MethodSpec
 from pmfed.study.model import ModelSpec
-from pmfed.study.outcomes import NOTHING, OutcomeSection
+from pmfed.study.outcomes import NOTHING, OutcomeSection, outcomes
 from pmfed.study.personal import Ditto, FineTune, LocalParts, Personal
 from pmfed.study.privacy import Privacy
 from pmfed.study.training import NO_TRAINING, Training
 from pmfed.validate import Grown, parse_toml, read_toml
+
+
+def own_kinds() -> dict[str, Collection[str]]:
+    """Return the kinds that a study can name without a plug-in, by the group that a plug-in would be of."""
+    return {"methods": METHODS, "encoders": ENCODERS, "readers": known(), "outcomes": {*outcomes(), NOTHING.task}}
 
 
 class Study(Grown):
@@ -49,6 +57,13 @@ class Study(Grown):
     evaluation: Evaluation = Evaluation()
     personal: Personal | None = None
     method: MethodSpec = GradientMethod()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_its_plugins(cls, data: Any) -> Any:
+        if isinstance(data, dict):
+            plugins.use(data, own_kinds())
+        return data
 
     @model_validator(mode="after")
     def _has_what_its_method_needs(self) -> Study:
@@ -128,6 +143,12 @@ class Study(Grown):
         if not self.outcome.columns:
             data.pop("outcome")
         return data
+
+    @property
+    def plug_ins(self) -> tuple[plugins.Plugin, ...]:
+        """The plug-ins that it was read with."""
+        found = plugins.named(self._told(), own_kinds())
+        return tuple(plugin for one in found if (plugin := plugins.plugin_of(one.group, one.kind)) is not None)
 
     @property
     def tuned(self) -> FineTune | Ditto | None:

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from pmfed.cohort import Cohort, read_cohort
 from pmfed.errors import StudyError, UsageError
 from pmfed.file_io import replace_file
-from pmfed.methods import METHODS, schedule
+from pmfed.methods import method_class, schedule
 from pmfed.study import Study
 from pmfed.validate import explain
 from pmfed_simulations.job import Engine, Job
@@ -184,7 +184,7 @@ def simulate(simulation: Simulation, tick: Callable[[], None] = lambda: None) ->
     workers = workers_of(simulation.options)
     # The federation first: who refuses it has no part in what stands beside it.
     run_jobs([job for row in simulation.main.jobs for job in row], simulation.cohorts, workers, tick)
-    if not METHODS[simulation.study.method.kind].predicts:
+    if not method_class(simulation.study.method.kind).predicts:
         return dict(json.loads((simulation.out / "result.json").read_text(encoding="utf-8")))
     others = [without_refused(line, simulation.main) for line in simulation.others]
     run_jobs([job for line in others for row in line.jobs for job in row], simulation.cohorts, workers, tick)
@@ -235,7 +235,7 @@ def _check_engine(options: Options) -> None:
 def _check_method(study: Study, options: Options) -> None:
     """Refuse what only a model that predicts can be asked for."""
     schedule(study)  # the method looks at the rest of the study
-    if METHODS[study.method.kind].predicts:
+    if method_class(study.method.kind).predicts:
         return
     for name, given, plain in (
         ("--protocol", options.protocol, "holdout"), ("--seeds", options.seeds, 1), ("--rounds", options.rounds, None),
