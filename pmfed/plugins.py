@@ -285,7 +285,8 @@ def reader_of(group: str, base: type[Any], attribute: str = "") -> Callable[[Any
                 f"the {GROUPS[group]} '{kind}' of a plug-in has no class below {base.__name__}.",
                 "docs/extend.md says what it must be.",
             )
-        return keys.model_validate(value)
+        section: Any = keys
+        return section.model_validate(value)
 
     return read
 

@@ -72,7 +72,7 @@ def write_sites(folder: Path, policy: str = "", sites: int = 3, patients: int = 
         age, creatinine = random.normal(60, 15, patients).clip(20, 100), random.gamma(2, 0.8, patients).clip(0, 9)
         died = random.random(patients) < 1 / (1 + np.exp(-2 * (creatinine - 1.6)))
         table = pd.DataFrame(
-            {"patient": [f"p{number}-{one}" for one in range(patients)], "age": age.round(), "creatinine": creatinine.round(2),
+            {"patient_id": [f"p{number}-{one}" for one in range(patients)], "age": age.round(), "creatinine": creatinine.round(2),
              "died": np.where(died, "yes", "no")}
         )  # fmt: skip
         table.to_csv(place / "patients.csv", index=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -81,11 +82,11 @@ class RowAudit:
     def _sum(self, query: RowSum, cohort: Cohort) -> Floats:
         return Answers(self.study, self.plan, cohort, self.draw).exact(query, self._state(query))
 
-    def _state(self, query: RowSum) -> dict[str, npt.NDArray[np.float32]]:
-        if not query.state:
-            return {}
-        assert self.sent is not None
-        return {"parameters": self.sent}
+    def _state(self, query: RowSum) -> dict[str, npt.NDArray[Any]]:
+        if set(query.state) == {"parameters"}:
+            assert self.sent is not None
+            return {"parameters": self.sent}
+        return {name: np.zeros(size, dtype=kind) for name, (kind, size) in query.state.items()}
 
 
 def _spoilt(value: float) -> Callable[[Cohort, int], Cohort]:
