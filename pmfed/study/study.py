@@ -147,7 +147,13 @@ class Study(Grown):
     @property
     def plug_ins(self) -> tuple[plugins.Plugin, ...]:
         """The plug-ins that it was read with."""
-        found = plugins.named(self._told(), own_kinds())
+        kinds = {
+            "method": {"kind": self.method.kind},
+            "outcome": {"task": self.outcome.task},
+            "modalities": {name: {"kind": one.kind} for name, one in self.modalities.items()},
+            "model": {"encoders": {name: {"kind": one.kind} for name, one in self.model.encoders.items()}},
+        }
+        found = plugins.named(kinds, own_kinds())
         return tuple(plugin for one in found if (plugin := plugins.plugin_of(one.group, one.kind)) is not None)
 
     @property
