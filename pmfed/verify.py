@@ -193,11 +193,11 @@ def _contents(run: Path, found: Verified, roster: Roster | None) -> None:
     for name, fingerprint in about.items():
         if fingerprint != found.manifest.study:
             found.wrong.append(f"{name}: belongs to another study than {found.manifest.study[:12]}, which was signed")
-    if not found.wrong:
-        found.wrong += method.wrong(run, study, result)
-    found.notes += method.notes(run)
     named = {str(site["name"]) for site in result["sites"]}
     plan = plan_for(study, len(named))
+    if not found.wrong:
+        found.wrong += method.wrong(run, study, plan, result)
+    found.notes += method.notes(run)
     found.wrong += _told(study, plan, result["privacy"])
     found.wrong += _told_of_own(study, plan, result.get("personal"))
     if result["privacy"]["insecure"]:

@@ -178,13 +178,15 @@ def coordinator_run(
     patience: Annotated[float, typer.Option(min=1.0, help="Seconds to wait for sites, and for each answer.")] = 600.0,
 ) -> None:
     """Run a study over the connected sites, and follow it. Exit code 0 only when it ended well."""
+    from pmfed_client.agent.dry_step import dry_step
     from pmfed_server.coordinator import Coordinator
     from pmfed_server.deployed import begin
 
     from pmfed.study import Study
 
-    place = Coordinator.read(coordinator)
-    _go(place, begin(place, Study.read(study), out, sites, patience))
+    place, asked = Coordinator.read(coordinator), Study.read(study)
+    dry_step(asked)  # before any site is asked to reserve
+    _go(place, begin(place, asked, out, sites, patience))
 
 
 @coordinator_app.command("resume")

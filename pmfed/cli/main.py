@@ -18,6 +18,7 @@ from pmfed.cli.coordinator import coordinator_app
 from pmfed.cli.runs import add_run_commands
 from pmfed.cli.site import site_app
 from pmfed.errors import PmfedError, StudyError, UsageError
+from pmfed.file_io import replace_file
 from pmfed.memory import keep_freed
 
 if TYPE_CHECKING:
@@ -28,8 +29,8 @@ typer.core.HAS_RICH = False  # help is plain text: Typer would spell "\\[default
 PROTOCOL_HELP = "Who is held out: holdout (the study's split), cv (5-fold over patients), leave-one-site-out."
 ENGINE_HELP = "local, or ray: Flower's own runtime, for the federation's holdout training only; needs pmfed[ray]."
 COMPARE_HELP = (
-    "What to train beside it: local, local-private, global, fedavg, fedadam, fedyogi (each also with -no-privacy), "
-    "no-privacy, pooled, pooled-private, ablation, ablation-no-privacy, none."
+    "What to train beside it: local, local-private, global, fedavg, fedadam, fedyogi, scaffold (each also with "
+    "-no-privacy), clipped, no-privacy, converged, pooled, pooled-private, ablation, ablation-no-privacy, none."
 )
 
 EDITABLE = (
@@ -116,6 +117,17 @@ def simulate(
         bool, typer.Option("--insecure-reproducible", help="Noise from a seed: same model every time, NO privacy.")
     ] = False,
     resume: Annotated[Path | None, typer.Option(help="Go on with the stopped simulation in this folder.")] = None,
+    charge_ledger: Annotated[
+        bool | None,
+        typer.Option(
+            "--charge-ledger/--dry-ledger",
+            help="With --sites: charge the sites' own ledgers for good, or books of the run's own. Else you are asked, and without a terminal nothing of theirs is charged.",
+            show_default=False,
+        ),
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="What speaks against the run is an error, before anything is charged.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Only errors.")] = False,
 ) -> None:
     """Train one private model over many hospitals, on this machine, and compare it."""
@@ -148,10 +160,32 @@ def simulate(
                 epsilon=epsilon, delta=delta, rounds=rounds, protocol=protocol, seeds=seeds,  # type: ignore[arg-type]
                 compare=tuple(name for name in names.split(",") if name not in ("", "none")),
                 changes=str(changes.resolve()) if changes else None, workers=workers, reproducible=insecure_reproducible, engine=engine,  # type: ignore[arg-type]
+                dry_ledger=charge_ledger is False, strict=strict,
             ),
             tell=(lambda what: None) if quiet else (lambda what: print(what, flush=True)),
+            charge=None if charge_ledger else lambda price: _may_charge(price, quiet),
         )  # fmt: skip
     _simulate(ready, quiet)
+
+
+def _may_charge(price: str, quiet: bool) -> bool:
+    """Ask a person whether ledgers in their own folders may be charged; without one they are left alone."""
+    if _somebody_is_there():
+        return typer.confirm(
+            f"{price}.\nCharge them? No: the run keeps books of its own, under the same policies", err=True
+        )
+    if quiet:
+        return False
+    print(
+        "the sites' own ledgers are left alone, for nobody is here to ask: the run keeps books of its own, under the same "
+        "policies. To charge theirs: --charge-ledger",
+        file=sys.stderr,
+    )
+    return False
+
+
+def _somebody_is_there() -> bool:
+    return sys.stdin.isatty() and sys.stderr.isatty()
 
 
 def _given(context: typer.Context, name: str) -> bool:
@@ -195,17 +229,15 @@ def study_list() -> None:
 
 @study_app.command("check")
 def study_check(study: Annotated[str, typer.Argument(help="A built-in study or a STUDY.toml.")]) -> None:
-    """Validate a study; errors name the line."""
-    from pmfed_simulations.studies import find_study
+    """Validate a study, and try each of its queries on invented patients; errors name the line, or what failed."""
+    from pmfed_client.agent.dry_step import dry_step
+    from pmfed_simulations.studies import find_draft
 
-    found = find_study(study)
-    if found.personal or found.plug_ins:
-        from pmfed.methods import schedule
+    from pmfed.methods.step_rule import advice, resolved
 
-        for query in schedule(
-            found
-        ):  # the network is made: it must have the parts that shall stay, and train privately
-            assert query.size >= 0
+    draft = find_draft(study)
+    found = resolved(draft)
+    dry_step(found)
     inputs = sum(len(names) for names in found.inputs.values())
     print(
         f"{found.study.name}: valid. Modalities: {', '.join(sorted(found.modalities))}; {inputs} inputs beside images."
@@ -214,9 +246,7 @@ def study_check(study: Annotated[str, typer.Argument(help="A built-in study or a
         print(f"public weights: {name} goes through {weights}; frozen, so nothing of it is trained or paid for.")
     if found.cohort.stand_in:
         print(f"no patient ids: one {found.cohort.stand_in} stands for a patient; the promise is not one to a person.")
-    if found.training.averages_models:
-        print("fedavg: the sites' models are averaged; training.optimizer does nothing, whatever it says.")
-    elif found.training.algorithm == "fedavg":
+    if found.training.algorithm == "fedavg" and not found.training.averages_models:
         rule = found.training.optimizer
         print(
             f"fedavg: the coordinator's {rule.name} steps the way the models went, learning rate {rule.learning_rate:g}."
@@ -224,20 +254,42 @@ def study_check(study: Annotated[str, typer.Argument(help="A built-in study or a
     for plugin in found.plug_ins:
         print(f"plug-in: the {plugin.words}")
         print(f'  a site admits it by   [policy] plugins = ["{plugin.line}"]' if plugin.record else "  " + EDITABLE)
+    for line in advice(draft, found):
+        print(line)
     print(f"fingerprint {found.fingerprint()}")
     print(f"next: pmfed study plan {study}")
+
+
+@study_app.command("resolve")
+def study_resolve(study: Annotated[Path, typer.Argument(help="A STUDY.toml; it is changed in place.")]) -> None:
+    """Write the numbers that "auto" stands for into a study: from its public numbers, never from patients."""
+    from pmfed.methods.step_rule import numbers_for
+    from pmfed.study.draft import Draft, read_text, with_numbers
+
+    text = read_text(study)
+    numbers = numbers_for(Draft.from_text(text, str(study)))
+    if not numbers:
+        print(f'{study}: nothing says "auto".')
+        return
+    replace_file(study, with_numbers(text, numbers, str(study)).encode())
+    for place, number in numbers.items():
+        print(f"{'.'.join(place)} = {number!r}")
+    print(f"{study} written. next: pmfed study check {study}")
 
 
 @study_app.command("plan")
 def study_plan(
     study: Annotated[str, typer.Argument(help="A built-in study or a STUDY.toml.")],
     sites: Annotated[int, typer.Option(min=1, help="How many sites would take part.")] = 5,
+    strict: Annotated[bool, typer.Option("--strict", help="A study that would not learn is an error.")] = False,
 ) -> None:
-    """Show noise, steps, epsilon, bytes and time before anyone trains."""
+    """Show noise, steps, epsilon, bytes and time before anyone trains, and whether anything could be learned."""
     from pmfed_simulations.planning import show_plan
     from pmfed_simulations.studies import find_study
 
-    show_plan(find_study(study), sites)
+    found = show_plan(find_study(study), sites)
+    if strict and found is not None and found.lost:
+        raise StudyError(found.verdict(), "Without --strict this is said and no error.")
 
 
 @study_app.command("new")
@@ -247,9 +299,13 @@ def study_new(
     """Write a commented study to start from."""
     from pmfed_simulations.studies import built_in
 
+    from pmfed.methods.step_rule import numbers_for
+    from pmfed.study.draft import with_numbers
+
     if path.exists():
         raise UsageError(f"{path}: the file exists.", "Choose another name; nothing is overwritten.")
-    path.write_text(built_in("hospitals").text, encoding="utf-8")
+    start = built_in("hospitals")
+    path.write_text(with_numbers(start.text, numbers_for(start.draft), path.name), encoding="utf-8")
     print(
         f"{path} written: the study of the virtual hospitals, with comments. Change it, then: pmfed study check {path}"
     )

@@ -25,11 +25,21 @@ Seed = Annotated[
 def site_init(
     folder: Annotated[Path, typer.Argument(help="The folder to make.")],
     name: Annotated[str, typer.Option(help="What the site is called: small letters, digits, '-' and '_'.")],
+    data: Annotated[
+        Path | None, typer.Option("--from", help="A folder of data to look at: its sources are proposed.")
+    ] = None,
 ) -> None:
     """Make a site's folder: site.toml to fill in, and the site's secret keys."""
-    from pmfed_client.site.create import make_home
+    from pmfed_client.site.create import DRAFT, make_home
 
-    site = make_home(folder, name)
+    from pmfed.cohort.survey import summary, survey
+
+    found = None if data is None else survey(data)
+    site = make_home(folder, name, found)
+    if found is not None:
+        print("\n".join(["found, by names of columns and codes alone:", *(f"  {line}" for line in summary(found))]))
+        print("\n".join(f"  left out: {line}" for line in found.left))
+        print(f"proposed: [data] in {site.folder / 'site.toml'}, and a study to edit in {site.folder / DRAFT}")
     print(f"{site.folder} made, for its owner alone. Fill in site.toml: [data], [coordinator] and [policy].")
     print(f"next: pmfed site card {folder} > {name}.json, and send that file to the coordinator")
 
@@ -41,6 +51,7 @@ def site_check(
     page: Annotated[Path | None, typer.Option(help="Write the same as an HTML page with bars, for this site.")] = None,
 ) -> None:
     """Read the site's sources as a study would, and count: patients, outcomes, what is missing, what is wrong."""
+    from pmfed_client.agent.dry_step import dry_step
     from pmfed_client.site.check import check, progress, show
     from pmfed_client.site.check_page import write_page
     from pmfed_client.site.site import Site
@@ -49,12 +60,13 @@ def site_check(
     from pmfed import plugins
 
     here = Site.read(site)
+    with plugins.admitting(here.policy.plugins):
+        asked = find_study(study)
+    dry_step(asked)  # before patients are read: that may take long
     if page is not None and not page.parent.is_dir():
         raise UsageError(
             f"{page.parent}: there is no such folder for the page.", "Make it, or name another with --page."
         )
-    with plugins.admitting(here.policy.plugins):
-        asked = find_study(study)
     with progress(here) as places:
         found = check(here, asked, places)
     show(found)

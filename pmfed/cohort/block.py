@@ -41,6 +41,8 @@ class Block:
     warnings : tuple of str
     uses : dict
         Per feature, what became of the rows that it asks for.
+    told
+        Whether ``warnings`` tell of these uses already.
     outside : dict of (R,) bool
         Per feature the records whose value the study does not allow; only where that counts as missing (`Reading.lenient`).
     raw : dict of Raw
@@ -53,6 +55,7 @@ class Block:
     counts: Mapping[str, int] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     uses: Mapping[str, Use] = field(default_factory=dict)
+    told: bool = False
     outside: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict, repr=False)
     raw: Mapping[str, Raw] = field(default_factory=dict, repr=False)
 

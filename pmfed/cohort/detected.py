@@ -30,6 +30,11 @@ def named_separator(path: Path) -> str:
     return "\t" if path.name.lower().removesuffix(".gz").endswith(".tsv") else ","
 
 
+def is_text(path: Path) -> bool:
+    """Return whether a table is one of text, by its name."""
+    return path.name.lower().removesuffix(".gz").endswith((".csv", ".tsv"))
+
+
 def open_text(path: Path, encoding: str) -> IO[str]:
     """Open a table of text, compressed or not."""
     opened = gzip.GzipFile(path) if path.suffix.lower() == ".gz" else path.open("rb")
@@ -38,6 +43,8 @@ def open_text(path: Path, encoding: str) -> IO[str]:
 
 def proposal(path: Path) -> str:
     """Return the line for site.toml that describes a table as it seems to be written; "" when nothing is to be told."""
+    if not is_text(path):
+        return ""
     try:
         found = detect(path)
     except (OSError, EOFError, UnicodeDecodeError, csv.Error, DataError):

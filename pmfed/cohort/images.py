@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
 from pmfed.cohort.block import Block
+from pmfed.cohort.contract.uses import NOT_MEASURED, of_files
 from pmfed.cohort.imaging.archive import is_zip, reader_of
 from pmfed.cohort.imaging.cache import Cache, key_of
 from pmfed.cohort.imaging.failures import OUTSIDE, ScanError, report
@@ -70,7 +71,9 @@ def read_pictures(reading: Reading[Images]) -> Block:
     seen, told = looked_at(f"{source}: pictures", inputs, present, reading.patients)
     if cache.failed:
         told.append("the cache cannot be written; the next start will be as slow as this one.")
-    return Block(inputs, present, counts={**counts, **seen}, warnings=(*warnings, *told))
+    lost = Counter(filled.failed.values())
+    uses = {"picture": of_files(len(wanted) - lost.total(), lost, {NOT_MEASURED: sum(not file for file in files)})}
+    return Block(inputs, present, counts={**counts, **seen}, warnings=(*warnings, *told), uses=uses)
 
 
 def _made(spec: Images, content: bytes, cache: Cache, places: Places) -> Made:

@@ -53,6 +53,21 @@ class _OfTable:
         codes, texts = labels(self.base.frame[column])
         return np.array([np.nan if text in MISSING else 0.0 for text in texts])[codes]
 
+    def listed(self, column: str, words: Sequence[str], separator: str, ignored: Sequence[str]) -> Floats:
+        cells = self.base.frame[column]
+        codes, texts = labels(cells)
+        place, nothing = {word: rank for rank, word in enumerate(words)}, {*MISSING, *self.written.nothing(column)}
+        known = np.zeros((len(texts), len(words)))
+        strange = np.zeros(len(texts), dtype=bool)
+        for row, text in enumerate(texts):
+            said = {part.strip() for part in text.split(separator)}
+            known[row, [place[word] for word in said & place.keys()]] = 1.0
+            known[row] = np.nan if text in nothing else known[row]
+            strange[row] = text not in nothing and not said <= place.keys() | {*ignored}
+        what = "listing what is neither a label of the study nor ignored"
+        self.refuse(what + _spelled(cells, self.base.frame[self.study.cohort.patient], strange[codes]), strange[codes])
+        return known[codes]
+
     def refuse(self, what: str, where: Bools) -> None:
         if not where.any():
             return

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pmfed.cohort.block import Block
 from pmfed.cohort.cohort import Bools, Cohort, Findings
 from pmfed.cohort.contract.times import Moments
+from pmfed.cohort.contract.uses import told
 from pmfed.cohort.encode import encode
 from pmfed.cohort.imaging.places import Places
 from pmfed.cohort.leaks import check_leaks
@@ -21,6 +22,7 @@ from pmfed.cohort.readers import read_block, reader_for
 from pmfed.cohort.reading import MaskReading, Reading
 from pmfed.cohort.records import Records, labels_of, read_records
 from pmfed.cohort.sheets import Sheet, modalities_at, read_sheets
+from pmfed.cohort.sql import one_state
 from pmfed.cohort.tables import Problems
 from pmfed.errors import DataError
 from pmfed.modality import Modality
@@ -54,6 +56,7 @@ class Unlabelled:
     when: Moments | None = field(repr=False)
 
 
+@one_state()
 def read_cohort(study: Study, sources: Sources, site: str, places: Places | None = None) -> Cohort:
     """Read a site's files into the cohort a study asks for.
 
@@ -84,6 +87,7 @@ def read_cohort(study: Study, sources: Sources, site: str, places: Places | None
     return site_files.cohort(read, read.records.targets.astype(study.outcome.dtype))
 
 
+@one_state()
 def read_unlabelled(
     study: Study, sources: Sources, site: str, places: Places | None = None, asked: NewPatients = EVERYBODY
 ) -> Unlabelled:
@@ -146,7 +150,9 @@ class _Site:
         when = self._moments(sheets, records)
         readings = {name: self._reading(name, modality, sheets, records, when) for name, modality in here.items()}
         blocks = {
-            name: self._block(readings[name], records) if name in here else Block.absent(len(records.owner), one.shape)
+            name: self._block(name, readings[name], records)
+            if name in here
+            else Block.absent(len(records.owner), one.shape)
             for name, one in sorted(self.study.modalities.items())
         }
         self.problems.raise_any()
@@ -187,10 +193,12 @@ class _Site:
             sheet=sheets.get(table), rows=records.rows.get(table),
         )  # fmt: skip
 
-    def _block(self, reading: Reading[Any], records: Records) -> Block:
+    def _block(self, name: str, reading: Reading[Any], records: Records) -> Block:
         """Read a modality, and see that no outcome stands among its inputs."""
         block = read_block(reading)
         self.warnings.extend(block.warnings)
+        if not block.told:
+            self.warnings.extend(told(f"modality '{name}'", block.uses))
         if self.population.labelled and self.study.outcome.columns and not self.problems:
             check_leaks(block, records, self.problems, self.warnings)
         return replace(block, raw={})  # as large as the inputs, and needed for nothing else

@@ -33,6 +33,12 @@ def held_out(ids: Sequence[str], key: str, fraction: float) -> NDArray[np.bool_]
     return np.array([value < below for value in _hashes(ids, key, "")], dtype=bool)
 
 
+def set_aside(ids: Sequence[str], key: str, fraction: float) -> NDArray[np.bool_]:
+    """Return which patients a network is recalibrated on rather than trained on, (P,) bool; independent of `held_out`."""
+    below = round(fraction * 2**64)
+    return np.array([value < below for value in _hashes(ids, key, "recalibration\0")], dtype=bool)
+
+
 def folds(ids: Sequence[str], key: str, k: int) -> NDArray[np.int64]:
     """Return the fold, 0 to ``k`` - 1, of every patient for cross-validation; independent of `held_out`.
 

@@ -78,6 +78,10 @@ def _text(path: Path, cell: Any, source: Any) -> str:
         return ""
     if cell.data_type == "e":  # an error: #N/A says "not available", the others are no value
         return "" if value == "#N/A" else str(value)
+    if isinstance(value, str):
+        from openpyxl.utils.escape import unescape
+
+        return str(unescape(value))  # _x0033_40 is 340
     return _plain(value, str(cell.number_format))
 
 

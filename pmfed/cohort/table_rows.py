@@ -16,16 +16,18 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.csv  # type: ignore[import-untyped]
 import pyarrow.parquet  # type: ignore[import-untyped]
 
+from pmfed.cohort import statistical_files
 from pmfed.cohort.columns import check_columns, check_separator
-from pmfed.cohort.contract.written import Written, written_of
+from pmfed.cohort.contract.written import ViewPath, Written, written_of
 from pmfed.cohort.detected import is_utf8, named_separator, open_text, proposal
 from pmfed.cohort.spreadsheets import sheet_rows
+from pmfed.cohort.views import view_header, view_rows
 from pmfed.errors import DataError
 
 BLOCK = 8 << 20
 """Bytes read at a time; no row may be longer."""
 
-ENDINGS = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet", ".pq", ".xlsx", ".xlsm")
+ENDINGS = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet", ".pq", ".xlsx", ".xlsm", *statistical_files.ENDINGS)
 """Endings of the names of tables that can be read."""
 
 _SEP = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)
@@ -44,7 +46,8 @@ def batches(
     Parameters
     ----------
     path
-        ``.csv``, ``.tsv``, either with ``.gz``, ``.parquet`` or ``.xlsx``; a `WrittenPath` says how it is written.
+        ``.csv``, ``.tsv``, either with ``.gz``, ``.parquet``, ``.xlsx``, or of SPSS, Stata or SAS; a `WrittenPath` says how it is written.
+        Or a `ViewPath`.
     columns
         Columns that must be there.
     also
@@ -64,6 +67,10 @@ def batches(
         The file is missing, of another kind, damaged, holds a row longer than `BLOCK`, or lacks columns.
     """
     columns = list(dict.fromkeys(columns))
+    if isinstance(path, ViewPath):
+        for frame in view_rows(path, columns, also, whole):
+            yield _filled(frame)
+        return
     if not path.is_file():
         raise DataError(f"{path}: there is no such file.", "Check the path in [data] of site.toml or the source file.")
     name = path.name.lower()
@@ -71,11 +78,11 @@ def batches(
     if reader is None or (name.endswith(".gz") and reader is not _text):
         raise DataError(
             f"{path}: is not a kind of table that can be read.",
-            "Save it as .csv, .csv.gz, .tsv, .tsv.gz, .parquet or .xlsx.",
+            "Save it as .csv, .csv.gz, .tsv, .tsv.gz, .parquet, .xlsx, .sav, .dta or .sas7bdat.",
         )
     try:
         for frame in reader(path, columns, also, whole):
-            yield frame[(frame.notna() & (frame != "")).any(axis=1)]
+            yield _filled(frame)
     except UnicodeDecodeError:
         raise _not_text(path) from None
     except (OSError, EOFError, csv.Error, zlib.error, zipfile.BadZipFile, pa.ArrowException) as error:
@@ -86,6 +93,42 @@ def batches(
             raise DataError(
                 f"{path}: holds a row of more than {BLOCK >> 20} MB.", "Is a quote opened and never closed?"
             ) from None
+        raise DataError(f"{path}: cannot be read ({type(error).__name__}).", "Is the file damaged?") from None
+
+
+def _filled(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows in which anything is written."""
+    return frame[(frame.notna() & (frame != "")).any(axis=1)]
+
+
+def is_table(path: Path) -> bool:
+    """Return whether a file is a table by its name."""
+    return path.name.lower().endswith(ENDINGS)
+
+
+def header_of(path: Path) -> list[str]:
+    """Return the names of a table's columns, as they stand there.
+
+    Raises
+    ------
+    DataError
+        The file cannot be read.
+    """
+    name = path.name.lower().removesuffix(".gz")
+    if isinstance(path, ViewPath):
+        return view_header(path)
+    try:
+        if name.endswith((".parquet", ".pq")):
+            with pa.parquet.ParquetFile(path) as file:
+                return [str(one) for one in file.schema_arrow.names]
+        if name.endswith((".xlsx", ".xlsm")):
+            return sheet_rows(path, written_of(path).sheet)[0]
+        if name.endswith(statistical_files.ENDINGS):
+            return statistical_files.header(path)
+        return read_head(path, written_of(path)).header
+    except UnicodeDecodeError:
+        raise _not_text(path) from None
+    except (OSError, EOFError, csv.Error, zlib.error, pa.ArrowException) as error:
         raise DataError(f"{path}: cannot be read ({type(error).__name__}).", "Is the file damaged?") from None
 
 
@@ -250,4 +293,5 @@ def _spreadsheet(path: Path, columns: list[str], also: Sequence[str], whole: boo
 
 _READERS: dict[str, Callable[[Path, list[str], Sequence[str], bool], Iterator[pd.DataFrame]]] = {
     ".csv": _text, ".tsv": _text, ".parquet": _parquet, ".pq": _parquet, ".xlsx": _spreadsheet, ".xlsm": _spreadsheet,
+    **dict.fromkeys(statistical_files.ENDINGS, statistical_files.rows),
 }  # fmt: skip

@@ -37,6 +37,7 @@ __all__ = [
 ]
 
 _CUT = re.compile(r"\d([.,]\d+)?[eE]\+?\d+", re.ASCII)  # 1.23E+11
+_GUARDED = re.compile(r'="([^"]*)"')
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 
 
@@ -188,7 +189,9 @@ def labels(column: pd.Series) -> tuple[NDArray[np.int64], list[str]]:
 def _text(value: object) -> str:
     if isinstance(value, float):
         return str(int(value)) if value.is_integer() else repr(float(value))  # NumPy would name its type
-    return str(value).strip()
+    text = str(value).strip()
+    guarded = _GUARDED.fullmatch(text)  # which keeps Excel from taking an id for a number
+    return guarded[1].strip() if guarded else text
 
 
 def check_ids(path: Path, column: str, frame: pd.DataFrame) -> None:

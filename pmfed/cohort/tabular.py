@@ -44,7 +44,9 @@ def _columns(reading: Reading[Table] | Reading[Genotypes]) -> Block:
         if gaps == len(place) and not lenient:
             warnings.append(f"{sheet.path}: '{key}' is missing in every record.")
         raw[key] = _raw(spec, key, said, str(sheet.path))
-    return Block(inputs, there, missing, warnings=tuple(warnings), uses=encoded.uses, outside=outside, raw=raw)
+    return Block(
+        inputs, there, missing, warnings=tuple(warnings), uses=encoded.uses, told=True, outside=outside, raw=raw
+    )
 
 
 def _raw(spec: Modality, key: str, values: np.ndarray[tuple[int], np.dtype[np.float64]], path: str) -> Raw:

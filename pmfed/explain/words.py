@@ -116,7 +116,8 @@ def _centre(answer: Answer) -> float:
 
 
 def _odds(answer: Answer, amount: float) -> str:
-    return f" (odds x {math.exp(min(amount, 50.0)):.3g})" if LINKS[answer.link].odds else ""
+    what = LINKS[answer.link].multiplies
+    return f" ({what} x {math.exp(min(amount, 50.0)):.3g})" if what else ""
 
 
 def _shown(value: object) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pmfed.methods.evaluated import Evaluated
 from pmfed.privacy.accounting import epsilon
@@ -14,6 +15,7 @@ from pmfed.privacy.rounding import rounded_up
 from pmfed.study import Study
 
 Metrics = dict[str, float | None]
+Floats = NDArray[np.float64]
 
 
 def metrics_of(study: Study, evaluated: Evaluated, noise: float = 0.0, *, detailed: bool = False) -> Metrics:
@@ -31,6 +33,19 @@ def metrics_of(study: Study, evaluated: Evaluated, noise: float = 0.0, *, detail
     for name, (low, high) in intervals(task, totals, noise=noise, detailed=detailed).items():
         found |= {f"{name}_low": low, f"{name}_high": high}
     return finite(found)
+
+
+def over_patients(study: Study, total: Floats) -> dict[str, Any]:
+    """Return the part ``over_patients`` of result.json: all figures of all patients together, where the study averages sites."""
+    return {"over_patients": points_of(study, total)} if study.evaluation.average == "sites" else {}
+
+
+def points_of(study: Study, total: Floats) -> Metrics:
+    """Return all metrics of a sum over patients, without intervals."""
+    from pmfed.tasks import task_for
+    from pmfed.tasks.task import measured
+
+    return finite({name: float(value) for name, value in measured(task_for(study), [total], detailed=True).items()})
 
 
 def finite(values: Mapping[str, float]) -> Metrics:

@@ -53,12 +53,15 @@ class Answer:
         How many sites are in it.
     own
         Words by site, where the study lets a site's own sum leave, too.
+    noise
+        Standard deviation of the noise in every number of the sum, known from the plan; 0 for none.
     """
 
     words: NDArray[Any]
     grid: Grid
     sites: int
     own: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    noise: float = 0.0
 
     def part(self, part: slice) -> Floats:
         """Return some numbers of the sum: whoever works part by part need not hold all of it in float64."""
@@ -177,7 +180,7 @@ class Method(ABC):
         return {}
 
     @classmethod
-    def wrong(cls, run: Path, study: Study, result: Mapping[str, Any]) -> Iterator[str]:
+    def wrong(cls, run: Path, study: Study, plan: PrivacyPlan, result: Mapping[str, Any]) -> Iterator[str]:
         """Yield what does not fit together in a finished run's files and its result.json."""
         yield from ()
 
@@ -190,8 +193,8 @@ class Method(ABC):
         """Return files that are made of result.json and belong beside it, by name."""
         return {}
 
-    def curves(self) -> dict[str, Any]:
-        """Return what the report shows besides result.json."""
+    def curves(self, plan: PrivacyPlan) -> dict[str, Any]:
+        """Return what the report shows besides result.json; ``plan`` tells the noise in it."""
         return {}
 
     @classmethod

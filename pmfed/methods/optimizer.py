@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pmfed.errors import StudyError
 from pmfed.stored import Stored, parts
 from pmfed.study.training import Training
 
@@ -37,6 +38,9 @@ class ServerOptimizer:
         The initial parameters, shape (parameters,).
     folder
         Where its files lie.
+    intercept
+        Which of them are the output's own constants, (parameters,): they go ``optimizer.intercept`` times as far. None
+        when not given.
 
     Notes
     -----
@@ -44,10 +48,13 @@ class ServerOptimizer:
     1992; for DP-SGD: De et al. 2022).
     """
 
-    def __init__(self, training: Training, start: Vector, folder: Path) -> None:
+    def __init__(
+        self, training: Training, start: Vector, folder: Path, intercept: npt.NDArray[np.bool_] | None = None
+    ) -> None:
         self.training, self.folder = training, folder
+        self._intercept = intercept
         self.step_count = self.averaged = 0
-        needed = () if training.averages_models else MOMENTS[training.optimizer.name]
+        needed = ("control",) if training.control_variates else MOMENTS[training.optimizer.name]
         self._stored = {name: Stored(folder, len(start), np.float32) for name in ("parameters", *needed)}
         self._stored["parameters"][:] = start
 
@@ -56,21 +63,41 @@ class ServerOptimizer:
         """The last model."""
         return self._stored["parameters"]
 
+    @property
+    def control(self) -> Stored | None:
+        """The mean slope of all sites' last local steps, where sites correct theirs by it."""
+        return self._stored.get("control")
+
+    @property
+    def _stride(self) -> float:
+        """How far a site goes in one round down a slope of 1."""
+        assert self.training.local_learning_rate is not None
+        return self.training.local_steps * self.training.local_learning_rate
+
     def step(self, gradient: Ask) -> None:
         """Take one step down the gradient, (parameters,)."""
         self.step_count += 1
         for part in parts(len(self.parameters)):
-            self._put(part, self.parameters[part] - self._way(part, gradient(part).astype(np.float32)))
+            way = self._way(part, gradient(part).astype(np.float32))
+            if self._intercept is not None:
+                way[self._intercept[part]] *= np.float32(self.training.optimizer.intercept)
+            self._put(part, self.parameters[part] - way)
         self.averaged += self._averages
 
     def replace(self, change: Ask) -> None:
-        """Add the mean of the sites' model changes (fedavg), or take an adaptive step that way (FedAdam, FedYogi)."""
+        """Add the mean of the sites' model changes (fedavg), or take an adaptive step that way (FedAdam, FedYogi).
+
+        With control variates the mean step of all sites is kept: the slope that each site's next steps are brought back to.
+        """
         if not self.training.averages_models:
             self.step(lambda part: -change(part))
             return
         self.step_count += 1
         for part in parts(len(self.parameters)):
-            self._put(part, self.parameters[part] + change(part).astype(np.float32))
+            moved = change(part).astype(np.float32)
+            self._put(part, self.parameters[part] + moved)
+            if self.control is not None:
+                self.control[part] = -moved / np.float32(self._stride)
         self.averaged += self._averages
 
     def _way(self, part: slice, slope: Vector) -> Vector:
@@ -97,6 +124,12 @@ class ServerOptimizer:
         return way
 
     def _put(self, part: slice, moved: Vector) -> None:
+        if not np.isfinite(moved).all():
+            key = "local_learning_rate" if self.training.averages_models else "optimizer.learning_rate"
+            raise StudyError(
+                f"training.{key}: the model is no longer finite after step {self.step_count}: the training diverged.",
+                "Lower it. What was charged stays charged.",
+            )
         self.parameters[part] = moved
         if self._averages:
             if "total" not in self._stored:

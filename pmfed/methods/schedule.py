@@ -68,7 +68,10 @@ def plan_for(study: Study, sites: int) -> PrivacyPlan:
         ) from None
 
 
-def noiseless_plan(study: Study, sites: int) -> PrivacyPlan:
-    """Return the plan of a comparison that trains with neither noise nor clip; only simulations run it."""
+def noiseless_plan(study: Study, sites: int, *, clipped: bool = False) -> PrivacyPlan:
+    """Return the plan of a comparison that trains without noise, and without the clip unless ``clipped``.
+
+    Only simulations run it.
+    """
     blank = tuple(one.mechanism(sites) for one in schedule(study) if not one.exact)
-    return PrivacyPlan(blank, study.privacy.delta).without_noise()
+    return PrivacyPlan(blank, study.privacy.delta).without_noise(clipped=clipped)

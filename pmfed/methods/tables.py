@@ -117,7 +117,7 @@ class Tables(Method):
         return {"tables.json": str(json.loads((run / "tables.json").read_text(encoding="utf-8"))["study"])}
 
     @classmethod
-    def wrong(cls, run: Path, study: Study, result: Mapping[str, Any]) -> Iterator[str]:
+    def wrong(cls, run: Path, study: Study, plan: PrivacyPlan, result: Mapping[str, Any]) -> Iterator[str]:
         """Compute the figures anew from the noised cells; they must be those that were published."""
         told = json.loads((run / "tables.json").read_text(encoding="utf-8"))
         anew = cls(study, run)

@@ -7,11 +7,12 @@ the coordinator build the same model. What a kind is, it answers for itself: see
 from __future__ import annotations
 
 from pmfed.modality.columns import Categorical, Feature, Name, Numeric, Variant
-from pmfed.modality.ehr import Events, EventSequence, Notes, Signals
+from pmfed.modality.ehr import Events, EventSequence, Notes
 from pmfed.modality.genomics import CopyNumber, Expression, Panel
 from pmfed.modality.images import Images
-from pmfed.modality.kinds import KINDS, AnyModality, kind_of, known, register
+from pmfed.modality.kinds import KINDS, AnyModality, kind_of, known_kinds, register
 from pmfed.modality.scans import Dicom, Nifti
+from pmfed.modality.signals import Signals
 from pmfed.modality.spec import Modality
 from pmfed.modality.table import Genotypes, Table
 from pmfed.modality.weights import Layered, Weights, WeightsFile
@@ -41,6 +42,6 @@ __all__ = [
     "Weights",
     "WeightsFile",
     "kind_of",
-    "known",
+    "known_kinds",
     "register",
 ]

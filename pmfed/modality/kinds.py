@@ -7,10 +7,11 @@ from typing import Annotated, Any, get_args
 from pydantic import Field, SerializeAsAny, ValidatorFunctionWrapHandler, WrapValidator
 
 from pmfed import plugins
-from pmfed.modality.ehr import Events, EventSequence, Notes, Signals
+from pmfed.modality.ehr import Events, EventSequence, Notes
 from pmfed.modality.genomics import CopyNumber, Expression, Panel
 from pmfed.modality.images import Images
 from pmfed.modality.scans import Dicom, Nifti
+from pmfed.modality.signals import Signals
 from pmfed.modality.spec import Modality
 from pmfed.modality.table import Genotypes, Table
 
@@ -37,7 +38,7 @@ def kind_of(spec: type[Modality]) -> str:
 
 
 KINDS: tuple[str, ...] = tuple(sorted(kind_of(spec) for spec in get_args(get_args(_Own)[0])))
-"""What ``kind`` may be wherever pmfed is installed."""
+"""What ``kind`` may be wherever pmfed is installed, and what a site admits that names no kinds."""
 
 _ADDED: dict[str, type[Modality]] = {}
 
@@ -56,9 +57,9 @@ def register(spec: type[Modality]) -> None:
     _ADDED[kind] = spec
 
 
-def known() -> tuple[str, ...]:
-    """Return the kinds that need no plug-in: pmfed's own, and those that this program registered."""
-    return (*KINDS, *_ADDED)
+def known_kinds() -> tuple[str, ...]:
+    """Return what ``kind`` may be here, with the kinds that this program registered."""
+    return tuple(sorted({*KINDS, *_ADDED}))
 
 
 _of_plugin = plugins.reader_of("readers", Modality, attribute="spec")

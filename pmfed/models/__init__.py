@@ -13,12 +13,12 @@ from torch import nn
 
 from pmfed.models.fusion import Fusion
 from pmfed.models.linear import Linear
-from pmfed.models.parts import stay_mask
+from pmfed.models.parts import intercept_mask, stay_mask
 from pmfed.models.unet import unet
 from pmfed.study import Study
 from pmfed.tasks import task_for
 
-__all__ = ["build", "flatten", "load", "named", "shared_start"]
+__all__ = ["build", "flatten", "intercept_mask", "load", "named", "shared_start"]
 
 
 def build(study: Study) -> nn.Module:

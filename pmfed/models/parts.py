@@ -9,6 +9,9 @@ from torch import nn
 from pmfed.errors import StudyError
 from pmfed.study import Study
 
+INTERCEPT = frozenset({"head.bias", "linear.bias"})
+"""The output's own constants: what a model says of somebody of whom nothing is known."""
+
 NORMS = (nn.GroupNorm, nn.LayerNorm, nn.modules.instancenorm._InstanceNorm)
 
 
@@ -30,7 +33,7 @@ def stays(study: Study, model: nn.Module) -> frozenset[str]:
     elif method == "head":
         own = {name for name in trained if name.startswith("head.")}
     else:
-        own = {"head.bias", "linear.bias"}
+        own = set(INTERCEPT)
     found = frozenset(own & trained)
     if not found or found == trained:
         raise StudyError(
@@ -42,6 +45,14 @@ def stays(study: Study, model: nn.Module) -> frozenset[str]:
 
 def stay_mask(study: Study, model: nn.Module) -> npt.NDArray[np.bool_]:
     """Return which numbers of ``flatten(model)`` stay at the site."""
-    names = stays(study, model)
+    return _mask(model, stays(study, model))
+
+
+def intercept_mask(study: Study, model: nn.Module) -> npt.NDArray[np.bool_]:
+    """Return which of the numbers that travel are the output's own constants; none of a UNet, or where they stay."""
+    return _mask(model, INTERCEPT)[~stay_mask(study, model)]
+
+
+def _mask(model: nn.Module, names: frozenset[str]) -> npt.NDArray[np.bool_]:
     parts = [np.full(p.numel(), name in names) for name, p in model.named_parameters() if p.requires_grad]
     return np.concatenate(parts)

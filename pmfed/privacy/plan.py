@@ -164,12 +164,14 @@ class PrivacyPlan:
         first = [one.release(against=against) for one in self.of(asked.role) if one.query != query]
         return accounting.curve(first, asked.release(against=against), times, self.delta)
 
-    def without_noise(self) -> PrivacyPlan:
-        """Return this plan with neither noise nor clip where patients are trained on; its epsilon is infinite."""
+    def without_noise(self, *, clipped: bool = False) -> PrivacyPlan:
+        """Return this plan without noise where patients are trained on, nor clip unless ``clipped``; its epsilon is infinite."""
         return replace(
             self,
             mechanisms=tuple(
-                one if one.role == "held-out" else replace(one, noise_multiplier=0.0, bound=math.inf)
+                one
+                if one.role == "held-out"
+                else replace(one, noise_multiplier=0.0, bound=one.bound if clipped else math.inf)
                 for one in self.mechanisms
             ),
         )

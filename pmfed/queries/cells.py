@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 MISSING = "missing"
 PATIENTS = 4096  # whose rows are held at a time
+ROUNDED = 1e-6  # of a number's range: inputs are float32, and who is exactly at an edge must not fall below it
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ class Bins(Counted):
     def rows(self, cohort: Cohort) -> Floats:
         values = self.source.values(cohort)
         known = np.isfinite(values)
+        values = values + ROUNDED * (self.edges[-1] - self.edges[0])
         place = np.clip(np.searchsorted(self.edges, values, side="right") - 1, 0, len(self.edges) - 2)
         return _one_hot(np.where(known, place, len(self.edges) - 1), len(self.cells))
 
@@ -124,12 +126,19 @@ class Inputs:
     def values(self, cohort: Cohort) -> Floats:
         """Return the number of each record in its own unit, (R,); NaN where it is not known."""
         assert self.spec is not None
+        block = cohort.inputs[self.modality]
         middle, half = middle_and_half(self.spec)
-        scaled = np.clip(cohort.inputs[self.modality][:, self.column].astype(np.float64), -1.0, 1.0)
+        scaled = block[:, self.column].astype(np.float64)
+        known = cohort.present[self.modality]
         if self.spec.mean is not None and self.spec.scale is not None:
             middle, half = self.spec.mean, self.spec.scale
-        natural = middle + half * np.where(cohort.present[self.modality], scaled, np.nan)
-        return np.expm1(natural) if self.spec.transform == "log1p" else natural
+            if self.spec.indicator:  # or a missing number counts as the mean
+                known = known & (block[:, self.column + 1] < 0.5)
+        else:
+            scaled = np.clip(scaled, -1.0, 1.0)
+        natural = middle + half * np.where(known, scaled, np.nan)
+        natural = np.expm1(natural) if self.spec.transform == "log1p" else natural
+        return np.clip(natural, self.spec.minimum, self.spec.maximum)
 
 
 @dataclass(frozen=True)
@@ -298,15 +307,21 @@ def _(one: Time, study: Study, name: str, place: int) -> Iterator[Counted]:
     yield LifeTable(name, one.label, one.unit, (*cells, f"beyond {one.intervals[-1]:g}"), one.intervals)
 
 
-def _features(study: Study) -> Iterator[Counted]:
+def inputs_of(study: Study) -> Iterator[tuple[str, str, str, tuple[str, ...] | Numeric, Inputs]]:
+    """Yield name, label, unit, what it is (the cells of a category, or a number) and place of every plain input."""
     for name, modality in sorted(study.modalities.items()):
         for one in modality.countable:
-            label = f"{name}.{one.key}"
-            if one.number is not None:
-                source = Inputs(name, one.column, one.number)
-                yield from _number(study, label, one.key, one.unit, source, one.number)
-            else:
-                yield Categories(label, one.key, "", (*one.values, MISSING), Inputs(name, one.column))
+            source = Inputs(name, one.column, one.number)
+            what = one.number if one.number is not None else (*one.values, MISSING)
+            yield f"{name}.{one.key}", one.key, one.unit, what, source
+
+
+def _features(study: Study) -> Iterator[Counted]:
+    for name, label, unit, what, source in inputs_of(study):
+        if isinstance(what, Numeric):
+            yield from _number(study, name, label, unit, source, what)
+        else:
+            yield Categories(name, label, "", what, source)
 
 
 def _number(

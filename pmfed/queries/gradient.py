@@ -87,12 +87,18 @@ class LocalSteps(Step):
     """One round of training: how far the model moved in some private steps at the site (`fedavg`).
 
     It is no bounded sum: every local step is a sampled Gaussian mechanism with the whole noise, and the move that leaves
-    is made of nothing else. It is bounded for the grid only.
+    is made of nothing else. It is bounded for the grid only. Control variates are made of such moves: the coordinator's
+    of their sum, a site's of its own ones, which hold the whole noise before anything else looks at them.
     """
 
     @property
     def charged_at_once(self) -> int:
         return self.study.training.local_steps
+
+    @cached_property
+    def state(self) -> Shapes:
+        control = {"control": (np.float32, self.size)} if self.study.training.control_variates else {}
+        return {**model_state(self), **control}
 
     @property
     def grid_unit(self) -> float:

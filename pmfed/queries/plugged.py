@@ -34,6 +34,10 @@ class Alone:
 
     cohort: Cohort
 
+    def as_read(self) -> Cohort:
+        """Return the patient as he or she was read: nothing is scaled for a plug-in."""
+        return self.cohort
+
     def outputs(self, part: slice) -> tuple[Floats, NDArray[np.bool_]]:
         """Refuse: a plug-in's method has no model that pmfed would run."""
         raise StudyError("the query of a plug-in asks for a model's outputs, and its study trains none.")

@@ -22,11 +22,12 @@ Floats = NDArray[np.float64]
 Shapes = Mapping[str, tuple[type[np.generic], int]]
 """By name, what an array is made of and how long it is."""
 
-Stage = Literal["first", "round", "look", "last", "within"]
+Stage = Literal["first", "round", "look", "fit", "last", "within"]
 """When a query may be asked.
 
 "first": before all rounds. "round": it makes the next state, number 1 to ``times``. "look": about the state after a
-round. "last": about the final state; no round comes after it. "within": never by itself, it rides along with another.
+round. "fit": about the final state, before it is looked at for the last time; no round comes after it. "last": about the
+final state; neither round nor fit comes after it. "within": never by itself, it rides along with another.
 """
 
 
@@ -36,6 +37,10 @@ class Patients(Protocol):
     @property
     def cohort(self) -> Cohort:
         """The patients of the query's role."""
+        ...
+
+    def as_read(self) -> Cohort:
+        """Return the same patients as they were read: no input is scaled by what was learned, and none is altered."""
         ...
 
     def outputs(self, part: slice) -> tuple[Floats, NDArray[np.bool_]]:
@@ -195,8 +200,8 @@ class RowSum(Query):
     Attributes
     ----------
     scaled
-        Whether it looks at held-out patients through the model that came with it, their inputs scaled by the learned
-        statistics; else it sees the patients of its role as they were read.
+        Whether it looks at patients through the model that came with it, their inputs scaled by the learned statistics;
+        else it sees the patients of its role as they were read.
 
     Guarantee
     ---------
@@ -204,6 +209,10 @@ class RowSum(Query):
     """
 
     scaled: ClassVar[bool] = False
+
+    def seen(self, cohort: Cohort) -> Cohort:
+        """Return the same patients with the inputs that the query asks about; no patient's depend on another's."""
+        return cohort
 
     @abstractmethod
     def rows(self, patients: Patients, state: Mapping[str, NDArray[Any]]) -> Iterator[Floats]:

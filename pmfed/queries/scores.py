@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -11,13 +11,11 @@ from numpy.typing import NDArray
 
 from pmfed.privacy.mechanism import Role
 from pmfed.queries.gradient import model_state
-from pmfed.queries.query import Floats, Patients, RowSum, Shapes, Stage, starts_of
+from pmfed.queries.query import Floats, Patients, RowSum, Shapes, Stage
+from pmfed.queries.scored import patient_rows
 
 if TYPE_CHECKING:
     from pmfed.tasks import Task
-
-RECORDS = 4096  # most records scored at a time,
-NUMBERS = 1 << 20  # and most numbers of one of their inputs: a network keeps many times as much
 
 
 class Scores(RowSum):
@@ -75,7 +73,9 @@ class Scores(RowSum):
 
     @cached_property
     def state(self) -> Shapes:
-        return model_state(self)
+        if self.study.recalibration is None:
+            return model_state(self)
+        return {**model_state(self), "recalibration": (np.float64, self.study.outcome.outputs + 1)}
 
     def due(self, number: int) -> bool:
         return number == 1 or (number > 0 and number % self.study.evaluation.every == 0)
@@ -98,21 +98,14 @@ class Scores(RowSum):
         )
 
     def rows(self, patients: Patients, state: Mapping[str, NDArray[Any]]) -> Iterator[Floats]:
-        cohort = patients.cohort
-        if cohort.patients == 0:
-            return
-        starts = starts_of(cohort)
-        weight = 1 / np.diff(starts)[cohort.owner]
-        most = max(1, min(RECORDS, NUMBERS // max(values[0].size for values in cohort.inputs.values())))
-        most = max(1, min(most, (1 << 24) // self.size))
-        first = 0
-        while first < cohort.patients:  # whole patients: a row is one patient's
-            last = max(first + 1, int(np.searchsorted(starts, starts[first] + most, side="right")) - 1)
-            part = slice(int(starts[first]), int(starts[last]))
-            outputs, finite = patients.outputs(part)
-            cells = self.task.rows(outputs, cohort.targets[part]) * (weight[part] * finite)[:, None]
-            yield np.add.reduceat(cells, starts[first:last] - starts[first], axis=0)
-            first = last
+        yield from self.summed(patients, lambda cells, _: cells)
+
+    def summed(self, patients: Patients, made: Callable[[Floats, slice], Floats]) -> Iterator[Floats]:
+        """Yield the rows of patients, chunk by chunk, where ``made`` turns the cells of some records into their rows."""
+        targets = patients.cohort.targets
+        yield from patient_rows(
+            patients, self.size, lambda outputs, part: made(self.task.rows(outputs, targets[part]), part)
+        )
 
 
 class OwnScores(Scores):

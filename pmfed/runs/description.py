@@ -85,6 +85,9 @@ class Answer(Frozen):
     in a segmentation. ``regression``: one output z; the value is ``back(z * scale + centre)``, ``back`` being the
     inverse of ``transform``, within ``minimum`` to ``maximum``. ``hazards``: one output per interval that ends at
     ``intervals``, the logit of the chance of the event there for who came so far; the risk told is that by ``horizon``.
+    ``rate``: one output, the logarithm of the expected count, which ends at ``maximum``. ``grades``: one output per class
+    but the first, the logit of the chance of that class or a later one, each taken for no larger than the one before.
+    ``labels``: one output per class, each the logit of its being there.
     """
 
     column: str

@@ -29,8 +29,8 @@ class Telling(ABC):
     """What a program is given that runs the exported network."""
     percent: bool = True
     """Whether what is told is a chance, which people read in percent."""
-    odds: bool = False
-    """Whether what a feature adds multiplies odds."""
+    multiplies: str = ""
+    """What the exponential of a contribution multiplies; "" where it multiplies nothing."""
 
     @abstractmethod
     def told(self, answer: Answer, outputs: Floats) -> Columns:
@@ -57,7 +57,7 @@ class Logistic(Telling):
     """One output, the logit of the second class."""
 
     exported = "probability of the second class"
-    odds = True
+    multiplies = "odds"
 
     def told(self, answer: Answer, outputs: Floats) -> Columns:
         return {f"probability {answer.classes[1]}": probability(outputs[:, 0])}
@@ -115,7 +115,7 @@ class Hazards(Telling):
     """One output per interval: the logit of the chance of the event there for who came so far."""
 
     exported = "chance to be without the event at the end of every interval"
-    odds = True
+    multiplies = "odds"
 
     def told(self, answer: Answer, outputs: Floats) -> Columns:
         chances = alive(outputs)
@@ -130,8 +130,73 @@ class Hazards(Telling):
         return "log odds of the event in the interval of the horizon", 1.0
 
 
+class Rate(Telling):
+    """One output, the logarithm of how often it is expected, up to the largest possible count."""
+
+    exported = "expected count"
+    percent = False
+    multiplies = "rate"
+
+    def told(self, answer: Answer, outputs: Floats) -> Columns:
+        return {f"expected {answer.column}": rate(answer, outputs)}
+
+    def sentence(self, answer: Answer) -> str:
+        return f"how often '{answer.column}'{_unit(answer)} is expected"
+
+    def counted_in(self, answer: Answer) -> tuple[str, float]:
+        return "logarithm of the expected count", 1.0
+
+
+class Grades(Telling):
+    """One output per grade but the lowest: the logit of the chance of that grade or a higher one."""
+
+    exported = "probability of each grade"
+    multiplies = "odds"
+
+    def told(self, answer: Answer, outputs: Floats) -> Columns:
+        chances = grades(outputs)
+        middle = (np.minimum.accumulate(outputs, axis=1) > 0).sum(axis=1)
+        found: Columns = {"grade": np.array(answer.classes, dtype=object)[middle]}
+        return found | {f"probability {name}": chances[:, place] for place, name in enumerate(answer.classes)}
+
+    def sentence(self, answer: Answer) -> str:
+        return f"the grade of '{answer.column}' that as much speaks below as above, and the probability of each"
+
+    def counted_in(self, answer: Answer) -> tuple[str, float]:
+        return "log odds of a higher grade", 1.0
+
+    def explained(self, answer: Answer, outputs: Floats) -> NDArray[np.int64]:
+        return np.full(len(outputs), (answer.outputs - 1) // 2, dtype=np.int64)
+
+    def tables(self, answer: Answer) -> dict[int, str]:
+        return {place: f"{name} or higher" for place, name in enumerate(answer.classes[1:])}
+
+
+class Labels(Telling):
+    """One output per label: its logit."""
+
+    exported = "probability of each label"
+    multiplies = "odds"
+
+    def told(self, answer: Answer, outputs: Floats) -> Columns:
+        return {f"probability {name}": probability(outputs[:, place]) for place, name in enumerate(answer.classes)}
+
+    def sentence(self, answer: Answer) -> str:
+        return f"the probability of each of '{answer.column}'"
+
+    def counted_in(self, answer: Answer) -> tuple[str, float]:
+        return "log odds of the likeliest label", 1.0
+
+    def explained(self, answer: Answer, outputs: Floats) -> NDArray[np.int64]:
+        return np.asarray(outputs.argmax(axis=1), dtype=np.int64)
+
+    def tables(self, answer: Answer) -> dict[int, str]:
+        return {place: f"label {name}" for place, name in enumerate(answer.classes)}
+
+
 LINKS: dict[Link, Telling] = {
-    "logistic": Logistic(), "softmax": Softmax(), "regression": Value(), "hazards": Hazards(),
+    "logistic": Logistic(), "softmax": Softmax(), "regression": Value(), "hazards": Hazards(), "rate": Rate(),
+    "grades": Grades(), "labels": Labels(),
 }  # fmt: skip
 assert LINKS.keys() == set(get_args(Link))
 
@@ -156,3 +221,20 @@ def value(answer: Answer, outputs: Floats) -> Floats:
 def alive(outputs: Floats) -> Floats:
     """Return the chance to be without the event at every boundary, (R, intervals)."""
     return np.asarray(np.exp(-np.cumsum(np.logaddexp(0.0, outputs), axis=1)), dtype=np.float64)
+
+
+def rate(answer: Answer, outputs: Floats) -> Floats:
+    """Return the expected counts, (R,), of outputs (R, 1)."""
+    assert answer.maximum is not None
+    return np.minimum(np.exp(np.minimum(outputs[:, 0], np.log(answer.maximum))), answer.maximum)
+
+
+def grades(outputs: Floats) -> Floats:
+    """Return the chance of each grade, (R, classes), from cumulative logits (R, classes - 1).
+
+    The chance to reach a grade counts as no larger than that to reach the one below: noise may have put two in the wrong order.
+    """
+    reached = np.minimum.accumulate(probability(outputs), axis=1)
+    bounds = np.pad(reached, ((0, 0), (1, 1)))
+    bounds[:, 0] = 1.0
+    return np.asarray(bounds[:, :-1] - bounds[:, 1:], dtype=np.float64)

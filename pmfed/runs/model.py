@@ -24,7 +24,7 @@ from pmfed.cohort.statistics import solve
 from pmfed.errors import UsageError, VerificationError
 from pmfed.file_io import replace_file, replacing
 from pmfed.runs.arrays import REMEDY, Arrays, array_of, read_arrays
-from pmfed.runs.description import ARRAYS, NAME, VERSION, Array, Description, Role
+from pmfed.runs.description import ARRAYS, NAME, VERSION, Array, Description, Recalibration, Role
 from pmfed.runs.parts import answer_of, bounded_statistics, index_of, parts_of
 from pmfed.study import Study
 from pmfed.validate import explain
@@ -76,7 +76,13 @@ def centres_of(study: Study, statistics: npt.NDArray[Any] | None) -> dict[str, n
 
 
 def save_model(
-    folder: Path, study: Study, method: str, arrays: Arrays, *, absent_parts: tuple[str, ...] = ()
+    folder: Path,
+    study: Study,
+    method: str,
+    arrays: Arrays,
+    *,
+    absent_parts: tuple[str, ...] = (),
+    recalibration: Recalibration | None = None,
 ) -> Description:
     """Write a finished model: ``model.safetensors``, then ``model.json``.
 
@@ -92,6 +98,8 @@ def save_model(
         What the method learned, by name; ``statistics`` is the noised sum that means, scales and centres follow from.
     absent_parts
         Parameters that stayed at the sites.
+    recalibration
+        What is done to the outputs before they are told.
     """
     statistics = arrays.get(STATISTICS)
     whole = {**arrays, **centres_of(study, statistics)}
@@ -100,6 +108,7 @@ def save_model(
         save_file(dict(whole), beside, {"study": study.canonical()})
     told = describe(study, method, {name: array_of(_role(name), one) for name, one in whole.items()}, statistics,
                     absent_parts)  # fmt: skip
+    told = told.model_copy(update={"recalibration": recalibration})
     text = json.dumps(told.model_dump(mode="json", exclude_defaults=True), indent=1)
     replace_file(folder / NAME, (text + "\n").encode())
     return told

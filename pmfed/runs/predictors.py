@@ -12,6 +12,7 @@ from torch import nn
 from pmfed.cohort import Cohort
 from pmfed.errors import UsageError, VerificationError
 from pmfed.models import build
+from pmfed.recalibration import Line
 from pmfed.runs.arrays import REMEDY
 from pmfed.runs.description import Map, Recalibration, Steps
 from pmfed.runs.model import Model
@@ -101,6 +102,5 @@ def _mapped(changed: Map, outputs: Floats) -> Floats:
         return np.interp(outputs, changed.at, changed.value)
     if len(changed.intercept) != outputs.shape[1]:
         raise VerificationError("the recalibration has not an intercept per output.", REMEDY)
-    intercept = np.array(changed.intercept).reshape(1, -1, *[1] * (outputs.ndim - 2))
     bounded = outputs if changed.bound is None else np.clip(outputs, -changed.bound, changed.bound)
-    return np.asarray(intercept + changed.slope * bounded, dtype=np.float64)
+    return Line(changed.intercept, changed.slope)(bounded)

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from pmfed.errors import PolicyError, UsageError
 
@@ -52,6 +53,12 @@ class Identity:
             file.flush()
             os.fsync(file.fileno())
         return Identity(key)
+
+    def derived(self, purpose: str) -> bytes:
+        """Return a secret of 32 bytes for one purpose (HKDF-SHA-256, RFC 5869); it tells nothing of the key or of others."""
+        return HKDF(hashes.SHA256(), 32, salt=None, info=b"pmfed " + purpose.encode()).derive(
+            self._key.private_bytes_raw()
+        )
 
     def sign(self, data: bytes) -> str:
         """Return the signature of some bytes, in hex."""

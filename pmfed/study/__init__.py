@@ -8,6 +8,7 @@ from pmfed.study.method import GradientMethod, MethodSpec
 from pmfed.study.outcome import Outcome
 from pmfed.study.outcomes import NOTHING
 from pmfed.study.privacy import Privacy
+from pmfed.study.recalibration import RecalibrationSpec
 from pmfed.study.study import Study
 
 __all__ = [
@@ -20,5 +21,6 @@ __all__ = [
     "MethodSpec",
     "Outcome",
     "Privacy",
+    "RecalibrationSpec",
     "Study",
 ]

@@ -34,7 +34,7 @@ class TablesMethod(Frozen):
     one), or between the ``edges`` that are given for it, by ``MODALITY.FEATURE`` or ``outcome``: quantiles are as fine as that.
     """
 
-    unused: ClassVar[tuple[str, ...]] = ("training", "model", "personal")
+    unused: ClassVar[tuple[str, ...]] = ("training", "model", "personal", "recalibration")
     """Sections of a study that the method makes no use of."""
 
     kind: Literal["tables"]

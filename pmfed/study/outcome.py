@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
-Link = Literal["logistic", "softmax", "regression", "hazards"]
+Link = Literal["logistic", "softmax", "regression", "hazards", "rate", "grades", "labels"]
 """How outputs become what people are told (`pmfed.runs.links`)."""
 
 FIRST_KEYS: dict[str, Any] = {
@@ -64,6 +64,10 @@ class Columns(Protocol):
         """Return 0 where something stands in a column, NaN where it is empty, (T,)."""
         ...
 
+    def listed(self, column: str, words: Sequence[str], separator: str, ignored: Sequence[str]) -> Floats:
+        """Return which of the words a cell lists, (T, words) of 0 and 1, NaN where it is empty; a word that is neither among them nor ignored is a problem."""
+        ...
+
     def refuse(self, what: str, where: Bools) -> None:
         """Make a problem of the rows marked in ``where`` (T,), if any; ``what`` goes on after their count."""
         ...
@@ -92,12 +96,16 @@ class Outcome(Frozen):
     unit: str = ""
     baseline: float | tuple[float, ...] | None = None
 
+    LATER: ClassVar[frozenset[str]] = frozenset()
+    """Keys that are left out of what is written while they say what was before them: fingerprints stay (`Grown`)."""
     since_first: ClassVar[bool] = False
     """Whether pmfed 0.1 knew the kind: its studies are written with all of ``FIRST_KEYS``, and keep their fingerprints."""
     scored_by: ClassVar[str]
     """``module:class`` of the `pmfed.tasks.task.Task` with its loss and its scores. A name, because that needs torch."""
     link: ClassVar[Link]
     """How outputs become what people are told."""
+    recalibrated: ClassVar[bool] = False
+    """Whether its models tell probabilities that can be stretched and shifted: its task then has a recalibrator."""
     dtype: ClassVar[type[np.generic]] = np.float32
     """Of outcomes in a cohort."""
 
@@ -165,6 +173,21 @@ class Outcome(Frozen):
         """Whether its outputs differ by public thresholds or times only, so that one row of weights serves all of them."""
         return False
 
+    @property
+    def curvature(self) -> float:
+        """The most that the loss of a patient bends along what the outputs have in common, as far as it is typical."""
+        return 0.25  # of a logistic loss
+
+    @property
+    def endless(self) -> bool:
+        """Whether the slope of the loss grows with the error, without end."""
+        return False
+
+    @property
+    def rare(self) -> bool:
+        """Whether a model without a public baseline first has to learn how frequent what is."""
+        return True
+
     @abstractmethod
     def extremes(self, pixels: tuple[int, ...] = ()) -> npt.NDArray[Any]:
         """Return the outcomes a study allows that differ most, (2, ...) or more, made up, as a cohort holds them.
@@ -201,6 +224,9 @@ class Outcome(Frozen):
     @model_serializer(mode="wrap")
     def _as_first_written(self, plain: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
         data: dict[str, Any] = plain(self)
+        for key in self.LATER & data.keys():
+            if getattr(self, key) == type(self).model_fields[key].get_default(call_default_factory=True):
+                del data[key]
         if not self.since_first:
             return data
         first = {key: data.get(key, value) for key, value in FIRST_KEYS.items()}

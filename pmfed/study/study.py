@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -19,10 +19,11 @@ import tomli_w
 from pydantic import Field, model_validator
 
 from pmfed import plugins
-from pmfed.modality import AnyModality, Name, known
+from pmfed.modality import AnyModality, Name, known_kinds
 from pmfed.modality.weights import told
 from pmfed.study.about import About
 from pmfed.study.aggregation import Aggregation
+from pmfed.study.automatic import AUTO, automatic
 from pmfed.study.cohort import CohortSpec
 from pmfed.study.encoders import KINDS as ENCODERS
 from pmfed.study.evaluation import Evaluation
@@ -32,19 +33,20 @@ from pmfed.study.model import ModelSpec
 from pmfed.study.outcomes import NOTHING, OutcomeSection, outcomes
 from pmfed.study.personal import Ditto, FineTune, LocalParts, Personal
 from pmfed.study.privacy import Privacy
+from pmfed.study.recalibration import RecalibrationSpec
 from pmfed.study.training import NO_TRAINING, Training
 from pmfed.validate import Grown, parse_toml, read_toml
 
 
 def own_kinds() -> dict[str, Collection[str]]:
     """Return the kinds that a study can name without a plug-in, by the group that a plug-in would be of."""
-    return {"methods": METHODS, "encoders": ENCODERS, "readers": known(), "outcomes": {*outcomes(), NOTHING.task}}
+    return {"methods": METHODS, "encoders": ENCODERS, "readers": known_kinds(), "outcomes": {*outcomes(), NOTHING.task}}
 
 
 class Study(Grown):
     """What is learned: outcome, modalities, model, training, privacy, evaluation."""
 
-    LATER: ClassVar[frozenset[str]] = frozenset({"method"})
+    LATER: ClassVar[frozenset[str]] = frozenset({"method", "recalibration"})
 
     study: About
     cohort: CohortSpec
@@ -57,6 +59,17 @@ class Study(Grown):
     evaluation: Evaluation = Evaluation()
     personal: Personal | None = None
     method: MethodSpec = GradientMethod()
+    recalibration: RecalibrationSpec | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_worked_out(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and (open_ := automatic(data)):
+            raise ValueError(
+                f'{".".join(open_[0])}: "{AUTO}" is not a number yet; it is worked out where the study is written, by '
+                "'pmfed study resolve FILE'"
+            )
+        return data
 
     @model_validator(mode="before")
     @classmethod
@@ -120,6 +133,10 @@ class Study(Grown):
                     )
         if self.personal is not None and (why := self._personal_misfit()):
             raise ValueError(f"personal.{why}")
+        if self.recalibration is not None and (
+            why := self.recalibration.misfit(self.outcome, self.personal is not None)
+        ):
+            raise ValueError(f"recalibration: {why}")
         return self
 
     def _personal_misfit(self) -> str:
@@ -175,6 +192,16 @@ class Study(Grown):
     def public_weights(self) -> dict[str, str]:
         """Which public, frozen network stands in front of a modality, for people; what is trained lies behind it."""
         return {name: told(m.network) for name, m in sorted(self.modalities.items()) if m.network is not None}
+
+    @property
+    def set_aside(self) -> float:
+        """Share of the training patients that no step sees: a network is recalibrated on them."""
+        return self.recalibration.part if self.recalibration is not None and self.model.kind != "linear" else 0.0
+
+    @property
+    def patients_stepped(self) -> float:
+        """The public number of training patients that steps see: what their sums are divided by."""
+        return self.cohort.expected_patients * (1 - self.set_aside)
 
     @property
     def needs_statistics(self) -> bool:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from pmfed.recalibration import Logistic
 from pmfed.study.outcomes.binary import BinaryOutcome
+from pmfed.tasks.agreement import flexible_curve
 from pmfed.tasks.losses import binary_entropy
 from pmfed.tasks.scores import area_under_roc, average_precision, calibration, decisions, expit, ratio
 from pmfed.tasks.task import Floats, Metric, one_hot, redraw, thin
@@ -39,7 +42,8 @@ class Binary:
         self.metrics = outcome.metrics
         self.bins = COARSE if coarse else BINS
         self.cells = 2 * self.bins
-        self.baseline = outcome.prevalence
+        self.histogram = slice(0, self.cells)
+        self.baseline, self.weights = outcome.prevalence, outcome.class_weights or None
         self.logits = (np.arange(self.bins) + 0.5) / self.bins * 2 * LOGITS - LOGITS
         # Decisions are told at the public baseline, or where no baseline is given at a half; at the edge of a bin.
         place = (np.log(self.baseline / (1 - self.baseline)) + LOGITS) / (2 * LOGITS) * self.bins
@@ -62,7 +66,15 @@ class Binary:
         return torch.from_numpy(np.asarray(values, dtype=np.float32))
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        return binary_entropy(outputs[:, 0], targets)
+        if self.weights is None:
+            return binary_entropy(outputs[:, 0], targets)
+        negative, positive = self.weights
+        # What weighs classes moves the logit by the logarithm of their ratio; the outputs are those without.
+        shifted = outputs[:, 0] + math.log(positive / negative)
+        return (negative + (positive - negative) * targets) / max(negative, positive) * binary_entropy(shifted, targets)
+
+    def recalibrator(self) -> Logistic:
+        return Logistic(self.baseline)
 
     def rows(self, outputs: Floats, values: npt.NDArray[Any]) -> Floats:
         scaled = (np.clip(outputs[:, 0], -LOGITS, LOGITS) + LOGITS) / (2 * LOGITS)
@@ -103,7 +115,7 @@ class Binary:
     def resample(self, total: Floats, draws: int, random: np.random.Generator) -> Floats:
         return redraw(total, draws, random)
 
-    def curves(self, total: Floats) -> dict[str, Any]:
+    def curves(self, total: Floats, noise: float = 0.0) -> dict[str, Any]:
         negative, positive = np.clip(total[: self.bins], 0, None), np.clip(total[self.bins :], 0, None)
         count = negative + positive
         if count.sum() <= 0:
@@ -123,7 +135,8 @@ class Binary:
                         "count": float(size),
                     }
                 )
-        return {"calibration": points, **self._operating(negative, positive)}
+        curve = flexible_curve(total[: self.bins], total[self.bins :], self.logits, noise=noise)
+        return {"calibration": points, "calibration_curve": curve, **self._operating(negative, positive)}
 
     def _operating(self, negative: Floats, positive: Floats) -> dict[str, Any]:
         """Return what every threshold would give: ROC, precision and recall, and net benefit up to three times the share."""

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from pmfed.recalibration import Temperature
 from pmfed.study.outcomes.multiclass import MulticlassOutcome
 from pmfed.tasks.losses import cross_entropy
 from pmfed.tasks.scores import area_under_roc, average_precision, calibration, expit, ratio
@@ -34,8 +35,10 @@ class Multiclass:
         count = len(outcome.classes)
         self._log_shares = torch.log(torch.tensor(outcome.shares, dtype=torch.float32))
         self._balanced = outcome.balanced
+        self._weights = torch.tensor(outcome.class_weights, dtype=torch.float32) if outcome.class_weights else None
         self.confusion = count * count
         self.cells = self.confusion + count * 2 * self.bins
+        self.histogram = slice(0, self.confusion)
         self.sensitivity = float(np.sqrt(1 + count))  # one cell of the confusion, one per class histogram
         self.logits = (np.arange(self.bins) + 0.5) / self.bins * 2 * LOGITS - LOGITS
         self.details = (
@@ -60,7 +63,15 @@ class Multiclass:
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         adjusted = outputs + self._log_shares.to(outputs) if self._balanced else outputs
-        return cross_entropy(adjusted, targets)
+        if self._weights is None:
+            return cross_entropy(adjusted, targets)
+        weights = self._weights.to(
+            outputs
+        )  # which moves the outputs by their logarithms; those without are the model's
+        return (weights / weights.max())[targets] * cross_entropy(outputs + weights.log(), targets)
+
+    def recalibrator(self) -> Temperature:
+        return Temperature(np.exp(self._log_shares.double().numpy()), self._balanced)
 
     def rows(self, outputs: Floats, values: npt.NDArray[Any]) -> Floats:
         count = len(self.classes)
@@ -122,7 +133,7 @@ class Multiclass:
         parts = [total[: self.confusion], *total[self.confusion :].reshape(len(self.classes), 2 * self.bins)]
         return np.concatenate([redraw(part, draws, random) for part in parts], axis=1)
 
-    def curves(self, total: Floats) -> dict[str, Any]:
+    def curves(self, total: Floats, noise: float = 0.0) -> dict[str, Any]:
         count = len(self.classes)
         confusion = np.clip(total[: self.confusion], 0, None).reshape(count, count)
         return {"confusion": {"classes": list(self.classes), "counts": confusion.round(1).tolist()}}

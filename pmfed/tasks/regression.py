@@ -27,6 +27,7 @@ class Regression:
         self.metrics = outcome.metrics
         self.bins, self.grid = COARSE if coarse else (BINS, GRID)
         self.cells = 2 + 2 * self.bins + self.grid**2
+        self.histogram = slice(2, 2 + 2 * self.bins)
         self.low, self.high = outcome.bounds
         self.transform, self.scale = outcome.transform, outcome.scale
         self.centre, self._forward = outcome.centre, outcome.forward
@@ -52,6 +53,9 @@ class Regression:
     def predict(self, outputs: Floats) -> Floats:
         """Return predictions in natural units, shape (B,)."""
         return self._backward(outputs[:, 0] * self.scale + self.centre)
+
+    def recalibrator(self) -> None:
+        return None
 
     def rows(self, outputs: Floats, values: npt.NDArray[Any]) -> Floats:
         truth = np.asarray(values, dtype=np.float64)
@@ -103,7 +107,7 @@ class Regression:
             drawn[:, column] = picked @ powers + count * offset
         return drawn
 
-    def curves(self, total: Floats) -> dict[str, Any]:
+    def curves(self, total: Floats, noise: float = 0.0) -> dict[str, Any]:
         counts = np.clip(total[2 + 2 * self.bins :], 0, None).reshape(self.grid, self.grid)
         edges = (self.low + (self.high - self.low) * (np.arange(self.grid + 1) / self.grid) ** 2).round(3)
         return {"predicted_true": {"edges": edges.tolist(), "counts": counts.round(1).tolist()}}

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from torch.nn.functional import logsigmoid
 
+from pmfed.recalibration import Hazards
 from pmfed.study.outcomes.survival import SurvivalOutcome
 from pmfed.tasks.scores import ratio
 from pmfed.tasks.task import Floats, Metric, nonnegative, one_hot, redraw
@@ -52,6 +53,7 @@ class Survival:
         self.times = len(self.edges) + 1
         self.counted = self.scores * self.times * 2  # cells of the histogram; squared errors follow
         self.cells = self.counted + len(self.ends) * self.times
+        self.histogram = slice(0, self.counted)
 
     def bias(self) -> torch.Tensor:
         return torch.logit(torch.tensor(self.hazards, dtype=torch.float32))
@@ -69,6 +71,9 @@ class Survival:
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         # In the negative log-likelihood a piece counts if it was lived through, or if the event came in it.
         return -(logsigmoid(-outputs) * targets[:, 0] + logsigmoid(outputs) * targets[:, 1]).sum(dim=1)
+
+    def recalibrator(self) -> Hazards:
+        return Hazards(self.hazards, self.at, lambda values: self.targets(values).numpy())
 
     def predict(self, outputs: Floats) -> Floats:
         """Return the chance to be alive at every boundary, (B, intervals)."""
@@ -132,7 +137,7 @@ class Survival:
         drawn[:, self.counted :] = np.nan_to_num(squared).reshape(draws, -1) / np.sqrt(len(self.ends))
         return drawn
 
-    def curves(self, total: Floats) -> dict[str, Any]:
+    def curves(self, total: Floats, noise: float = 0.0) -> dict[str, Any]:
         counts, _ = self._parts(np.append(nonnegative(total[: self.counted]), total[self.counted :]))
         if counts.sum() < 1:
             return {}

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from pmfed.recalibration import Recalibrator
 from pmfed.study.outcome import Metric as Metric
 from pmfed.tasks.scores import ratio
 
@@ -25,10 +26,14 @@ class Task(Protocol):
         Length of the row that one held-out patient adds to the sum.
     sensitivity
         L2 norm that no patient's row exceeds.
+    histogram
+        Cells in one of which every patient stands; of several labels, of whom the first is known; of masks, who has any of the
+        first class behind the background.
     """
 
     cells: int
     sensitivity: float
+    histogram: slice
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
@@ -56,6 +61,10 @@ class Task(Protocol):
         """Return the loss of each record, shape (B,), from outputs (B, out) or (B, out, ...). No record depends on another."""
         ...
 
+    def recalibrator(self) -> Recalibrator | None:
+        """Return how outputs are recalibrated; None where they are not."""
+        ...
+
     def rows(self, outputs: Floats, values: npt.NDArray[Any]) -> Floats:
         """Return what each record adds to the sum, shape (B, cells), from outputs and natural outcomes."""
         ...
@@ -72,8 +81,11 @@ class Task(Protocol):
         """Draw the sum of as many patients again, with replacement (the bootstrap): (draws, cells)."""
         ...
 
-    def curves(self, total: Floats) -> dict[str, Any]:
-        """Return what the report plots beside the metrics: calibration, predicted against true, confusion."""
+    def curves(self, total: Floats, noise: float = 0.0) -> dict[str, Any]:
+        """Return what the report plots beside the metrics: calibration, predicted against true, confusion.
+
+        ``noise`` is the standard deviation of the noise in each cell, which bands around curves then cover.
+        """
         ...
 
 

@@ -7,6 +7,7 @@ long (``patience``, seconds) and the file that says whose node is whose (``regis
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from pathlib import Path
 
@@ -60,7 +61,11 @@ def conduct(
     """Take a run to its end and write RUN/; parameters as for `Rounds`."""
     started = time.perf_counter()
     outcome = Rounds(grid, study, plan, folder, run=run, sites=sites, patience=patience, registered=registered).run()
-    write_results(folder, study, outcome, summarise(study, outcome.plan, outcome, time.perf_counter() - started))
+    result = summarise(study, outcome.plan, outcome, time.perf_counter() - started)
+    if registered is not None:  # a deployment, begun by a command that whoever reads the report may give again
+        asked = ("--sites", str(sites), "--out", str(folder), "--patience", f"{patience:g}")
+        result["command"] = shlex.join(("pmfed", "coordinator", "run", str(folder / "study.toml"), *asked))
+    write_results(folder, study, outcome, result)
 
 
 def owners(path: Path) -> Registered:

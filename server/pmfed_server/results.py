@@ -5,16 +5,21 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
+import shutil
+import subprocess
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+import pmfed
 from pmfed import __version__
 from pmfed.file_io import replace_file
 from pmfed.methods import method_class, schedule
+from pmfed.methods.power import power
 from pmfed.privacy.accounting import REPORT_GRID
 from pmfed.privacy.groups import patient_epsilon
 from pmfed.privacy.plan import AGAINST, Against, PrivacyPlan
@@ -33,11 +38,36 @@ POINTS = 6  # of epsilon over the number of sites that collude
 def versions() -> dict[str, str]:
     """Return the versions a result depends on."""
     names = ("flwr", "opacus", "torch", "dp-accounting", "numpy")
-    return {
+    found = {
         "pmfed": __version__,
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in names},
     }
+    return found | ({"commit": commit} if (commit := _commit()) else {})
+
+
+@cache
+def _commit() -> str:
+    """Return the commit of the code that runs, with ``+`` where files were changed since; empty where nothing tells it."""
+    try:  # an installation from a repository
+        told = json.loads(importlib.metadata.distribution("pmfed").read_text("direct_url.json") or "{}")
+        if found := told.get("vcs_info", {}).get("commit_id"):
+            return str(found)
+    except (importlib.metadata.PackageNotFoundError, ValueError, AttributeError):
+        pass
+    folder = Path(pmfed.__file__).parent
+    if not (folder.parent / ".git").exists() or (git := shutil.which("git")) is None:
+        return ""
+    try:  # a checkout; of a folder above that happens to be one, nothing is taken
+        head, changed = (
+            subprocess.run(
+                [git, "-C", str(folder), *asked], capture_output=True, text=True, timeout=10, check=True
+            ).stdout
+            for asked in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return head.strip() + ("+" if changed.strip() else "")
 
 
 def summarise(study: Study, plan: PrivacyPlan, outcome: Outcome, wall_s: float) -> dict[str, Any]:
@@ -48,7 +78,10 @@ def summarise(study: Study, plan: PrivacyPlan, outcome: Outcome, wall_s: float) 
         "title": study.study.title,
         "fingerprint": study.fingerprint(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "sites": [{"name": name, "pmfed": outcome.versions.get(name)} for name in outcome.sites],
+        "sites": [
+            {"name": name, "pmfed": outcome.versions.get(name), "data": receipts.get(name, {}).get("data")}
+            for name in outcome.sites
+        ],
         "refused": outcome.refused,
         "left": outcome.left,
         "rounds": outcome.rounds,
@@ -66,7 +99,10 @@ def summarise(study: Study, plan: PrivacyPlan, outcome: Outcome, wall_s: float) 
         "traffic": {"bytes_up_per_site": round(outcome.bytes_up), "bytes_down_per_site": round(outcome.bytes_down)},
         "versions": versions(),
     }
+    result["notes"] = []
     if method_class(study.method.kind).predicts:
+        if plan.private and (doubt := power(study, plan).verdict()):
+            result["notes"].append(doubt)
         result["across_sites"] = across_sites(result["metric"]["name"], result["metrics"]["per_site"])
     return result
 
@@ -157,7 +193,7 @@ def write_results(folder: Path, study: Study, outcome: Outcome, result: Mapping[
             (folder / "receipts" / f"{site}.json").write_text(text + "\n", encoding="utf-8")
     for name, data in outcome.method.files(result).items():
         replace_file(folder / name, data)
-    write_results_page(folder, result, outcome.method.curves())
+    write_results_page(folder, result, outcome.method.curves(outcome.plan))
 
 
 def write_results_page(folder: Path, result: Mapping[str, Any], curves: Mapping[str, Any]) -> None:

@@ -243,7 +243,9 @@ class Rounds:
                     self.charged[query.name] += 1
                 if summed.total is not None:
                     own = {self.sites[node]: words for node, words in summed.own.items() if node in summed.nodes}
-                    return Answer(summed.total, tried.grid, len(summed.nodes), own)
+                    many = len(summed.nodes)
+                    noise = self.plan[query.name].sum_std(many) if query.name in self.plan else 0.0
+                    return Answer(summed.total, tried.grid, many, own, noise)
                 if query.repeats:
                     continue
                 if query.needed:

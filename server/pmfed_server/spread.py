@@ -90,41 +90,47 @@ def across_sites(metric: str, per_site: Mapping[str, Mapping[str, Any]]) -> dict
 def paired(
     task: Task, metric: str, one: Mapping[str, Floats], other: Mapping[str, Floats], average: str
 ) -> dict[str, float] | None:
-    """Return how much more the first of two lines has of a metric, with a 95 % interval paired over sites.
+    """Return how much more the first of two lines has of a metric, with a 95 % interval paired over groups of patients.
 
     Parameters
     ----------
     task, metric
         What is measured.
     one, other
-        Site -> exact sum over the same held-out patients, under two models.
+        Group -> exact sum over the same held-out patients, under two models. A group is a site; where there are few sites
+        it is what a fold held out at one, named ``SITE/FOLD``.
     average
         ``patients`` or ``sites``, as the study averages.
 
     Returns
     -------
     dict or None
-        ``value``, ``low``, ``high``; None unless both have the same sites, five or more.
+        ``value``, ``low``, ``high``; None unless both have the same groups, five or more.
 
     Notes
     -----
-    Sums hold no patient, so what is left out in turn are sites, the same for both lines (the grouped jackknife with
-    Student's t; Efron and Tibshirani 1993, chapter 11): what is hard about a site's patients is hard for both models and
-    cancels. Drawing few sites again by bootstrap would give intervals that are too narrow.
+    Sums hold no patient, so what is left out in turn are groups, the same for both lines (the grouped jackknife with
+    Student's t; Efron and Tibshirani 1993, chapter 11): what is hard about a group's patients is hard for both models and
+    cancels. Drawing few groups again by bootstrap would give intervals that are too narrow. With sites as groups the
+    interval is about other sites; with folds of sites, about other patients of these.
     """
     names = sorted(one)
     if names != sorted(other) or len(names) < FEWEST:
         return None
+    sites, of = np.unique([name.partition("/")[0] for name in names], return_inverse=True)
 
     def all_and_without_each(line: Mapping[str, Floats]) -> Floats:
-        """Return the metric of all sites, and of all but each, (1 + sites,)."""
+        """Return the metric of all groups, and of all but each, (1 + groups,)."""
         sums = np.stack([line[name] for name in names])
         if average == "patients":
             total = sums.sum(axis=0)
             return task.measure(np.concatenate([total[None], total - sums]))[metric]
-        each = task.measure(sums)[metric]
+        whole = np.stack([sums[of == place].sum(axis=0) for place in range(len(sites))])
+        each, less = task.measure(whole)[metric], task.measure(whole[of] - sums)[metric]
         known, told = np.isfinite(each), np.nan_to_num(each)
-        return ratio(np.append(told.sum(), told.sum() - told), np.append(known.sum(), known.sum() - known))
+        count = known.sum() - known[of] + np.isfinite(less)
+        means = ratio(told.sum() - told[of] + np.nan_to_num(less), count)
+        return np.append(ratio(told.sum(), known.sum()), means)
 
     gaps = all_and_without_each(one) - all_and_without_each(other)
     if not np.isfinite(gaps).all():

@@ -40,6 +40,7 @@ from pmfed.privacy.audit import (
 )
 from pmfed.privacy.gradients import PrivateStep
 from pmfed.privacy.noise import Source
+from pmfed.privacy.rounding import rounded_up
 from pmfed.privacy.sampling_check import sampling_check
 from pmfed.queries.gradient import step_of
 from pmfed.secagg.grid import Grid
@@ -326,7 +327,7 @@ def show_audit(audit: Audit) -> None:
     console = Console()
     console.print(table, highlight=False)
     console.print(
-        f"\nclaimed epsilon        {audit.claimed:.3f}  (delta {audit.delta:g}, per {audit.unit})\n"
+        f"\nclaimed epsilon        {rounded_up(audit.claimed, 3):.3f}  (delta {audit.delta:g}, per {audit.unit})\n"
         + (f"empirical lower bound  {audit.lower_bound:.3f}  (95 % confidence)" if audit.most else ""),
         highlight=False,
     )

@@ -16,7 +16,6 @@ from pmfed.privacy.rounding import rounded_up
 from pmfed.tasks import task_for
 from pmfed.tasks.task import headline
 from pmfed.terminal import console
-from pmfed_simulations.planning import far_off
 from pmfed_simulations.simulate import Simulation
 
 EVERY = 10.0  # seconds between two lines of the plain log
@@ -36,8 +35,8 @@ def show_start(simulation: Simulation) -> None:
     )
     if simulation.options.reproducible:
         screen.print("INSECURE: the noise follows a seed. Nothing is private in this run.", style="bold red")
-    if off := far_off(study, sum(int(cohort.training.sum()) for cohort in cohorts.values())):
-        screen.print(f"  {off}", style="yellow")
+    for verdict in simulation.verdicts:
+        screen.print(f"  {verdict}", style="yellow")
     noted = [f"{name}: {warning}" for name, cohort in cohorts.items() for warning in cohort.findings.warnings]
     for line in noted[:NOTES]:
         screen.print(f"  {line}", style="yellow")

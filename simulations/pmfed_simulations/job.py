@@ -23,7 +23,7 @@ from pmfed.study import Study
 
 Sum = npt.NDArray[np.float64]
 Masks = Mapping[str, npt.NDArray[np.bool_]]
-Books = Literal["kept", "private", "noiseless"]
+Books = Literal["kept", "private", "clipped", "noiseless"]
 Engine = Literal["local", "ray"]
 
 
@@ -43,7 +43,7 @@ class Job:
         Training patients by site, (P,) bool, where the protocol and not the study's split decides.
     books
         ``"kept"``: the sites' ledgers are charged and policies asked. The others are comparisons on the
-        researcher's machine that nobody promises anything about: with the study's noise, or without any.
+        researcher's machine that nobody promises anything about: with the study's noise, with its clip alone, or with neither.
     pooled
         All patients in one place instead of a federation.
     scored
@@ -52,6 +52,8 @@ class Job:
         Repeatable randomness, or None for the secret one.
     engine
         What carries the messages: this process and its forks, or Flower's simulation runtime on Ray.
+    converged
+        A linear model's best fit to all patients in one place, instead of rounds.
     """
 
     folder: Path
@@ -63,6 +65,7 @@ class Job:
     scored: tuple[str, ...] = ()
     seed: int | None = None
     engine: Engine = "local"
+    converged: bool = False
 
     @property
     def done(self) -> bool:
@@ -74,10 +77,16 @@ class Job:
         """The study as its held-out patients were scored: what is scored in this process carries no noise."""
         return self.study.replace(evaluation={"release": "exact"}) if self.scored else self.study
 
-    def refused(self) -> set[str]:
-        """Return the sites that were asked to take part in the finished training and did not."""
+    def absent(self) -> set[str]:
+        """Return the sites that are not in the figures of the finished training, though they were asked to take part.
+
+        They refused; or they had left before its held-out patients were scored by the sites themselves.
+        """
+        if self.pooled:
+            return set()
         told = json.loads((self.folder / "result.json").read_text(encoding="utf-8"))
-        return set() if self.pooled else {site.name for site in self.sites} - {site["name"] for site in told["sites"]}
+        refused = {site.name for site in self.sites} - {site["name"] for site in told["sites"]}
+        return refused if self.scored else refused | set(told["left"])
 
     def totals(self) -> dict[str, Sum]:
         """Return the sums over held-out patients this job left behind, per site (or "total" for all together).
@@ -86,10 +95,20 @@ class Job:
         """
         if self.scored:
             found = load_file(self.folder / "scores.safetensors")
-            left_out = self.refused()
+            left_out = self.absent()
             return {name: total for name, total in found.items() if ":" not in name and name not in left_out}
         found = load_file(self.folder / "evaluation.safetensors")
         return _named(found, "site:") or {"total": found["total"]}
+
+    def further(self) -> dict[str, Sum]:
+        """Return the sums of the study's further queries over all held-out patients, by query."""
+        found = load_file(self.folder / ("scores.safetensors" if self.scored else "evaluation.safetensors"))
+        left_out, totals = self.absent() if self.scored else set(), dict[str, Sum]()
+        for key, total in _named(found, "further:").items():
+            query, _, site = key.partition(":")
+            if site not in left_out:
+                totals[query] = totals[query] + total if query in totals else total
+        return totals
 
     def personal_totals(self) -> dict[str, Sum]:
         """Return the same of the sites' own models; empty where there are none, or none may be told."""
@@ -100,9 +119,9 @@ class Job:
 
 def plan_of(study: Study, sites: int, books: Books) -> PrivacyPlan:
     """Return the plan a job runs under."""
-    if books != "noiseless":
+    if books in ("kept", "private"):
         return plan_for(study, sites)
-    return noiseless_plan(study, sites)
+    return noiseless_plan(study, sites, clipped=books == "clipped")
 
 
 def _named(found: Mapping[str, Sum], prefix: str) -> dict[str, Sum]:

@@ -27,11 +27,15 @@ from safetensors.numpy import load_file, save
 from pmfed.cohort import Cohort, pool
 from pmfed.errors import ERRORS, InterruptedRunError, PmfedError, RunError
 from pmfed.file_io import replace_file
+from pmfed.methods.further import further_of
 from pmfed.models import build
 from pmfed.privacy.noise import SecretSource
 from pmfed.privacy.plan import AGAINST
 from pmfed.queries.scores import Scores
+from pmfed.runs.model import read_description
+from pmfed.runs.recalibrated import line_of
 from pmfed.study import Study
+from pmfed_simulations.converged import fit_in_full
 from pmfed_simulations.grid import LocalGrid
 from pmfed_simulations.job import Job, Sum, plan_of
 from pmfed_simulations.ray_engine import run_job_on_ray
@@ -49,7 +53,9 @@ def run_job(job: Job, cohorts: Mapping[str, Cohort], workers: int = 1) -> None:
     replace_file(job.folder / "study.toml", job.study.to_toml().encode())
     if job.books == "kept":
         pin_rosters(job.sites)
-    if job.engine == "ray":
+    if job.converged:
+        fit_in_full(job.folder, job.study, pool([_cut(job, site.name, cohorts[site.name]) for site in job.sites]))
+    elif job.engine == "ray":
         run_job_on_ray(job, run, workers, PATIENCE)
     else:
         _run_here(job, run, cohorts, workers)
@@ -86,11 +92,22 @@ def score(job: Job, cohorts: Mapping[str, Cohort], run: str) -> dict[str, Sum]:
     for name in job.scored:
         answers, scores = Answers(study, plan, _cut(job, name, cohorts[name]), lambda *_: SecretSource()), Scores(study)
         if not job.study.parts:
-            totals[name] = answers.exact(scores, {"parameters": _whole(study, job.folder / "model.safetensors")})
+            whole = _state(scores, job.folder)
+            totals[name] = answers.exact(scores, whole)
+            totals |= {f"further:{query.name}:{name}": answers.exact(query, whole) for query in further_of(study)}
         if name in own and own[name].exists():
             totals[f"personal:{name}"] = answers.exact(scores, {"parameters": _whole(study, own[name])})
             totals.setdefault(name, totals[f"personal:{name}"])
     return totals
+
+
+def _state(scores: Scores, run: Path) -> dict[str, npt.NDArray[Any]]:
+    """Return the state of a finished run's common model, its outputs recalibrated as the run found best."""
+    state: dict[str, npt.NDArray[Any]] = {"parameters": _whole(scores.study, run / "model.safetensors")}
+    if "recalibration" in scores.state:
+        outputs = scores.state["recalibration"][1] - 1
+        state["recalibration"] = line_of(read_description(run)[0].recalibration, outputs).vector
+    return state
 
 
 def _whole(study: Study, path: Path) -> npt.NDArray[np.float32]:

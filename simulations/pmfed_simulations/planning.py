@@ -11,6 +11,8 @@ import torch
 from rich.table import Table
 
 from pmfed.methods import method_class, plan_for, schedule
+from pmfed.methods.power import Power, power
+from pmfed.methods.step_rule import far_from_rule
 from pmfed.models import build
 from pmfed.privacy.accounting import epsilon
 from pmfed.privacy.gradients import PrivateStep
@@ -71,8 +73,8 @@ def _round(count: int) -> int:
     return int(f"{float(f'{count:.1e}'):.0f}")
 
 
-def show_plan(study: Study, sites: int) -> None:
-    """Print noise, steps, epsilon per ten rounds, bytes and time.
+def show_plan(study: Study, sites: int) -> Power | None:
+    """Print noise, steps, epsilon per ten rounds, bytes and time; return whether it will learn, None where no model does.
 
     Parameters
     ----------
@@ -92,9 +94,10 @@ def show_plan(study: Study, sites: int) -> None:
             f"against all other sites together {others}",
         )
         screen.print(_schedule(study, plan))
-        return
+        return None
     training, query, step = study.training, step_of(study), plan["step"]
     parameters = query.size
+    prospect = power(study, plan)
     size = max(1, round(step.sampling_rate * study.cohort.expected_patients / sites))
     seconds = step_seconds(study, plan, size) * training.local_steps
     facts = Table(box=None, show_header=False, pad_edge=False)
@@ -115,6 +118,7 @@ def show_plan(study: Study, sites: int) -> None:
         ("epsilon, model's receivers", f"{rounded_up(plan.epsilon(against='public'), 3)}"),
         ("epsilon, all other sites", f"{rounded_up(plan.epsilon(against='others'), 3)}"),
         ("signal to noise", _signal(study, step, parameters)),
+        ("will it learn", prospect.verdict() or "nothing here speaks against it"),
         (
             "bytes per site",
             f"{_size(np.dtype(query.grid(sites).word).itemsize * parameters * training.rounds)} up, as much down ({parameters} parameters)",
@@ -124,12 +128,15 @@ def show_plan(study: Study, sites: int) -> None:
         if value:
             facts.add_row(name, value)
     screen.print(facts)
+    for line in far_from_rule(study):
+        screen.print(f"note: {line}")
     screen.print(_schedule(study, plan))
     screen.print(_ways(study, step))
     rounds = sorted({*range(10, training.rounds + 1, 10), training.rounds})
     told = plan.curve("step", [count * training.local_steps for count in rounds])
     shown = _thin(list(zip(rounds, told, strict=True)), 12)
     screen.print("\nepsilon after rounds: " + "  ".join(f"{count}: {rounded_up(value, 2)}" for count, value in shown))
+    return prospect
 
 
 def _schedule(study: Study, plan: PrivacyPlan) -> Table:

@@ -14,11 +14,16 @@ from pmfed_client.site.site import Site
 from pmfed.cohort import Cohort, folds
 from pmfed.errors import UsageError
 from pmfed.study import Study
+from pmfed.study.training import AVERAGE
 from pmfed_simulations.job import Books, Job, Masks
 
 Protocol = Literal["holdout", "cv", "leave-one-site-out"]
 PROTOCOLS: tuple[Protocol, ...] = ("holdout", "cv", "leave-one-site-out")
 FOLDS = 5
+ONCE: dict[str, object] = {"subgroups": {}, "robustness": None}
+"""What stands beside the federation is scored once: further looks at held-out patients are those at the common model."""
+
+OF_MODELS = ("fedavg", "fedadam", "fedyogi", "scaffold")
 SERVER_RATE = 0.1  # of FedAdam and FedYogi: how far a round moves a weight at most, about
 
 COMPARISONS = {
@@ -28,11 +33,15 @@ COMPARISONS = {
     "fedavg": "FedAvg with local DP, same epsilon",
     "fedadam": "FedAdam with local DP, same epsilon",
     "fedyogi": "FedYogi with local DP, same epsilon",
+    "scaffold": "SCAFFOLD with local DP, same epsilon",
     "fedavg-no-privacy": "FedAvg, no noise",
     "fedadam-no-privacy": "FedAdam, no noise",
     "fedyogi-no-privacy": "FedYogi, no noise",
+    "scaffold-no-privacy": "SCAFFOLD, no noise",
+    "clipped": "federation, clipped, no noise",
     "no-privacy": "federation without noise",
     "pooled": "all data in one place, no noise",
+    "converged": "all data in one place, no noise, to convergence",
     "pooled-private": "all data in one place, same epsilon",
     "ablation": "the federation on each modality alone and on each pair, same epsilon",
     "ablation-no-privacy": "the same without noise",
@@ -170,22 +179,29 @@ def comparison(
         return [_alone(name, site, main, sites, cohorts[site.name], out) for site in sites]
     if name in ("ablation", "ablation-no-privacy"):
         return _ablation(name, main, sites, out)
-    books: Books = "noiseless" if name == "pooled" or name.endswith("no-privacy") else "private"
+    if name == "converged" and main.jobs[0][0].study.model.kind != "linear":
+        raise UsageError(
+            "--compare converged: only a linear model has one best fit that a full-batch search finds.",
+            "Use pooled, which trains the study's own network as long as the study says.",
+        )
+    books: Books = "noiseless" if name in ("pooled", "converged") or name.endswith("no-privacy") else "private"
+    if name == "clipped":
+        books = "clipped"
     label = {"no-privacy": "federation, no noise", "pooled": "all data in one place, no noise"}.get(
         name, COMPARISONS[name]
     )
     return [Series(name, label, books == "private", _over(main, lambda job: _beside(job, name, books, sites, out)))]
 
 
-def without_refused(line: Series, main: Series) -> Series:
-    """Return a comparison without the sites that refused the federation's own training, once that is done.
+def without_absent(line: Series, main: Series) -> Series:
+    """Return a comparison without the sites that are not in the federation's own figures, once those are there.
 
-    Whoever they are, their patients are in no line: neither learned from nor scored.
+    Whoever they are, refused or gone before the end, their patients are in no line: neither learned from nor scored.
     """
-    refused = {_run(job): job.refused() for row in main.jobs for job in row}
+    absent = {_run(job): job.absent() for row in main.jobs for job in row}
 
     def change(job: Job) -> Job | None:
-        left_out = refused[job.folder.name]
+        left_out = absent[job.folder.name]
         sites = tuple(site for site in job.sites if site.name not in left_out)
         scored = tuple(name for name in job.scored if name not in left_out)
         return replace(job, sites=sites, scored=scored) if sites and scored else None
@@ -199,13 +215,17 @@ def _over(main: Series, change: Callable[[Job], Job | None]) -> tuple[tuple[Job,
 
 
 def _beside(job: Job, name: str, books: Books, sites: Sequence[Site], out: Path) -> Job:
-    study = job.study if name == "no-privacy" else job.study.replace(personal=None)
-    pooled = name.startswith("pooled")
+    study = job.study if name in ("no-privacy", "clipped") else job.study.replace(personal=None)
+    study = study.replace(evaluation=ONCE)
+    pooled = name.startswith("pooled") or name == "converged"
     if pooled:
         study = study.replace(privacy={"colluders": 0})
-    if (kind := name.removesuffix("-no-privacy")) in ("fedavg", "fedadam", "fedyogi"):
+    if (kind := name.removesuffix("-no-privacy")) in OF_MODELS:
         study = study.replace(training=_of_models(study, kind))
-    return Job(_folder(job, name, out), study, job.sites, job.training, books, pooled, _scored(job, sites), job.seed)
+    return Job(
+        _folder(job, name, out), study, job.sites, job.training, books, pooled, _scored(job, sites), job.seed,
+        converged=name == "converged",
+    )  # fmt: skip
 
 
 def _alone(name: str, site: Site, main: Series, sites: Sequence[Site], cohort: Cohort, out: Path) -> Series:
@@ -220,6 +240,7 @@ def _alone(name: str, site: Site, main: Series, sites: Sequence[Site], cohort: C
         expected = max(2, int(training.sum()))
         study = job.study.replace(
             personal=None,
+            evaluation=ONCE,
             cohort={"expected_patients": expected},
             privacy={"colluders": 0, "delta": min(job.study.privacy.delta, 0.9 / expected)},
         )
@@ -243,7 +264,7 @@ def _ablation(name: str, main: Series, sites: Sequence[Site], out: Path) -> list
     def line(chosen: tuple[str, ...]) -> Series:
         def change(job: Job) -> Job:
             return Job(
-                _folder(job, f"{name}-{'+'.join(chosen)}", out), job.study.replace(personal=None).only(chosen),
+                _folder(job, f"{name}-{'+'.join(chosen)}", out), job.study.replace(personal=None, evaluation=ONCE).only(chosen),
                 job.sites, job.training, books, False, _scored(job, sites), job.seed,
             )  # fmt: skip
 
@@ -277,16 +298,19 @@ def _seeded(study: Study, seed: int) -> Study:
 def _of_models(study: Study, kind: str) -> dict[str, object]:
     """Ten local steps for every round, so as many steps as before; momentum's gain goes into the local rate."""
     training = study.training
-    found: dict[str, object] = {}
+    found: dict[str, object] = {"control_variates": False}
     if training.algorithm == "fedsgd":
         gain = 1 / (1 - training.optimizer.momentum) if training.optimizer.name == "momentum" else 1.0
         rounds = max(1, training.rounds // 10)
-        found = {
+        found |= {
             "algorithm": "fedavg",
             "rounds": rounds,
             "local_steps": max(1, training.rounds // rounds),
             "local_learning_rate": training.optimizer.learning_rate * gain,
         }
-    if kind != "fedavg":
+    found["optimizer"] = AVERAGE.model_dump()
+    if kind == "scaffold":
+        found |= {"control_variates": True, "proximal": 0.0}
+    elif kind != "fedavg":
         found["optimizer"] = {"name": kind.removeprefix("fed"), "learning_rate": SERVER_RATE, "momentum": 0.9}
     return found

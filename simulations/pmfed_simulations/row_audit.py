@@ -16,6 +16,8 @@ from pmfed.methods import schedule
 from pmfed.privacy.audit import Check, noise_check, sensitivity_check, site_std
 from pmfed.privacy.plan import PrivacyPlan
 from pmfed.queries.query import RowSum
+from pmfed.queries.scores import OwnScores
+from pmfed.recalibration import Line
 from pmfed.study import Study
 
 Floats = npt.NDArray[np.float64]
@@ -49,7 +51,7 @@ class RowAudit:
         found = []
         for query in schedule(self.study):
             # Not the scores of models that a site trains for itself first.
-            if isinstance(query, RowSum) and query.name in self.plan and query.stage != "last":
+            if isinstance(query, RowSum) and query.name in self.plan and not isinstance(query, OwnScores):
                 found += [self._noise(query), self._one_patient(query)]
         return found
 
@@ -83,10 +85,15 @@ class RowAudit:
         return Answers(self.study, self.plan, cohort, self.draw).exact(query, self._state(query))
 
     def _state(self, query: RowSum) -> dict[str, npt.NDArray[Any]]:
-        if set(query.state) == {"parameters"}:
+        state: dict[str, npt.NDArray[Any]] = {
+            name: np.zeros(size, dtype=kind) for name, (kind, size) in query.state.items()
+        }
+        if "parameters" in state:
             assert self.sent is not None
-            return {"parameters": self.sent}
-        return {name: np.zeros(size, dtype=kind) for name, (kind, size) in query.state.items()}
+            state["parameters"] = self.sent
+        if "recalibration" in query.state:
+            state["recalibration"] = Line.none(query.state["recalibration"][1] - 1).vector
+        return state
 
 
 def _spoilt(value: float) -> Callable[[Cohort, int], Cohort]:

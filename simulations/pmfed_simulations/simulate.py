@@ -7,12 +7,13 @@ import os
 import shlex
 import shutil
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from pmfed_client.agent.dry_step import dry_step
 from pmfed_client.site.site import Site, read_sites
 from pmfed_server.results import write_results_page
 from pydantic import ValidationError
@@ -20,11 +21,16 @@ from pydantic import ValidationError
 from pmfed.cohort import Cohort, read_cohort
 from pmfed.errors import StudyError, UsageError
 from pmfed.file_io import replace_file
-from pmfed.methods import method_class, schedule
+from pmfed.methods import method_class, plan_for, schedule
+from pmfed.methods.power import power
+from pmfed.methods.step_rule import resolved
 from pmfed.study import Study
+from pmfed.study.draft import Draft
 from pmfed.validate import explain
 from pmfed_simulations.job import Engine, Job
 from pmfed_simulations.jobs import rounds_done, run_jobs
+from pmfed_simulations.ledgers import price, with_dry_ledgers
+from pmfed_simulations.planning import far_off
 from pmfed_simulations.protocols import (
     PROTOCOLS,
     Protocol,
@@ -32,11 +38,11 @@ from pmfed_simulations.protocols import (
     check_comparisons,
     comparison,
     federation,
-    without_refused,
+    without_absent,
 )
 from pmfed_simulations.ray_engine import check_ray
 from pmfed_simulations.rosters import pin_rosters
-from pmfed_simulations.studies import built_in, built_in_studies, find_study
+from pmfed_simulations.studies import built_in, built_in_studies, find_draft
 from pmfed_simulations.summary import summarise_series
 
 
@@ -58,6 +64,8 @@ class Options:
     reproducible: bool = False
     engine: Engine = "local"
     changes: str | None = None
+    dry_ledger: bool = False
+    strict: bool = False
 
     def command(self) -> str:
         """Return the command line that asks the same."""
@@ -70,7 +78,10 @@ class Options:
         ):  # fmt: skip
             if value != usual:
                 said += [option, str(value)]
-        return shlex.join([*said, *["--insecure-reproducible"] * self.reproducible])
+        if self.sites:
+            said.append("--dry-ledger" if self.dry_ledger else "--charge-ledger")
+        said += [*["--strict"] * self.strict, *["--insecure-reproducible"] * self.reproducible]
+        return shlex.join(said)
 
 
 @dataclass(frozen=True)
@@ -84,6 +95,7 @@ class Simulation:
     main: Series
     others: tuple[Series, ...]
     best: dict[str, float] | None
+    verdicts: tuple[str, ...] = ()
 
     @property
     def out(self) -> Path:
@@ -98,7 +110,7 @@ class Simulation:
     @property
     def rounds(self) -> int:
         """Rounds over all jobs."""
-        return sum(job.study.training.rounds for job in self.jobs)
+        return sum(job.study.training.rounds for job in self.jobs if not job.converged)
 
     def rounds_done(self) -> int:
         """Rounds taken so far."""
@@ -109,7 +121,11 @@ class Simulation:
         return [] if self.options.sites else built_in(self.options.study).references(self.out / "sites")
 
 
-def prepare(options: Options, tell: Callable[[str], None] = lambda what: None) -> Simulation:
+def prepare(
+    options: Options,
+    tell: Callable[[str], None] = lambda what: None,
+    charge: Callable[[str], bool] | None = None,
+) -> Simulation:
     """Read or make the sites, read every cohort, and list the jobs.
 
     Parameters
@@ -118,6 +134,9 @@ def prepare(options: Options, tell: Callable[[str], None] = lambda what: None) -
         What was asked.
     tell
         Called with what is begun, where that takes a while.
+    charge
+        Asked, with the price, before ledgers in the researcher's own folders are charged; answers whether they may be.
+        Without it they are, unless ``options.dry_ledger``.
 
     Raises
     ------
@@ -132,6 +151,7 @@ def prepare(options: Options, tell: Callable[[str], None] = lambda what: None) -
     _check_engine(options)
     check_comparisons(options.compare)
     _check_method(study, options)
+    dry_step(study)
     sites = _sites(options, out, tell)
     tell(f"Reading {len(sites)} sites.")
     cohorts = {site.name: read_cohort(study, site.sources, site.name, site.places) for site in sites}
@@ -141,11 +161,15 @@ def prepare(options: Options, tell: Callable[[str], None] = lambda what: None) -
                 f"modality '{name}': none of the {len(sites)} sites has it.",
                 "Name its sources in [data] of a site.toml, or take it out of the study.",
             )
+    verdicts = _verdicts(study, cohorts, options.strict)
     main = federation(
         study, sites, cohorts, out, protocol=options.protocol, seeds=options.seeds, reproducible=options.reproducible
     )
-    if not options.sites:
-        main = _fresh_ledgers(main, out)
+    if options.sites and not options.dry_ledger and charge is not None and not charge(price(main)):
+        options = replace(options, dry_ledger=True)
+    # Built-in studies measure a method on public data: a series of trainings is no series of publications.
+    if options.dry_ledger if options.sites else len(main.jobs) * len(main.jobs[0]) > 1:
+        main = with_dry_ledgers(main)
     others = [line for name in options.compare for line in comparison(name, main, sites, cohorts, out)]
     if options.engine == "ray":
         # The federation itself; the comparisons beside it train here as ever.
@@ -157,7 +181,7 @@ def prepare(options: Options, tell: Callable[[str], None] = lambda what: None) -
         best = {"auroc": known} if known is not None else None
     out.mkdir(parents=True, exist_ok=True)
     replace_file(out / "simulation.json", (json.dumps(asdict(options), indent=2) + "\n").encode())
-    return Simulation(options, study, sites, cohorts, main, tuple(others), best)
+    return Simulation(options, study, sites, cohorts, main, tuple(others), best, verdicts)
 
 
 def workers_of(options: Options) -> int:
@@ -180,18 +204,21 @@ def simulate(simulation: Simulation, tick: Callable[[], None] = lambda: None) ->
     dict
         result.json.
     """
-    pin_rosters(simulation.sites)
+    if not simulation.options.dry_ledger:
+        pin_rosters(simulation.sites)
     workers = workers_of(simulation.options)
     # The federation first: who refuses it has no part in what stands beside it.
     run_jobs([job for row in simulation.main.jobs for job in row], simulation.cohorts, workers, tick)
     if not method_class(simulation.study.method.kind).predicts:
         return dict(json.loads((simulation.out / "result.json").read_text(encoding="utf-8")))
-    others = [without_refused(line, simulation.main) for line in simulation.others]
+    others = [without_absent(line, simulation.main) for line in simulation.others]
     run_jobs([job for line in others for row in line.jobs for job in row], simulation.cohorts, workers, tick)
     result, curves = summarise_series(
         simulation.study, simulation.main, others, simulation.options.protocol, simulation.cohorts
     )
     result["command"] = simulation.options.command()
+    if simulation.options.dry_ledger:
+        result["notes"].append("The sites' own ledgers were not charged: this run kept books of its own.")
     if simulation.best:
         result["best_possible"] = simulation.best
     if told := simulation.references():
@@ -247,27 +274,45 @@ def _check_method(study: Study, options: Options) -> None:
             )
 
 
+def _verdicts(study: Study, cohorts: Mapping[str, Cohort], strict: bool) -> tuple[str, ...]:
+    """Return what speaks against a run; an error where the researcher wants it to be one.
+
+    Raises
+    ------
+    StudyError
+        ``strict``, and the study would learn nothing, or is meant for another number of patients.
+    """
+    if not method_class(study.method.kind).predicts:
+        return ()
+    found = power(study, plan_for(study, max(len(cohorts), study.privacy.colluders + study.aggregation.dropouts + 1)))
+    off = far_off(study, sum(int(cohort.training.sum()) for cohort in cohorts.values()))
+    if strict and (why := found.verdict() if found.lost else off):
+        raise StudyError(why, "Nothing was charged. Without --strict this is said and the run goes on.")
+    return tuple(one for one in (found.verdict(), off) if one)
+
+
 def _chosen(options: Options) -> Study:
-    study = find_study(options.study)
+    draft = find_draft(options.study)
     if options.changes:
-        study = _changed(study, Path(options.changes))
+        draft = _changed(draft, Path(options.changes))
     privacy = {key: value for key in ("epsilon", "delta") if (value := getattr(options, key)) is not None}
     training = {"rounds": options.rounds} if options.rounds is not None else {}
     try:
-        return study.replace(privacy=privacy, training=training)
+        draft = draft.changed(privacy=privacy, training=training)
     except ValidationError as error:
         said = error.errors()[0]
         what = said["msg"].removeprefix("Value error, ")
         option = f"--{said['loc'][-1]}" if said["loc"] else "--epsilon, --delta or --rounds"
         raise StudyError(f"{option} does not fit the study: {what}.") from None
+    return resolved(draft)
 
 
-def _changed(study: Study, path: Path) -> Study:
+def _changed(draft: Draft, path: Path) -> Draft:
     """Return a study with the sections of a TOML file laid over its own."""
     try:
         text = path.read_text(encoding="utf-8")
         sections = tomllib.loads(text)
-        return study.replace(**sections)
+        return draft.changed(**sections)
     except ValidationError as error:
         raise StudyError(explain(error, Study, text, str(path))) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -298,27 +343,6 @@ def _sites(options: Options, out: Path, tell: Callable[[str], None]) -> tuple[Si
         maker.write(beside, Path(data) if data else None, tell)
         beside.replace(made)
     return read_sites(made)
-
-
-def _fresh_ledgers(main: Series, out: Path) -> Series:
-    """Give each training of a built-in study books of its own.
-
-    Several seeds and folds measure one method on public data; nobody would ever publish all of their models. Each
-    training's ledger therefore starts empty. On the researcher's own sites every training is charged to the one
-    ledger the site has.
-    """
-    if len(main.jobs) == 1 and len(main.jobs[0]) == 1:
-        return main
-
-    def moved(job: Job) -> Job:
-        def at(site: Site) -> Site:
-            folder = job.folder / "ledgers" / site.name
-            folder.mkdir(parents=True, exist_ok=True)
-            return site.model_copy(update={"folder": folder})
-
-        return Job(**{**job.__dict__, "sites": tuple(at(site) for site in job.sites)})
-
-    return Series(main.name, main.label, main.private, tuple(tuple(moved(job) for job in row) for row in main.jobs))
 
 
 __all__: Sequence[str] = (

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from pmfed_client.ledger.entries import cohorts as cohort_names
 from pmfed_client.ledger.ledger import Ledger
-from pmfed_server.spread import across_sites, paired
+from pmfed_server.spread import FEWEST, across_sites, paired
+from scipy import stats
 
 from pmfed.cohort import Cohort
 from pmfed.errors import LedgerError
 from pmfed.methods.evaluated import Evaluated
-from pmfed.methods.figures import Metrics, evaluation_noise, finite, metrics_of
+from pmfed.methods.figures import Metrics, evaluation_noise, finite, metrics_of, over_patients
+from pmfed.methods.further import further_figures
 from pmfed.privacy.rounding import rounded_up
 from pmfed.study import Study
 from pmfed.tasks import task_for
@@ -25,6 +29,12 @@ from pmfed_simulations.planning import far_off
 from pmfed_simulations.protocols import Protocol, Series
 
 log = logging.getLogger("pmfed.simulation")
+ENDS = ("_low", "_high")
+SHARES = frozenset(
+    ("auroc", "accuracy", "balanced_accuracy", "auprc", "sensitivity", "specificity", "ppv", "npv", "f1", "brier", "within_20",
+     "dice", "iou", "c_index")
+)  # fmt: skip
+"""Figures that lie between 0 and 1, however few the seeds."""
 
 
 def gather(row: Sequence[Job]) -> Evaluated:
@@ -83,14 +93,39 @@ def personal(series: Series) -> dict[str, Any]:
     }
 
 
+def _further(series: Series) -> dict[str, Any]:
+    """Return the figures by subgroup and with altered inputs, of the first seed: sums of all its folds together."""
+    row = series.jobs[0]
+    sums: dict[str, Sum] = {}
+    for job in row:
+        for query, total in job.further().items():
+            sums[query] = sums[query] + total if query in sums else total
+    plan = None if row[0].scored else plan_of(row[0].study, len(row[0].sites), row[0].books)
+    return further_figures(row[0].scoring, plan, gather(row).total, sums)
+
+
 def _mean(found: Sequence[Metrics]) -> Metrics:
     mean: dict[str, float] = {}
     for name in found[0]:
         values = [value for one in found if (value := one.get(name)) is not None]
         mean[name] = statistics.fmean(values) if values else float("nan")
-        if len(values) > 1 and not name.endswith(("_low", "_high")):
+        if len(values) > 1 and not name.endswith(ENDS):
             mean[f"{name}_sd"] = statistics.stdev(values)
+    for name in [name.removesuffix("_sd") for name in mean if name.endswith("_sd")]:
+        _widen(mean, name, len(found))
     return finite(mean)
+
+
+def _widen(mean: dict[str, float], name: str, seeds: int) -> None:
+    """Let the interval of a figure hold what one training and its noise may do, beside the chance of having met these patients.
+
+    Both variances add up; that between trainings is known from few seeds, so it counts by Student's t.
+    """
+    reach = float(stats.t.ppf(0.975, seeds - 1)) * mean[f"{name}_sd"]
+    for end, sign in zip(ENDS, (-1.0, 1.0), strict=True):
+        if math.isfinite(edge := mean.get(name + end, math.nan)):
+            wide = mean[name] + sign * math.hypot(edge - mean[name], reach)
+            mean[name + end] = min(max(wide, 0.0), 1.0) if name in SHARES else wide
 
 
 def summarise_series(
@@ -110,13 +145,15 @@ def summarise_series(
     result["trainings"] = len(first)
     result["refused"] = {name: reason for one in results for name, reason in one["refused"].items()}
     off = far_off(study, sum(int(cohort.training.sum()) for cohort in cohorts.values()))
-    result["notes"] = [off] if off else []
+    result["notes"] = [*result.get("notes", ()), *([off] if off else []), *_at_several(cohorts)]
     took_part = {site["name"] for one in results for site in one["sites"]}
+    digests = {site["name"]: site.get("data") for site in results[0]["sites"]}
     result["sites"] = [
         {
             "name": name,
             "patients": cohort.patients,
             "held_out": int((~cohort.training).sum()) if protocol == "holdout" else None,
+            "data": digests.get(name) if len(results) == 1 else None,  # each training has a key of its own
         }
         for name, cohort in sorted(cohorts.items())
         if name in took_part
@@ -127,6 +164,7 @@ def summarise_series(
     result["across_sites"] = across_sites(result["metric"]["name"], sites)
     if study.personal is not None:
         result["personal"] = {**results[0]["personal"], **personal(main)}
+    result |= over_patients(study, gather(main.jobs[0]).total) | _further(main)
     privacy = dict(result["privacy"])
     privacy["epsilon"] = max(one["privacy"]["epsilon"] for one in results)
     spent: dict[str, dict[str, float]] = {}
@@ -144,7 +182,19 @@ def summarise_series(
             line = _line(series, over_seeds(series), per_site(series), study.privacy.epsilon)
             line["difference"] = _difference(result["metric"]["name"], main, series)
             result["comparisons"].append(line)
-    return result, task_for(first[0].scoring).curves(gather(main.jobs[0]).total)
+    return result, task_for(first[0].scoring).curves(gather(main.jobs[0]).total, _noise(first[0]))
+
+
+def _at_several(cohorts: Mapping[str, Cohort]) -> list[str]:
+    """Say how many patient ids stand at more than one hospital: only whoever made the files knows whether they are one person."""
+    counts = Counter(one for cohort in cohorts.values() for one in cohort.ids)
+    several = sum(number > 1 for number in counts.values())
+    if not several:
+        return []
+    return [
+        f"{several:,} patient ids stand at more than one hospital. Should they be the same persons, each counts once at every one of "
+        "them, here and in the promise; a person who is held out at one may have been trained on at another."
+    ]
 
 
 def _all_runs(jobs: Sequence[Job], name: str) -> float | None:
@@ -163,16 +213,22 @@ def _all_runs(jobs: Sequence[Job], name: str) -> float | None:
 
 
 def _difference(metric: str, main: Series, series: Series) -> dict[str, float] | None:
-    """Return how much more the federation has of a metric than a line, paired over sites, sums of all seeds together."""
+    """Return how much more the federation has of a metric than a line, sums of all seeds together.
+
+    It is paired over sites; over the folds at each where there are fewer than five sites.
+    """
     study = series.jobs[0][0].scoring
     if study.evaluation.release != "exact" or main.jobs[0][0].scoring.evaluation.release != "exact":
         return None
+    by_fold = len({name for row in main.jobs for job in row for name in job.totals()}) < FEWEST
     both = []
     for line in (main, series):
         found: dict[str, Sum] = {}
         for row in line.jobs:
-            for name, total in gather(row).per_site.items():
-                found[name] = found.get(name, np.zeros_like(total)) + total
+            for fold, job in enumerate(row):
+                for name, total in job.totals().items():
+                    group = f"{name}/{fold}" if by_fold else name
+                    found[group] = found.get(group, np.zeros_like(total)) + total
         both.append({name: total for name, total in found.items() if name != "total" and total.any()})
     return paired(task_for(study), metric, both[0], both[1], study.evaluation.average)
 

@@ -6,6 +6,7 @@ import json
 import os
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,16 @@ import numpy as np
 import pytest
 from pmfed_client.agent.agent import Agent, Rehearsal
 from pmfed_client.ledger.ledger import Row
+from pmfed_client.site.data_digest import data_digest
 from pmfed_client.site.policy import Policy
 
+from pmfed.cohort import Cohort
 from pmfed.methods import plan_for
 from pmfed.models import build, flatten
 from pmfed.privacy.accounting import rdp_epsilon
 from pmfed.queries.gradient import step_of
 from pmfed.queries.scores import Scores
-from pmfed.secagg.keys import verify
+from pmfed.secagg.keys import Identity, verify
 from pmfed.study import Study
 from pmfed.tasks import task_for
 from pmfed.wire import Reply, Request, dump, parse_reply
@@ -156,6 +159,25 @@ def test_a_site_that_is_not_enrolled_answers_nothing(together: Together) -> None
     assert not charges(together)
 
 
+def test_a_digest_of_the_data_is_the_site_s_alone_and_of_the_run_alone(tmp_path: Path) -> None:
+    key = Identity.at(tmp_path / "identity.pem")
+    assert key.derived("data 1") == key.derived("data 1") != key.derived("data 2")
+    cohort = Cohort(
+        ids=("a", "b"), owner=np.array([0, 1]), training=np.array([True, False]),
+        inputs={"labs": np.zeros((2, 1), np.float32)}, present={"labs": np.ones(2, bool)}, targets=np.array([0.0, 1.0]),
+    )  # fmt: skip
+    digest = data_digest(cohort, key.derived("data 1"))
+    assert digest == data_digest(cohort, key.derived("data 1"))
+    other = Identity.at(tmp_path / "other.pem")
+    assert digest not in (data_digest(cohort, key.derived("data 2")), data_digest(cohort, other.derived("data 1")))
+    changes: list[dict[str, Any]] = [
+        {"ids": ("a", "c")}, {"training": np.array([True, True])}, {"targets": np.array([0.0, 0.0])},
+        {"inputs": {"labs": np.array([[0.0], [1e-6]], np.float32)}}, {"present": {"labs": np.array([True, False])}},
+    ]  # fmt: skip
+    told = {data_digest(replace(cohort, **change), key.derived("data 1")) for change in changes}
+    assert len(told | {digest}) == len(changes) + 1
+
+
 def test_a_receipt_can_be_had_again_and_only_for_the_runs_own_study(together: Together) -> None:
     together.enrol()
     assert ask(together, "step", 1)[0].ok
@@ -164,6 +186,7 @@ def test_a_receipt_can_be_had_again_and_only_for_the_runs_own_study(together: To
     receipts = [verify(ask(one, "finish")[0].text) for one in (together, together, anew(together))]
     assert receipts[0] == receipts[1] == receipts[2]
     assert receipts[0]["charges"] == {"step": 2}
+    assert len(receipts[0]["data"]) == 64  # kept, whichever process answers
 
 
 def test_a_study_under_a_false_name_or_of_another_kind_is_refused(together: Together) -> None:

@@ -108,7 +108,7 @@ def test_a_resident_agent_refuses_what_nobody_approved(resident: Together, study
 
 @pytest.mark.parametrize("damage", ["changed", "writable", "renamed", "empty"])
 def test_an_approval_that_was_tampered_with_approves_nothing(tmp_path: Path, study: Study, damage: str) -> None:
-    site = make_home(tmp_path / "north", "north")
+    site = Site.read(federation.write_federation(tmp_path) / "sites" / "north")
     approve(site, study, lambda lines: True)
     check_approved(site, study.fingerprint())
     path = site.approved / f"{study.fingerprint()}.toml"
@@ -127,7 +127,7 @@ def test_an_approval_that_was_tampered_with_approves_nothing(tmp_path: Path, stu
 
 
 def test_nothing_is_approved_unless_somebody_agrees(tmp_path: Path, study: Study) -> None:
-    site = make_home(tmp_path / "north", "north")
+    site = Site.read(federation.write_federation(tmp_path) / "sites" / "north")
     with pytest.raises(PolicyError, match="was not approved"):
         approve(site, study, lambda lines: False)
     with pytest.raises(ApprovalError):

@@ -129,9 +129,17 @@ def test_what_a_check_found_is_its_owners_alone_and_holds_no_value(tmp_path: Pat
     assert "secret" not in path.read_text()
     path.write_text("{")
     assert last_check(place, study(tmp_path)) is None
+
+
+def test_what_was_not_checked_is_checked_before_it_is_approved(tmp_path: Path) -> None:
+    place = site(tmp_path, 48)
+    with pytest.raises(ApprovalError, match="60% of its values are lost"):
+        approve(place, study(tmp_path), lambda lines: pytest.fail("nobody is asked"))
+    accepting = site(tmp_path, 48, accepted(0.6))
+    assert last_check(accepting, study(tmp_path)) is None  # what was checked is another declaration
     seen: list[str] = []
-    approve(place, study(tmp_path), lambda lines: bool(seen.extend(lines)) or True)
-    assert any(line.startswith("Checked           never") for line in seen)
+    approve(accepting, study(tmp_path), lambda lines: bool(seen.extend(lines)) or True)
+    assert "  ehr.glucose: no number, accepted at 60%, now 60%" in seen
 
 
 def test_a_feature_that_is_constant_is_told(tmp_path: Path) -> None:

@@ -32,7 +32,13 @@ from pmfed.tasks import task_for
 STUDY = Study.from_text(federation.STUDY, "study.toml")
 NORTH = federation.SITES[0]
 SITES = len(federation.SITES)
-FEDPROX = {"algorithm": "fedavg", "local_steps": 5, "local_learning_rate": 0.8, "proximal": 1.0}
+FEDPROX = {
+    "algorithm": "fedavg",
+    "local_steps": 5,
+    "local_learning_rate": 0.8,
+    "proximal": 1.0,
+    "optimizer": {"name": "sgd", "learning_rate": 1.0},
+}
 
 
 @pytest.fixture(scope="module")

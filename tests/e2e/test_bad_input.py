@@ -18,7 +18,9 @@ ROW = rf"^{federation.ID_CANARY}-south-7,([0-9.]*),([0-9.]*),"
 
 
 def simulate(pmfed: Command, fed: Path, *words: object) -> Said:
-    return pmfed("simulate", fed / "study.toml", "--sites", fed / "sites", "--out", fed / "run", *words)
+    return pmfed(
+        "simulate", fed / "study.toml", "--sites", fed / "sites", "--out", fed / "run", "--charge-ledger", *words
+    )
 
 
 def refused(said: Said, code: int, *words: str) -> None:

@@ -28,7 +28,7 @@ SOON = 60.0
 
 
 def words(fed: Path, run: str = "run", *more: object) -> tuple[object, ...]:
-    return ("simulate", fed / "study.toml", "--sites", fed / "sites", "--out", fed / run, *more)
+    return ("simulate", fed / "study.toml", "--sites", fed / "sites", "--out", fed / run, "--charge-ledger", *more)
 
 
 def result_of(run: Path) -> dict[str, Any]:

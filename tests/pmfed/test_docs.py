@@ -22,9 +22,10 @@ from pydantic_core import PydanticUndefined
 from pmfed import modality
 from pmfed import study as studies
 from pmfed.cli import app
+from pmfed.cohort.contract.written import View
 from pmfed.errors import ERRORS
-from pmfed.modality import ehr, genomics, scans
-from pmfed.study import Study, augmentation, encoders, method, model, outcome, personal, training
+from pmfed.modality import ehr, genomics, scans, signals
+from pmfed.study import Study, augmentation, encoders, method, model, outcome, personal, robustness, training
 from pmfed.study.outcomes import outcomes
 
 ROOT = Path(__file__).parents[2]
@@ -58,6 +59,8 @@ STUDY = {
     "`[privacy]`": studies.Privacy,
     "`[aggregation]`": studies.Aggregation,
     "`[evaluation]`": studies.Evaluation,
+    "`[recalibration]`": studies.RecalibrationSpec,
+    "`[evaluation.robustness]`": robustness.Robustness,
     '`method = "fine-tune"`': personal.FineTune,
     '`method = "ditto"`': personal.Ditto,
     '`method = "head"`, `"norms"` or `"intercept"`': personal.LocalParts,
@@ -70,8 +73,8 @@ SOURCES = {
         "Features": ehr.EventFeature,
         '`kind = "sequence"`': ehr.EventSequence,
         '`kind = "notes"`': ehr.Notes,
-        '`kind = "signal"`': ehr.Signals,
-        "Channels": ehr.SignalChannel,
+        '`kind = "signal"`': signals.Signals,
+        "Channels": signals.SignalChannel,
     },
     "genomics.md": {
         '`kind = "panel"`': genomics.Panel,
@@ -88,7 +91,7 @@ SOURCES = {
     },
 }
 SITE = {"`[site]`": _About, "`[coordinator]`": Coordinator, "`[agent]`": Resident, "`[policy]`": Policy,
-    "How a table is written": _Described, "`[[accept]]`": Accepted,
+    "How a table is written": _Described, "A view of a database": View, "`[[accept]]`": Accepted,
 }  # fmt: skip
 
 
@@ -111,6 +114,8 @@ def spelled(field: FieldInfo) -> str:
     default = field.get_default(call_default_factory=True, validated_data={})
     if default == {}:
         return "none"
+    if isinstance(default, BaseModel):
+        return "see text"
     if default is PydanticUndefined:
         return "required"
     if default is None:

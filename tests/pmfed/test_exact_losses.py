@@ -23,21 +23,29 @@ LOGITS = torch.cat([torch.linspace(-30, 30, 241), torch.tensor([-20.5, -17.0, -1
 def sure(name: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Return outputs up to 30 either way, right and wrong, and what the loss compares them with."""
     random = np.random.default_rng(3)
-    if name == "binary":
+    if name in ("binary", "weighted"):
         return LOGITS.repeat(2)[:, None], torch.arange(2).repeat_interleave(len(LOGITS)).float()
-    if name in ("multiclass", "balanced"):
+    if name in ("multiclass", "balanced", "weighted classes"):
         outputs = torch.tensor(random.uniform(-30, 30, (600, 3)), dtype=torch.float32)
         return torch.cat([outputs, torch.eye(3) * 30, -torch.eye(3) * 30, torch.zeros(3, 3)]), torch.arange(609) % 3
     if name == "survival":
         outputs = torch.stack([LOGITS, LOGITS.flip(0), LOGITS * 0.5, -LOGITS], dim=1)
         outcomes = np.stack([random.uniform(0, 9, len(LOGITS)), random.integers(0, 2, len(LOGITS))], axis=1)
         return outputs, task_of(name).targets(outcomes.astype(np.float32))
-    if name == "segmentation":
+    if name in ("segmentation", "surfaces"):
         masks = random.integers(0, 3, (60, 4, 3)).astype(np.uint8)
         right = np.moveaxis(np.eye(3)[masks], -1, 1) * random.uniform(0, 30, (60, 1, 1, 1))
         return torch.tensor(right + random.normal(0, 3, right.shape), dtype=torch.float32), torch.from_numpy(masks)
-    outcome = OUTCOMES[name]
-    numbers = random.uniform(outcome.minimum or 0.0, 100, 300).astype(np.float32)
+    if name == "count":  # beyond the largest count too
+        counts = torch.arange(2).repeat_interleave(len(LOGITS)) * 100.0
+        return LOGITS.repeat(2)[:, None], counts
+    if name == "ordinal":
+        outputs = torch.tensor(random.uniform(-30, 30, (600, 3)), dtype=torch.float32)
+        return outputs, task_of(name).targets(random.integers(0, 4, 600))
+    if name == "multilabel":
+        outputs = torch.tensor(random.uniform(-30, 30, (600, 3)), dtype=torch.float32)
+        return outputs, task_of(name).targets(random.choice([0.0, 1.0, np.nan], (600, 3)))
+    numbers = random.uniform(1.0 if name == "log" else 0.0, 100, 300).astype(np.float32)
     return torch.tensor(random.normal(0, 30, (300, 1)), dtype=torch.float32), task_of(name).targets(numbers)
 
 

@@ -26,7 +26,10 @@ def study(personal: str, *changes: tuple[str, str]) -> Study:
     return Study.from_text(text, "study.toml")
 
 
-FEDAVG = ("[training]\n", '[training]\nalgorithm = "fedavg"\nlocal_steps = 2\nlocal_learning_rate = 0.1\n')
+FEDAVG = (
+    '[training]\nrounds = 6\nquorum = 0.6\n\n[training.optimizer]\nname = "momentum"\nlearning_rate = 0.2\n',
+    '[training]\nalgorithm = "fedavg"\nrounds = 6\nlocal_steps = 2\nlocal_learning_rate = 0.1\n',
+)
 FUSION = ("[training]\n", '[model]\nkind = "fusion"\n\n[training]\n')
 
 

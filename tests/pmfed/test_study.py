@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from pmfed.errors import StudyError
 from pmfed.study import Study
 
+FEDAVG = '[training]\nalgorithm = "fedavg"\nlocal_steps = 2\nlocal_learning_rate = 0.1\n'
 TINY = Study.from_text(federation.STUDY, "study.toml")
 
 
@@ -127,12 +128,28 @@ def test_all_that_is_wrong_is_told_at_once() -> None:
         ("age = {", "patient_id = {", "cannot be an input"),
         ('name = "tiny"', 'name = "../tiny"', "pattern"),
         ("[training]\n", "[training]\nlocal_steps = 5\n", "belong to algorithm 'fedavg'"),
+        ("[training]\n", FEDAVG, "optimizer 'momentum' would do nothing: algorithm 'fedavg' averages"),
+        ('[training.optimizer]\nname = "momentum"\nlearning_rate = 0.2\n', "", "'fedsgd' needs 'optimizer'"),
+        ("[training]\n", "[training]\ncontrol_variates = true\n", "'control_variates' belongs to algorithm 'fedavg'"),
         ('release = "exact"', 'release = "private"', "needs release 'exact'"),
         ("[study]", "[study", "not valid TOML"),
     ],
 )
 def test_what_cannot_be_is_refused(pattern: str, replacement: str, said: str) -> None:
     assert said in broken(pattern, replacement)
+
+
+@pytest.mark.parametrize("optimizer", ["", "adam", "yogi", "scaffold"])
+def test_fedavg_has_an_optimizer_that_does_something_or_none(optimizer: str) -> None:
+    whole = '[training]\nrounds = 6\nquorum = 0.6\n\n[training.optimizer]\nname = "momentum"\nlearning_rate = 0.2\n'
+    said = {"": "", "scaffold": "control_variates = true\n"}.get(
+        optimizer, f'optimizer = {{ name = "{optimizer}", learning_rate = 0.1 }}\n'
+    )
+    assert whole in federation.STUDY
+    study = Study.from_text(federation.STUDY.replace(whole, FEDAVG + "rounds = 6\n" + said), "study.toml")
+    assert study.training.averages_models == (optimizer in ("", "scaffold"))
+    assert Study.parse(study.canonical()) == study == Study.from_text(study.to_toml(), "study.toml")
+    assert ("control_variates" in study.canonical()) == (optimizer == "scaffold")  # others keep their fingerprints
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -10,14 +10,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.losses import DiceLoss
+from monai.metrics import compute_hausdorff_distance, compute_surface_dice
 from sklearn import metrics
 
 from pmfed.study.outcomes import outcome_of
-from pmfed.tasks.binary import Binary
+from pmfed.tasks import task_class
 from pmfed.tasks.multiclass import Multiclass
 from pmfed.tasks.regression import Regression
 from pmfed.tasks.segmentation import Segmentation
-from pmfed.tasks.survival import Survival
 from pmfed.tasks.task import Task, intervals, measured
 
 OUTCOMES = {
@@ -28,6 +28,9 @@ OUTCOMES = {
         column="y", task="regression", minimum=0, maximum=100, baseline=30.0, scale=1.5, transform="sqrt"
     ),
     "segmentation": outcome_of(column="y", task="segmentation", folder="masks", classes=("none", "lesion", "rim")),
+    "count": outcome_of(column="y", task="count", maximum=100, baseline=3),
+    "ordinal": outcome_of(column="y", task="ordinal", classes=("0", "I", "II", "III"), baseline=(0.4, 0.3, 0.2, 0.1)),
+    "multilabel": outcome_of(task="multilabel", labels=("a", "b", "c"), baseline=(0.5, 0.3, 0.1)),
     "log": outcome_of(column="y", task="regression", minimum=1, maximum=100, baseline=30.0, scale=0.5, transform="log"),
     "survival": outcome_of(
         column="t",
@@ -39,31 +42,26 @@ OUTCOMES = {
         baseline=(0.1,) * 4,
     ),
 }
+OUTCOMES["weighted"] = OUTCOMES["binary"].model_copy(update={"class_weights": (1.0, 4.0)})
+OUTCOMES["weighted classes"] = OUTCOMES["multiclass"].model_copy(update={"class_weights": (1.0, 3.0, 2.0)})
+OUTCOMES["surfaces"] = OUTCOMES["segmentation"].model_copy(update={"cap": 3.0})
 OUTCOMES["balanced"] = OUTCOMES["multiclass"].model_copy(update={"balanced": True})
-MADE: dict[str, Any] = {
-    "binary": Binary,
-    "multiclass": Multiclass,
-    "balanced": Multiclass,
-    "segmentation": Segmentation,
-    "survival": Survival,
-}
 
 
 def task_of(name: str) -> Task:
-    made: Task = MADE.get(name, Regression)(OUTCOMES[name])
-    return made
+    return task_class(type(OUTCOMES[name]))(OUTCOMES[name])
 
 
 def drawn(name: str, records: int, seed: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Return outputs of some model and outcomes they have something to do with."""
     random = np.random.default_rng(seed)
-    if name == "binary":
+    if name in ("binary", "weighted"):
         truth = (random.random(records) < 0.4).astype(np.float32)
         return (random.normal(0, 1.5, records) + 1.5 * (truth - 0.5))[:, None], truth
-    if name in ("multiclass", "balanced"):
+    if name in ("multiclass", "balanced", "weighted classes"):
         classes = random.integers(0, 3, records)
         return random.normal(0, 1, (records, 3)) + 1.2 * np.eye(3)[classes], classes
-    if name == "segmentation":
+    if name in ("segmentation", "surfaces"):
         masks = random.integers(0, 3, (records, 5, 4)) * (random.random((records, 1, 1)) > 0.1)  # some have nothing
         outputs = random.normal(0, 1, (records, 3, 5, 4)) + 1.5 * np.moveaxis(np.eye(3)[masks], -1, 1)
         return outputs, masks.astype(np.uint8)
@@ -72,8 +70,18 @@ def drawn(name: str, records: int, seed: int) -> tuple[np.ndarray[Any, Any], np.
         death, leaving = random.exponential(8 * np.exp(-1.2 * risk)), random.exponential(8, records)
         outcomes = np.stack([np.minimum(death, leaving), death <= leaving], axis=1).astype(np.float32)
         return risk[:, None] + np.log([0.1, 0.1, 0.2, 0.4]) + random.normal(0, 0.2, (records, 4)), outcomes
-    outcome = OUTCOMES[name]
-    numbers = random.uniform(outcome.minimum or 0.0, 100, records).astype(np.float32)
+    if name == "count":
+        expected = np.exp(random.normal(1.2, 0.8, records))
+        return np.log(expected)[:, None], np.minimum(random.poisson(expected), 100).astype(np.float32)
+    if name == "ordinal":
+        risk = random.normal(0, 1.5, records)
+        grade = (risk[:, None] + random.logistic(size=(records, 1)) > [-1, 0.5, 2]).sum(axis=1)
+        return risk[:, None] - [-1, 0.5, 2], grade.astype(np.float32)
+    if name == "multilabel":
+        logits = random.normal(-0.5, 1.5, (records, 3))
+        truth = (random.random((records, 3)) < 1 / (1 + np.exp(-logits))).astype(np.float32)
+        return logits, np.where(random.random((records, 3)) < 0.1, np.nan, truth)
+    numbers = random.uniform(1.0 if name == "log" else 0.0, 100, records).astype(np.float32)
     task = task_of(name)
     return (task.targets(numbers).numpy() + random.normal(0, 0.7, records))[:, None].astype(np.float64), numbers
 
@@ -117,6 +125,77 @@ def test_segmentation_figures_are_those_of_scikit_learn() -> None:
     assert found["dice_rim"] == pytest.approx(np.mean(dice[1]))
     assert found["dice"] == pytest.approx((np.mean(dice[0]) + np.mean(dice[1])) / 2)
     assert found["iou"] == pytest.approx((np.mean(overlap[0]) + np.mean(overlap[1])) / 2)
+
+
+@ALL
+def test_a_task_says_in_which_of_its_cells_patients_are_counted(name: str) -> None:
+    task, (outputs, truth) = task_of(name), drawn(name, 40, 3)
+    each = task.rows(outputs, truth)[:, task.histogram].sum(axis=1)
+    if name in ("segmentation", "surfaces"):
+        there = ((truth == 1) | (outputs.argmax(axis=1) == 1)).any(axis=(1, 2))
+        assert each.tolist() == there.tolist()
+    elif name == "multilabel":
+        assert each.tolist() == np.isfinite(truth[:, 0]).tolist()
+    else:
+        assert (each == 1).all()
+
+
+@pytest.mark.parametrize("name", ["weighted", "weighted classes"])
+def test_class_weights_move_what_is_learned_and_not_what_probabilities_mean(name: str) -> None:
+    """Of patients all alike the best outputs are the logarithms of the true shares, whatever the classes weigh."""
+    task, classes = task_of(name), 2 if name == "weighted" else 3
+    truth = torch.arange(classes).repeat_interleave(torch.tensor([60, 30, 10][:classes]))
+    shares = torch.bincount(truth) / len(truth)
+    best = shares.log()[None] if classes == 3 else (shares[1] / shares[0]).log()[None, None]
+    outputs = best.expand(len(truth), -1).clone().requires_grad_()
+    losses = task.loss(outputs, task.targets(truth.numpy()))
+    (slopes,) = torch.autograd.grad(losses.sum(), outputs)
+    assert slopes.sum(dim=0).abs().max() < 1e-5
+    plain = task_of("binary" if classes == 2 else "multiclass").loss(outputs, task.targets(truth.numpy()))
+    assert not torch.allclose(losses, plain, rtol=0.05)
+    with pytest.raises(ValueError, match="one number above 0 per class"):
+        outcome_of(column="y", task="binary", classes=("no", "yes"), class_weights=(1, 2, 3))
+
+
+def test_surfaces_of_masks_are_judged_as_monai_does() -> None:
+    random = np.random.default_rng(8)
+    cap = 6.0
+    task = Segmentation(outcome_of(column="y", task="segmentation", folder="m", classes=("none", "a", "b"), cap=cap))
+    truth = np.zeros((8, 24, 24), np.uint8)
+    said = np.zeros_like(truth)
+    for record in range(7):  # the last has nothing, nor is it said to
+        x, y = random.integers(1, 8, 2)
+        truth[record, x : x + 9, y : y + 8] = 1
+        truth[record, 20:23, 3:9] = 2
+        said[record, x + 1 : x + 9, y + record : y + 8] = 1
+        said[record, 20:23, 3 + record : 9] = 2
+    said[5][said[5] == 1] = 0  # one that was missed altogether
+    outputs = np.moveaxis(np.eye(3)[said], -1, 1).astype(float)
+    total = task.rows(outputs, truth).sum(axis=0)
+    found = task.detail(total)
+    near, apart = [], []
+    for record in range(7):
+        for place in (1, 2):
+            mask, other = truth[record] == place, said[record] == place
+            if not other.any():
+                near.append((place, 0.0))
+                apart.append((place, cap))
+                continue
+            pair = [torch.from_numpy(np.stack([~one, one])[None].astype(np.float32)) for one in (other, mask)]
+            near.append((place, float(compute_surface_dice(*pair, class_thresholds=[1.0]))))
+            apart.append((place, min(cap, float(compute_hausdorff_distance(*pair, percentile=95)))))
+    for name, told in (("surface_dice", near), ("hd95", apart)):
+        each = [np.mean([value for which, value in told if which == place]) for place in (1, 2)]
+        assert found[f"{name}_a"] == pytest.approx(each[0], abs=1e-6)
+        assert found[f"{name}_b"] == pytest.approx(each[1], abs=1e-6)
+        assert found[name] == pytest.approx(np.mean(each), abs=1e-6)
+    bounds = intervals(task, [total], draws=400, detailed=True)
+    for name in ("surface_dice", "hd95_a"):
+        low, high = bounds[name]
+        assert low < float(found[name]) < high
+    plain = Segmentation(outcome_of(column="y", task="segmentation", folder="m", classes=("none", "a", "b")))
+    assert plain.rows(outputs, truth).shape[1] == task.cells - 8
+    assert "hd95" not in plain.detail(plain.rows(outputs, truth).sum(axis=0))
 
 
 def test_a_class_that_a_record_neither_has_nor_is_said_to_have_does_not_count() -> None:

@@ -40,7 +40,10 @@ MEANS = federation.STUDY.replace(", mean = 60, scale = 15", "")  # learned from 
 STUDY = Study.from_text(MEANS, "study.toml").replace(
     training={"rounds": 2}, evaluation={"release": "private", "per_site": False, "release_noise": 40.0}
 )
-OWN = STUDY.replace(personal={"method": "fine-tune", "steps": 3, "learning_rate": 0.3, "share": 0.3})
+OWN = STUDY.replace(
+    personal={"method": "fine-tune", "steps": 3, "learning_rate": 0.3, "share": 0.3},
+    evaluation={"subgroups": {"clinical.sex": [], "clinical.age": [60]}, "robustness": {"noise": 0.5}},
+)
 
 
 class Signed:
@@ -338,7 +341,9 @@ def test_a_run_with_models_of_the_sites_own(own: Signed) -> None:
     assert (found.wrong, found.notes) == ([], [])
     assert set(found.epsilons) == set(federation.SITES)
     charged = verify((own.run / "receipts" / f"{NORTH}.json").read_text())["charges"]
-    assert charged == {"evaluation": 1, "personal": 3, "personal-evaluation": 1, "statistics": 1, "step": 2}
+    assert charged == {
+        "evaluation": 1, "noisy-inputs": 1, "personal": 3, "personal-evaluation": 1, "statistics": 1, "step": 2, "subgroups": 1,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -373,6 +378,24 @@ def test_personal_steps_that_a_receipt_hides(own: Signed, tmp_path: Path, charge
 def test_a_result_that_says_something_else_of_them(own: Signed, tmp_path: Path, changes: Any, said: str) -> None:
     run = Path(shutil.copytree(own.run, tmp_path / "run"))
     edited(run / "result.json", lambda told: told["personal"].update(changes) if changes else told.pop("personal"))
+    again(run, own.hub)
+    assert said in "\n".join(check_run(run).wrong)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda told: told["metrics"]["test"].update(auroc=0.99), "metrics.test.auroc is 0.99; computed anew"),
+        (lambda told: told["metrics"]["test"].update(recall=0.9), "metrics.test.recall is there, or should be"),
+        (lambda told: told["personal"]["test"].update(brier=0.01), "personal.test.brier is 0.01"),
+        (lambda told: told["subgroups"]["all"].update(patients=999), "subgroups.all.patients is 999"),
+        (lambda told: told["robustness"]["altered"].clear(), "robustness.altered"),
+        (lambda told: told.pop("subgroups"), "subgroups"),
+    ],
+)
+def test_figures_that_the_released_sums_do_not_come_to(own: Signed, tmp_path: Path, change: Any, said: str) -> None:
+    run = Path(shutil.copytree(own.run, tmp_path / "run"))
+    edited(run / "result.json", change)
     again(run, own.hub)
     assert said in "\n".join(check_run(run).wrong)
 

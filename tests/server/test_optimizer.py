@@ -11,6 +11,7 @@ import pytest
 import torch
 from pmfed_server.checkpoint import read_checkpoint, write_checkpoint
 
+from pmfed.errors import StudyError
 from pmfed.methods.optimizer import ServerOptimizer
 from pmfed.study.training import Optimizer, Training
 
@@ -98,9 +99,7 @@ def test_a_restored_optimizer_goes_on_to_the_bit(name: str, tmp_path: Path) -> N
 
 
 def test_fedavg_moves_by_the_mean_change_and_averages_too() -> None:
-    spec = Training(
-        algorithm="fedavg", rounds=4, local_learning_rate=0.1, optimizer=Optimizer(learning_rate=9.0), average_last=0.5
-    )
+    spec = Training(algorithm="fedavg", rounds=4, local_learning_rate=0.1, average_last=0.5)
     optimizer = ServerOptimizer(spec, START, PLACE)
     for change in GRADIENTS[:4]:
         optimizer.replace(change.__getitem__)
@@ -129,6 +128,39 @@ def test_with_fedavg_adam_and_yogi_step_the_way_the_models_went(name: Any) -> No
         spread = np.sqrt(second / (1 - 0.99**number)) + 1e-3
         model = model + 0.3 * first / (1 - 0.9**number) / spread
         np.testing.assert_allclose(optimizer.parameters[:], model, rtol=2e-5, atol=2e-6)
+
+
+def test_the_mean_slope_of_the_sites_steps_is_kept_for_the_next_and_over_a_restart(tmp_path: Path) -> None:
+    spec = Training(
+        algorithm="fedavg", rounds=4, local_steps=5, local_learning_rate=0.2, control_variates=True, average_last=0.0
+    )
+    optimizer = ServerOptimizer(spec, START, PLACE)
+    assert optimizer.control is not None
+    assert not optimizer.control[:].any()
+    optimizer.replace(GRADIENTS[0].__getitem__)
+    np.testing.assert_allclose(optimizer.parameters[:], START + GRADIENTS[0], rtol=1e-5)
+    np.testing.assert_allclose(optimizer.control[:], -GRADIENTS[0], rtol=1e-5)  # five steps of 0.2 went this way
+    write_checkpoint(tmp_path, optimizer.state(), {"round": 1})
+    found = read_checkpoint(tmp_path)
+    assert found is not None
+    again = ServerOptimizer(spec, START, PLACE)
+    again.restore(found[0])
+    assert again.control is not None
+    assert again.control[:].tobytes() == optimizer.control[:].tobytes()
+
+
+@pytest.mark.parametrize("key", ["optimizer.learning_rate", "local_learning_rate"])
+def test_a_model_that_diverged_is_told_by_the_key_that_made_it(key: str) -> None:
+    """Sites would refuse such a model, one after another, and it would look as if they had failed."""
+    far = np.full(SIZE, 1e38)
+    with pytest.raises(StudyError, match=rf"^training\.{key}: .* diverged"):  # noqa: PT012 (which step it is does not matter)
+        if key == "local_learning_rate":
+            averaging = ServerOptimizer(Training(algorithm="fedavg", rounds=9, local_learning_rate=1.0), START, PLACE)
+            for _ in range(5):
+                averaging.replace(far.__getitem__)
+        stepping = ServerOptimizer(Training(rounds=9, optimizer=Optimizer(learning_rate=1.0)), START, PLACE)
+        for _ in range(5):
+            stepping.step(far.__getitem__)
 
 
 def test_the_start_is_not_touched() -> None:

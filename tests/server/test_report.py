@@ -16,9 +16,11 @@ import example_run
 import pytest
 from PIL import Image
 from pmfed_server.report import spending, statement, table, write_report
-from pmfed_server.report.charts import Scale, wilson
+from pmfed_server.report.agreement import wilson
+from pmfed_server.report.charts import Scale
 from pmfed_server.report.figures import delta_text, epsilon_text, interval, number
-from pmfed_server.report.words import ceiling, headline, percent_up
+from pmfed_server.report.promise import ceiling, percent_up
+from pmfed_server.report.words import headline
 from pmfed_server.results import privacy_of
 from pmfed_simulations.bench.records import MOST, visits_study
 from rich.console import Console

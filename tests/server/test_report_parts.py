@@ -93,7 +93,7 @@ def test_inputs_stand_with_their_public_constants_and_the_study_as_text(tmp_path
     shown = page(tmp_path, whole())
     (inputs,) = [lines for lines in shown.tables if lines[0] == ["Modality", "Input", "Public constants"]]
     assert inputs[1:] == [["clinical (table)", "age", "minimum 0.0; maximum 120.0; mean 60.0; scale 15.0"]]
-    assert 'title = "A small study"' in "".join(shown.text)
+    assert '\ntitle = "A small study"\n' in "".join(shown.text)  # line by line
 
 
 @pytest.mark.parametrize("name", built_in_studies())
@@ -147,6 +147,127 @@ def test_charts_of_every_threshold_are_there_with_their_areas(tmp_path: Path) ->
     assert f"average precision {result['metrics']['test']['auprc']:.3f}" in words
     assert "act on none" in words
     assert "sensitivity at 0.2" in words
+
+
+def test_accuracy_stands_beside_what_no_model_would_reach(tmp_path: Path) -> None:
+    result, rounds, curves = example_run.multiclass()
+    assert "Commonest class" not in page(tmp_path, (result, rounds, curves)).words
+    result["metric"] = {"name": "accuracy", "label": "accuracy", "higher_is_better": True}
+    result["metrics"]["test"] |= {"accuracy": 0.668, "no_information": 0.663}
+    shown = page(tmp_path, (result, rounds, curves))
+    assert any(line[0].startswith("Commonest class for all") and line[1] == "0.663" for line in shown.tables[0])
+    assert "; the commonest class for all has 0.663." in shown.words
+    result["metric"] = {"name": "auroc", "label": "AUROC", "higher_is_better": True}
+    assert "Commonest class" not in page(tmp_path, (result, rounds, curves)).words
+
+
+@pytest.mark.parametrize(("coarse", "noise", "off"), [(False, 0.0, 0.05), (True, 6.0, 0.08)])
+def test_the_flexible_calibration_curve_bends_where_the_truth_does(coarse: bool, noise: float, off: float) -> None:
+    random = np.random.default_rng(3)
+    logits = random.normal(-1.4, 1.2, 6000)
+
+    def true(z: Any) -> Any:
+        return 1 / (1 + np.exp(-(0.3 + 0.7 * z + 0.2 * z**2)))
+
+    truth = (random.random(6000) < true(logits)).astype(float)
+    task = Binary(outcome_of(column="y", task="binary", classes=("no", "yes"), baseline=0.2), coarse)
+    total = task.rows(logits[:, None], truth).sum(axis=0) + random.normal(0, noise, task.cells)
+    curve = task.curves(total, noise)["calibration_curve"]
+    at = np.log([p["predicted"] / (1 - p["predicted"]) for p in curve])
+    middle = (at > -3.4) & (at < 0.6)
+    observed, low, high = (np.array([p[key] for p in curve]) for key in ("observed", "low", "high"))
+    assert np.abs(observed - true(at))[middle].max() < off
+    assert (low <= observed + 0.03).all()
+    assert (observed <= high + 0.03).all()
+    if noise:  # the band holds the noise too: it is wider than without
+        narrow = task.curves(total)["calibration_curve"]
+        assert (high - low).mean() > 1.1 * np.mean([p["high"] - p["low"] for p in narrow])
+    straight = task.rows(logits[:, None], (random.random(6000) < 1 / (1 + np.exp(-logits))).astype(float)).sum(axis=0)
+    fair = task.curves(straight)["calibration_curve"]
+    assert max(abs(p["observed"] - p["predicted"]) for p in fair if 0.03 < p["predicted"] < 0.6) < off
+    assert task.curves(total * (8 / 6000))["calibration_curve"] == []  # too few to tell
+
+
+def test_a_sample_size_statement_is_that_of_riley_and_others(tmp_path: Path) -> None:
+    result, rounds, curves = whole()
+    result |= {"task": "binary", "parameters": 21}
+    result["design"]["expected_patients"] = 1000
+    share, loss = 0.2, 0.4
+    result["metrics"]["test"] |= {"no_information": 1 - share, "log_loss": loss}
+    words = page(tmp_path, (result, rounds, curves)).words
+    assert (
+        "about 200 of them on the rarer side of the outcome, at the share seen among the held-out, 9.5 per parameter"
+        in words
+    )
+    null = -(share * np.log(share) + (1 - share) * np.log(1 - share))
+    ratio = 2 * 1000 * (null - loss)  # likelihood ratio statistic of that many patients
+    fit = 1 - np.exp(-ratio / 1000)
+    assert f"R² {fit:.3f}" in words
+    assert f"of that size is about {1 - 20 / ratio:.2f};" in words  # van Houwelingen and Le Cessie
+    needed = int(re.search(r"about (\d+) patients are needed", words)[1])  # type: ignore[index]
+    factor = 0.9
+    assert needed == pytest.approx(20 / ((factor - 1) * np.log(1 - fit / factor)), abs=1)  # Riley's first criterion
+    result["metrics"]["test"] |= {"log_loss": null + 0.01}
+    assert "no better than the share" in page(tmp_path, (result, rounds, curves)).words
+    result["over_patients"] = {
+        "no_information": 0.5,
+        "log_loss": 0.4,
+    }  # a mean over hospitals knows no share of patients
+    assert "about 500 of them" in page(tmp_path, (result, rounds, curves)).words
+
+
+def test_what_becomes_of_missing_values_and_the_bias_are_said(tmp_path: Path) -> None:
+    said = " ".join(design_of(small_study(CLINICAL))["missing"])
+    assert "A missing number counts as its public mean" in said
+    assert "of clinical.age nothing says that a value is missing" in said
+    flagged = {"clinical": {**CLINICAL["clinical"], "features": {"age": AGE["age"] | {"indicator": True}}}}
+    said = " ".join(design_of(small_study(flagged))["missing"])
+    assert "is an input of its own for clinical.age" in said
+    assert "Bias" not in said
+    result, rounds, curves = whole()
+    assert "A missing number counts as" in page(tmp_path, (result, rounds, curves)).words
+
+
+def test_the_checklist_is_filled_where_the_run_knows(tmp_path: Path) -> None:
+    result, rounds, curves = whole()
+    result["task"] = "binary"
+    shown = page(tmp_path, (result, rounds, curves))
+    (lines,) = [table for table in shown.tables if table[0] == ["Item", "Asks for", "Where, or what"]]
+    said = {line[0]: line[2] for line in lines[1:]}
+    assert said["4"] == said["17"] == "–"  # the authors'
+    assert said["14"] == "–"
+    assert result["fingerprint"] in said["18c"]
+    assert said["15"].startswith("a probability; decisions: sensitivity at 0.2")
+    test = result["metrics"]["test"]
+    assert said["23a"].startswith(f"AUROC {test['auroc']:.3f} (95 % {test['auroc_low']:.3f} to")
+    filled = sum(line[2] != "–" for line in lines[1:])
+    assert f"TRIPOD+AI checklist: {filled} of {len(lines) - 1} lines filled" in shown.words
+    result["subgroups"] = {
+        "all": {"patients": 500, "metrics": test},
+        "by": [{"name": "clinical.sex", "label": "sex", "groups": [{"name": "f", "patients": 240, "metrics": test | {"auroc": 0.7}},
+                                                                   {"name": "x", "patients": 4, "metrics": {}}]}],
+    }  # fmt: skip
+    result["robustness"] = {
+        "unaltered": test,
+        "altered": [{"name": "noisy-inputs", "label": "noise", "metrics": test | {"auroc": test["auroc"] - 0.05}}],
+    }
+    shown = page(tmp_path, (result, rounds, curves))
+    (groups,) = [table for table in shown.tables if table[0][0] == "Subgroup"]
+    assert groups[2][:3] == ["sex: f", "240", "0.700"]
+    assert groups[3][:4] == ["sex: x", "4", "–", "–"]
+    assert "Of a group with a dash too few were held out" in shown.words
+    (worse,) = [table for table in shown.tables if table[0][0].startswith("Inputs of")]
+    assert worse[2][3] == "−0.050"
+    assert "by sex" in shown.words
+
+
+def test_digests_and_the_commit_are_told(tmp_path: Path) -> None:
+    result, rounds, curves = whole()
+    result["sites"][0]["data"] = "ab" * 32
+    result["versions"]["commit"] = "cd" * 20
+    words = page(tmp_path, (result, rounds, curves)).words
+    assert "ab" * 32 in words
+    assert "cd" * 20 in words
 
 
 def test_epsilon_over_colluders_goes_through_the_views_of_the_promise() -> None:

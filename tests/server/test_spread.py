@@ -111,6 +111,27 @@ def test_a_model_beside_itself_differs_by_nothing() -> None:
     assert paired(TASK, "auroc", one, one, "sites") == {"value": 0.0, "low": 0.0, "high": 0.0}
 
 
+@pytest.mark.parametrize("average", ["patients", "sites"])
+def test_few_sites_are_paired_over_their_folds(average: str) -> None:
+    """Of three sites with four folds each: what is left out is a fold of one site."""
+    places = {f"s{place}": f"{'abc'[place % 3]}/{place // 3}" for place in range(12)}
+    one, other = ({places[name]: total for name, total in line.items()} for line in lines(0.6, 0.3))
+
+    def gap(names: list[str]) -> float:
+        both = []
+        for line in (one, other):
+            sites = [np.sum([line[name] for name in names if name[0] == site], axis=0) for site in "abc"]
+            both.append(measured(TASK, sites if average == "sites" else [np.sum(sites, axis=0)])["auroc"])
+        return float(both[0] - both[1])
+
+    found, names = paired(TASK, "auroc", one, other, average), list(one)
+    assert found is not None
+    assert found["value"] == pytest.approx(gap(names), abs=1e-6)
+    left = np.array([gap([name for name in names if name != out]) for out in names])
+    error = np.sqrt(11 / 12 * ((left - left.mean()) ** 2).sum())
+    assert found["high"] - found["value"] == pytest.approx(2.20098516 * error, abs=2e-6)
+
+
 def test_other_sites_or_too_few_cannot_be_paired() -> None:
     one, other = lines(0.5, 0.2)
     assert paired(TASK, "auroc", one, {**other, "more": other["s0"]}, "patients") is None

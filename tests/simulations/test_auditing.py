@@ -298,7 +298,14 @@ def test_randomness_is_the_secret_one_of_an_agent_that_is_no_rehearsal() -> None
     "sections",
     [
         {"privacy": {"unit": "record"}},
-        {"training": {"algorithm": "fedavg", "local_steps": 3, "local_learning_rate": 0.1}},
+        {
+            "training": {
+                "algorithm": "fedavg",
+                "local_steps": 3,
+                "local_learning_rate": 0.1,
+                "optimizer": {"name": "sgd", "learning_rate": 1.0},
+            }
+        },
         {"evaluation": {"release": "private", "per_site": False}},
         {"model": {"kind": "linear"}},
     ],

@@ -14,15 +14,15 @@ from pmfed_client.site.site import read_sites
 from pmfed_simulations.hospitals.history import FEWEST
 from pmfed_simulations.hospitals.model import FREQUENCIES
 from pmfed_simulations.hospitals.truth import Truth
+from pmfed_simulations.studies import find_study
 from pmfed_simulations.studies.hospitals.law import EFFECTS, PANEL, PROFILES, VALUES, log_odds
-from pmfed_simulations.studies.hospitals.sites import STUDY, render, write_hospitals
+from pmfed_simulations.studies.hospitals.sites import render, write_hospitals
 from sklearn.metrics import roc_auc_score
 
 from pmfed.cohort import Cohort, read_cohort
 from pmfed.cohort.split import held_out
 from pmfed.errors import UsageError
 from pmfed.modality import Genotypes, Images, Table
-from pmfed.study import Study
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Truth]:
 
 @pytest.fixture(scope="module")
 def cohorts(made: tuple[Path, Truth]) -> dict[str, Cohort]:
-    study = Study.read(STUDY)
+    study = find_study("hospitals")
     return {site.name: read_cohort(study, site.sources, site.name) for site in read_sites(made[0])}
 
 
@@ -108,7 +108,7 @@ def test_one_hospital_has_no_pictures_and_one_no_genotypes(
 
 def test_the_files_fit_the_study(made: tuple[Path, Truth], cohorts: dict[str, Cohort]) -> None:
     _, truth = made
-    study = Study.read(STUDY)
+    study = find_study("hospitals")
     clinical, genotype, image = (study.modalities[name] for name in ("clinical", "genotype", "image"))
     assert isinstance(clinical, Table)
     assert isinstance(genotype, Genotypes)
@@ -149,7 +149,7 @@ def test_best_auc_agrees_with_independent_code(made: tuple[Path, Truth]) -> None
     out, truth = made
     known = pd.read_csv(out / "truth.csv")
     summary = json.loads((out / "truth.json").read_text())
-    study = Study.read(STUDY)
+    study = find_study("hospitals")
     test = held_out(known["ids"].tolist(), study.evaluation.split_key, study.evaluation.test_fraction)
     for where, end in ((slice(None), ""), (test, "_held_out")):
         outcome = known["outcome"][where]

@@ -92,7 +92,7 @@ def test_the_reason_of_a_failure_comes_through(tmp_path: Path) -> None:
     study.write_text(prepare(Options("digits", str(tmp_path / "written"))).study.to_toml())
     told = {}
     for engine in ("local", "ray"):
-        said = command(tmp_path / engine, "--engine", engine, "--sites", str(sites))
+        said = command(tmp_path / engine, "--engine", engine, "--sites", str(sites), "--charge-ledger")
         said[said.index("digits")] = str(study)
         done = subprocess.run(said, capture_output=True, text=True, timeout=SLOW, check=False)
         said_last = done.stderr[done.stderr.index("error PM") :]  # above it, the log of the agents in this process

@@ -50,6 +50,7 @@ from pmfed_client.ledger.ledger import Ledger
 from pmfed_client.site.approval import read_approval
 from pmfed_client.site.approve import check_approved
 from pmfed_client.site.audit_log import AuditLog
+from pmfed_client.site.data_digest import data_digest, keep_digest, kept_digest
 from pmfed_client.site.pause import check_open
 from pmfed_client.site.site import Site
 
@@ -320,6 +321,7 @@ class Agent:
                 run, study.fingerprint(), entries(study, plan, self._fold), self.site.policy.budget,
                 per_study=self.site.policy.study_epsilon, allowance=allowance,
             )  # fmt: skip
+            keep_digest(self.site, run, data_digest(cohort, Identity.at(self.site.identity).derived(f"data {run}")))
         queries = schedule(study)
         order = Order(queries)
         if self._audit is not None and self._audit.path.exists():
@@ -348,6 +350,8 @@ class Agent:
         self.ledger.finish(request.run)
         Shelf(self.site.personal, request.run).clear()
         receipt = {"site": self.site.name, **self.ledger.receipt(request.run)}
+        if digest := kept_digest(self.site, request.run):
+            receipt["data"] = digest
         return Identity.at(self.site.identity).signed(receipt)
 
     # -- helpers --------------------------------------------------------------------------------------------------

@@ -14,12 +14,14 @@ import numpy.typing as npt
 
 from pmfed.cohort import Cohort
 from pmfed.errors import ProtocolError
+from pmfed.privacy.mechanism import Role
 from pmfed.privacy.noise import LARGEST
 from pmfed.privacy.plan import PrivacyPlan
 from pmfed.privacy.precision import Precision
 from pmfed.queries.bounded import bounded_sum
 from pmfed.queries.gradient import Step
 from pmfed.queries.query import Query, RowSum, check_fits
+from pmfed.recalibration import Line
 from pmfed.secagg.grid import Words
 from pmfed.study import Study
 from pmfed.wire import Shapes
@@ -32,15 +34,23 @@ State = Mapping[str, npt.NDArray[Any]]
 
 @dataclass(frozen=True)
 class Lent:
-    """The patients a query may look at, and the loaded model's outputs for them."""
+    """The patients a query may look at, and the loaded model's outputs for them, recalibrated by a line if one came."""
 
     cohort: Cohort
     trainer: Trainer | None
+    site: Cohort
+    whose: Role
+    line: Line | None = None
+
+    def as_read(self) -> Cohort:
+        """Return the patients of the query's role as they were read."""
+        return _of_role(self.site, self.whose)
 
     def outputs(self, part: slice) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
         """Return the outputs of the model for some records, (records, out, ...), and which records' are finite."""
         assert self.trainer is not None, "this study has no model"
-        return self.trainer.outputs(self.cohort, part)
+        outputs, finite = self.trainer.outputs(self.cohort, part)
+        return (outputs if self.line is None else self.line(outputs)), finite
 
 
 class Answers:
@@ -101,7 +111,7 @@ class Answers:
         for exact sums of studies and sites that allow them.
         """
         if isinstance(query, Step) and self.trainer is not None:  # by its class: a plug-in cannot call itself one
-            return {"sum": self.trainer.step(state["parameters"], sites, round, attempt)}
+            return {"sum": self.trainer.step(state["parameters"], sites, round, attempt, state.get("control"))}
         if not isinstance(query, RowSum):
             raise ProtocolError(f"'{query.name}' cannot be asked by itself. Nothing was released.")
         grid = query.grid(sites)
@@ -118,12 +128,18 @@ class Answers:
 
     def exact(self, query: RowSum, state: State) -> npt.NDArray[np.float64]:
         """Return a query's bounded sum WITHOUT noise; it stays here."""
-        lent = Lent(self._patients(query, state), self.trainer)
+        lent = self.lent(query, state)
         return bounded_sum(query.rows(lent, state), query.size, query.bound, lent.cohort.patients)
 
-    def _patients(self, query: RowSum, state: State) -> Cohort:
+    def lent(self, query: RowSum, state: State) -> Lent:
+        """Return what a query may look at, with the model it came with loaded."""
         if query.scaled and self.trainer is not None:
-            return self.trainer.held_out(query, state["parameters"])
-        if query.whose == "all":
-            return self.cohort
-        return self.cohort.select(self.cohort.training == (query.whose == "train"))
+            patients = self.trainer.scored(query, state["parameters"])
+        else:
+            patients = _of_role(self.cohort, query.whose)
+        line = Line.of(state["recalibration"]) if "recalibration" in query.state else None
+        return Lent(query.seen(patients), self.trainer, self.cohort, query.whose, line)
+
+
+def _of_role(cohort: Cohort, whose: Role) -> Cohort:
+    return cohort if whose == "all" else cohort.select(cohort.training == (whose == "train"))

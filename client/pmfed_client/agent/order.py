@@ -15,6 +15,8 @@ from pmfed.queries.query import Query, Stage
 from pmfed.wire import Arrays, Request
 
 BEGUN = (0, -1)
+LOOKS: tuple[Stage, ...] = ("look", "fit", "last")
+ENDS: tuple[tuple[Stage, str], ...] = (("fit", "what fits the final state"), ("last", "what comes last"))
 Place = tuple[int, int]
 """(round, attempt)"""
 
@@ -33,13 +35,15 @@ class Order:
     before a look at a later one, and no look before a later round, but for one: a run whose last round failed at another
     site, and may take no more, asks about the state it had before. What comes first is asked before the first round; after a
     look out of turn (as that one is), or at the last round, no further round is begun; each (round, attempt) of a look is
-    answered once, and exact ones at most ``times`` times. What comes last is asked about last: no round comes after it.
+    answered once, and exact ones at most ``times`` times. What fits the final state is asked after the last round, and before
+    what comes last; what comes last is asked about last: no round comes after either.
     """
 
     def __init__(self, queries: Sequence[Query]) -> None:
         self._queries = {query.name: query for query in queries if query.stage != "within"}
         self._rounds = max((query.times for query in queries if query.stage == "round"), default=0)
         self._places: dict[Stage, Place] = {}
+        self._newest: dict[str, Place] = {}
         self._answers: Counter[str] = Counter()
         self.over = False
 
@@ -62,7 +66,7 @@ class Order:
         """Note a request that is about to be answered; ProtocolError when it is out of order."""
         query, place = self.query(request), (request.round, request.attempt)
         if query.stage == "first":
-            if request.round != 0 or any(self._at(stage) > BEGUN for stage in ("round", "look", "last")):
+            if request.round != 0 or any(self._at(stage) > BEGUN for stage in ("round", "look", "fit", "last")):
                 raise _out_of_order(f"{query.label} are learned before the first step")
         elif not (query.stage == "round") <= request.round <= self._rounds:
             raise _out_of_order(f"the study has {self._rounds} rounds, and this is said to be round {request.round}")
@@ -74,16 +78,19 @@ class Order:
 
     def _take_round(self, request: Request) -> None:
         looked = self._at("look")[0]
-        if self._at("last") > BEGUN:
-            raise _out_of_order("what comes last was asked for already")
+        for stage, what in ENDS:
+            if self._at(stage) > BEGUN:
+                raise _out_of_order(f"{what} was asked for already")
         if request.round < looked or (self.over and request.round > looked):
             raise _out_of_order(f"the model of round {looked} was evaluated already")
 
     def _take_look(self, query: Query, place: Place) -> None:
-        other: Stage = "look" if query.stage == "last" else "last"
         # The oldest state that may be looked at is the one before the last round, should that have come to nothing.
-        if place[0] < max(self._at("round")[0] - 1, self._at(other)[0]) or place <= self._at(query.stage):
+        oldest = max(self._at("round")[0] - 1, *(self._at(stage)[0] for stage in LOOKS))
+        if place[0] < oldest or place <= self._newest.get(query.name, BEGUN):
             raise _out_of_order("a model of an earlier round, or this very one, is asked about again")
+        if query.stage == "fit" and self._at("last") > BEGUN:
+            raise _out_of_order("what comes last was asked for already")
         if query.exact and self._answers[query.name] >= query.times:
             raise _out_of_order(
                 f"'{query.name}' was answered {self._answers[query.name]} times in this run, and it needs no more"
@@ -94,6 +101,7 @@ class Order:
 
     def _note(self, query: Query, place: Place) -> None:
         self._places[query.stage] = max(self._at(query.stage), place)
+        self._newest[query.name] = max(self._newest.get(query.name, BEGUN), place)
         self._answers[query.name] += 1
         if query.stage == "look":
             in_turn = query.due(place[0]) and place[0] >= self._at("round")[0]

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 
 from pmfed.cohort import Cohort
+from pmfed.cohort.split import set_aside
 from pmfed.cohort.statistics import solve as solve_statistics
 from pmfed.cohort.statistics import statistics_size
 from pmfed.models import build, load
@@ -79,24 +80,29 @@ class Trainer:
         self.own: Own | None = None
         if study.tuned and shelf:
             self.own = Own(study, plan["personal"], plan.sites, shelf, self.device, precision)
+        self._control: npt.NDArray[np.float64] | None = None  # of this site: the slope of its last local steps
         self._ready: tuple[Batch, Cohort] | None = None
+        self._checked = cohort  # who the model is recalibrated on, once that is prepared
 
     @property
     def training(self) -> Batch:
         """This site's training records, for a study whose inputs are all scaled by public constants."""
         return self._prepare(np.zeros(self.size + self.scales, np.float32))[0]
 
-    def held_out(self, query: Query, sent: Parameters) -> Cohort:
-        """Return the held-out patients, with the model that a query is about loaded: the common one, or the site's own."""
+    def scored(self, query: Query, sent: Parameters) -> Cohort:
+        """Return the patients a query looks at, with the model it is about loaded: the common one, or the site's own.
+
+        Of training patients they are those that the model is recalibrated on.
+        """
         if isinstance(query, OwnScores):
             assert self.own is not None
             whole = self.own.result(sent[: self.size], sent[self.size :])
         else:
             whole = self.parts.join(sent[: self.size], mean=True)
             self.parts.keep(whole, sent[self.size :])
-        _, patients = self._prepare(sent)
+        _, held_out = self._prepare(sent)
         load(self.model, whole)
-        return patients
+        return self._checked if query.whose == "train" else held_out
 
     def outputs(self, cohort: Cohort, part: slice) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
         """Return the loaded model's outputs for some records, 0 where they are not finite, and where they are."""
@@ -110,7 +116,7 @@ class Trainer:
             log.warning("%d record(s) left out of a sum: their scores are not finite.", int((~finite).sum()))
         return outputs.double().nan_to_num(0.0, 0.0, 0.0).numpy(), finite
 
-    def step(self, sent: Parameters, sites: int, round: int, attempt: int) -> Words:
+    def step(self, sent: Parameters, sites: int, round: int, attempt: int, control: Parameters | None = None) -> Words:
         """Return this site's share of one round.
 
         Parameters
@@ -121,6 +127,8 @@ class Trainer:
             Sites in this attempt.
         round, attempt
             Name the randomness.
+        control
+            The mean slope of all sites' last local steps, in a study with control variates.
 
         Guarantee
         ---------
@@ -135,7 +143,7 @@ class Trainer:
         load(self.model, self.parts.join(sent[: self.size]))
         source, grid = self.draw(query.name, round, attempt), query.grid(sites)
         if not query.shared:
-            return grid.encode(self._local_steps(sent[: self.size], batch, sites, source, grid.reach))
+            return grid.encode(self._local_steps(sent[: self.size], batch, sites, source, grid.reach, control))
         noisy = self._noisy_sum(batch, sites, source)
         answer = grid.encode(noisy[~self.parts.mask])  # may refuse
         self.parts.learn(noisy[self.parts.mask], round)
@@ -168,21 +176,28 @@ class Trainer:
         return noisy.vector
 
     def _local_steps(
-        self, start: Parameters, batch: Batch, sites: int, source: Source, reach: float
+        self, start: Parameters, batch: Batch, sites: int, source: Source, reach: float, control: Parameters | None
     ) -> npt.NDArray[np.float64]:
         """DP-SGD steps here, each with the whole noise; what leaves is how far the model moved.
 
-        The pull towards ``start`` knows no patient: it is added outside the clip and costs nothing.
+        The pull towards ``start`` knows no patient: it is added outside the clip and costs nothing. Nor does the control
+        variate of this site: it is made of how far the model moved in the round before, which is private by then. Whoever
+        has none, in a first round or after a restart, takes all sites' and is not corrected.
         """
         training = self.study.training
         assert training.local_learning_rate is not None
-        expected = self.mechanism.sampling_rate * self.study.cohort.expected_patients / sites
+        expected = self.mechanism.sampling_rate * self.study.patients_stepped / sites
         moved = start.astype(np.float64)
+        own = control if self._control is None else self._control
+        correction = 0.0 if control is None or own is None else control.astype(np.float64) - own
         for _ in range(training.local_steps):
-            pull = training.proximal * (moved - start)
+            pull = training.proximal * (moved - start) + correction
             moved -= training.local_learning_rate * (self._noisy_sum(batch, sites, source) / expected + pull)
             load(self.model, moved.astype(np.float32))
-        return np.clip(moved - start, -reach, reach)  # post-processing: every step was private already
+        move = np.clip(moved - start, -reach, reach)  # post-processing: every step was private already
+        if control is not None:
+            self._control = -correction - move / (training.local_steps * training.local_learning_rate)
+        return move
 
     def _prepare(self, sent: Parameters) -> tuple[Batch, Cohort]:
         """Return training tensors and held-out patients, scaled by the statistics that came with the model."""
@@ -191,7 +206,9 @@ class Trainer:
             cohort = self.cohort
             if self.scales:
                 cohort = cohort.scaled(solve_statistics(self.study, sent[self.size :].astype(np.float64)))
-            training = cohort.select(cohort.training)
+            aside = set_aside(cohort.ids, self.study.evaluation.split_key, self.study.set_aside)
+            training = cohort.select(cohort.training & ~aside)
+            self._checked = cohort.select(cohort.training & aside) if self.study.set_aside else training
             owner = training.owner if self.mechanism.unit == "patient" else np.arange(len(training.owner))
             first, count = np.unique(owner, return_index=True, return_counts=True)[1:]
             batch = Batch(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from rich.console import Console
 from rich.table import Table
 
 from pmfed.errors import LedgerError
+from pmfed.privacy.rounding import rounded_up
+from pmfed.terminal import console
 from pmfed_client.ledger.ledger import Ledger
 from pmfed_client.site.site import Site
 
@@ -22,13 +23,13 @@ def show_ledger(site: Site) -> None:
     ledger = open_ledger(site)
     allowed, delta = site.policy.budget
     rows = list(ledger.rows())
-    console = Console(markup=False, highlight=False)
-    console.print(f"{site.name}  {len(rows)} rows, the chain is whole", style="bold")
+    screen = console()
+    screen.print(f"{site.name}  {len(rows)} rows, the chain is whole", style="bold")
     for cohort in sorted({row.cohort for row in rows if row.cohort}):
         if delta > 0:
             spent, held = (ledger.spent(cohort, delta, reserved=reserved) for reserved in (False, True))
-            console.print(
-                f"cohort {cohort}: epsilon {spent:.3f} spent, {held:.3f} with what unfinished runs have reserved, of "
+            screen.print(
+                f"cohort {cohort}: epsilon {rounded_up(spent, 3):g} spent, {rounded_up(held, 3):g} with what unfinished runs have reserved, of "
                 f"{allowed:g} (delta {delta:g})",
             )
     table = Table(box=None, pad_edge=False)
@@ -40,5 +41,5 @@ def show_ledger(site: Site) -> None:
         charged = ", ".join(f"{count} {what}" for what, count in said["charges"].items())
         state = "finished" if said["finished"] else "under way"
         state = "ended here" if any(row.run == run and row.kind == "end" for row in rows) else state
-        table.add_row(run[:12], said["study"][:12], since[:16], state, charged, f"{said['epsilon']:.3f}")
-    console.print(table)
+        table.add_row(run[:12], said["study"][:12], since[:16], state, charged, f"{rounded_up(said['epsilon'], 3):g}")
+    screen.print(table)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pmfed import plugins
 from pmfed.errors import ApprovalError, PolicyError, StudyError
-from pmfed.methods import method_class, schedule
+from pmfed.methods import method_class, plan_for, schedule
 from pmfed.plain import plain
 from pmfed.secagg.roster import grouped
 from pmfed.study import Study
@@ -45,21 +45,34 @@ def approve(
 
     Raises
     ------
+    StudyError
+        A run of this study could not work, at this site or another.
     PolicyError
         Nobody agreed; nothing was changed.
     ApprovalError
         The last check found that more than half of a feature is lost, and nobody accepted it.
+    DataError
+        It was never checked here, and the check that is made now finds that the sources do not hold what it needs.
     """
+    # Here, because it loads torch, which the agent's own look at approvals does without.
+    from pmfed_client.agent.dry_step import dry_step
+
     person = who(by)
     site.policy.admit_plugins(study)
-    checked = last_check(site, study)
-    if checked is not None and checked[0]:
+    if last_check(site, study) is None:
+        from pmfed_client.site.check import check  # which reads patients: most who approve have done so before
+
+        check(site, study)
+    left, accepted = last_check(site, study) or ([], [])
+    if left:
         raise ApprovalError(
-            "the last check of this study at this site left open: " + " ".join(checked[0]),
+            "the last check of this study at this site left open: " + " ".join(left),
             f"Mend or accept it, then: pmfed site check STUDY.toml {site.folder}",
         )
+    dry_step(study)
     approval = approval or granted(site, study)
-    if not agreed([*terms(site, study), *_losses(checked), "", *approval.words(site.policy.delta)]):
+    lines = [*terms(site, study), *_prospect(study), *_losses(accepted), "", *approval.words(site.policy.delta)]
+    if not agreed(lines):
         raise PolicyError("the study was not approved.", "Nothing was changed; this site will not take part in it.")
     site.approved.mkdir(mode=0o700, exist_ok=True)
     path = site.approved / f"{study.fingerprint()}.toml"
@@ -140,7 +153,8 @@ def terms(site: Site, study: Study) -> Iterator[str]:
         yield f"  {query.leaves()}"
         if query.by_site:
             yield "  this site's own part of it, readable by itself"
-    yield "  a signed receipt of what was charged; version and name of this site; times and sizes of its messages"
+    yield "  a signed receipt of what was charged, with a digest of the data that only this site can check; version and name of this"
+    yield "  site; times and sizes of its messages"
     yield "What never leaves  patient ids, values, images, counts of patients, anything of one patient alone"
     if study.parts:
         yield f"                  and the model's {study.parts.method}, which this site keeps in {PERSONAL}/"
@@ -166,14 +180,22 @@ def _meaning(study: Study) -> str:
     return study.outcome.meaning
 
 
-def _losses(checked: tuple[list[str], list[str]] | None) -> list[str]:
-    """Return what is known of values that are lost at this site."""
-    if checked is None:
-        return ["", "Checked           never: 'pmfed site check' tells what this site's sources lose of each feature"]
+def _prospect(study: Study) -> list[str]:
+    """Return what speaks against the study's learning anything, from its public numbers; none where nothing does."""
+    if not method_class(study.method.kind).predicts:
+        return []
+    from pmfed.methods.power import power
+
+    doubt = power(study, plan_for(study, study.privacy.colluders + study.aggregation.dropouts + 2)).verdict()
+    return ["", f"Will it learn     {doubt}"] if doubt else []
+
+
+def _losses(accepted: list[str]) -> list[str]:
+    """Return what this site accepted of values that are lost."""
     return [
         "",
-        "Lost here         " + ("nothing that had to be accepted" if not checked[1] else ""),
-        *(f"  {one}" for one in checked[1]),
+        f"Lost here         {'' if accepted else 'nothing that had to be accepted'}",
+        *(f"  {one}" for one in accepted),
     ]
 
 

@@ -22,6 +22,7 @@ from pmfed.errors import PolicyError
 from pmfed.methods import plan_for
 from pmfed.plain import plain
 from pmfed.study import Study
+from pmfed.terminal import console
 from pmfed_client.site import lost_values
 from pmfed_client.site.site import Site
 
@@ -177,8 +178,8 @@ def progress(site: Site) -> Iterator[Places]:
 
 def show(checked: Checked) -> None:
     """Print what a check found."""
-    console = Console(markup=False, highlight=False)  # a study's words may hold brackets
-    console.print(plain(f"{checked.site}: {checked.study}"), style="bold")
+    screen = console()  # which takes a study's words as they are, brackets and all
+    screen.print(plain(f"{checked.site}: {checked.study}"), style="bold")
     for title, lines in sections(checked):
         table = Grid(
             box=None, show_header=False, pad_edge=False, title=f"\n{title}", title_justify="left", title_style="bold"
@@ -188,11 +189,11 @@ def show(checked: Checked) -> None:
         table.add_column(justify="right", style="dim")
         for line in lines:
             table.add_row(plain(line.name), line.count, "" if line.share is None else f"{line.share:.0%}")
-        console.print(table)
+        screen.print(table)
     for warning in checked.warnings:
-        console.print("note", plain(warning), style="yellow", soft_wrap=True)
+        screen.print("note", plain(warning), style="yellow", soft_wrap=True)
     for reason in checked.red:
-        console.print("NOT READY", plain(reason), style="bold red", soft_wrap=True)
+        screen.print("NOT READY", plain(reason), style="bold red", soft_wrap=True)
 
 
 def sections(checked: Checked) -> list[tuple[str, tuple[Line, ...]]]:

@@ -9,10 +9,14 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import TypeAdapter, ValidationError
 
+from pmfed.cohort.survey import Survey, data_lines, study_lines
 from pmfed.errors import UsageError
 from pmfed.modality import Name
 from pmfed.secagg.keys import Identity
 from pmfed_client.site.site import FILE, Site
+
+DRAFT = "draft-study.toml"
+"""What a survey of a site's data proposes to ask of it; to be edited."""
 
 TEMPLATE = """\
 # What this hospital's site is called, where its data lies and what it allows: see docs/site.md.
@@ -23,7 +27,7 @@ title = ""
 
 # Source name -> table or folder; the names are those a study uses. Paths are relative to this file, or whole.
 [data]
-# patients = "patients.csv"
+{data}
 
 # The coordinator this site connects to, outward only. Take both from the coordinator; ca.crt lies beside this file.
 # [coordinator]
@@ -44,8 +48,15 @@ title = ""
 """
 
 
-def make_home(folder: Path, name: str) -> Site:
+def make_home(folder: Path, name: str, found: Survey | None = None) -> Site:
     """Make a site's folder: site.toml, identity key, node key, folders; all for its owner alone.
+
+    Parameters
+    ----------
+    folder, name
+        Where, and what the site is called.
+    found
+        What a survey of its data found: proposed as ``[data]``, and as a study in `DRAFT`.
 
     Raises
     ------
@@ -64,7 +75,10 @@ def make_home(folder: Path, name: str) -> Site:
         raise UsageError(f"{folder}: exists and is not empty.", "Choose another folder; nothing is overwritten.")
     folder.mkdir(parents=True, exist_ok=True)
     os.chmod(folder, 0o700)
-    write_private(folder / FILE, TEMPLATE.format(name=name).encode())
+    data = "\n".join(data_lines(found) if found else ['# patients = "patients.csv"'])
+    write_private(folder / FILE, TEMPLATE.format(name=name, data=data).encode())
+    if found is not None:
+        write_private(folder / DRAFT, "\n".join([*study_lines(found, name), ""]).encode())
     site = Site.read(folder)
     for inner in (site.approved, site.courier):
         inner.mkdir(mode=0o700)

@@ -5,10 +5,13 @@ It stays at the site: counts below the site's minimum are shown as "<n", and the
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 from pmfed.cohort.contract.uses import MUCH, Use
+from pmfed.cohort.contract.written import written_of
 from pmfed.study import Study
 from pmfed_client.site.create import write_private
 from pmfed_client.site.site import Site
@@ -77,14 +80,30 @@ def keep(site: Site, study: Study, uses: Mapping[str, Use], reasons: list[str]) 
         for name, use in sorted(uses.items())
     }
     write_private(
-        path, json.dumps({"red": reasons, "accepted": accepted(site, uses), "features": told}, indent=1).encode()
+        path,
+        json.dumps(
+            {"of": _declared(site), "red": reasons, "accepted": accepted(site, uses), "features": told}, indent=1
+        ).encode(),
     )
 
 
+def _declared(site: Site) -> str:
+    """Return a digest of what site.toml says of the sources and of losses: what a check is a check of."""
+    sources = {
+        name: [str(path), written_of(path).model_dump_json() if isinstance(path, Path) else ""]
+        for name, path in site.sources.items()
+    }
+    said = json.dumps([sources, [one.model_dump(mode="json") for one in site.accept]], sort_keys=True)
+    return hashlib.sha256(said.encode()).hexdigest()
+
+
 def last_check(site: Site, study: Study) -> tuple[list[str], list[str]] | None:
-    """Return what the last check of a study left open and what was accepted; None when there was none."""
+    """Return what the last check of a study left open and what was accepted.
+
+    None when there was none, or site.toml has said something else of the sources since.
+    """
     try:
         told = json.loads((site.checked / f"{study.fingerprint()}.json").read_text(encoding="utf-8"))
-        return list(told["red"]), list(told["accepted"])
+        return (list(told["red"]), list(told["accepted"])) if told["of"] == _declared(site) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None

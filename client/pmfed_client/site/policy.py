@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_va
 from pmfed import plugins
 from pmfed.errors import BudgetError, ClosedError, PolicyError
 from pmfed.methods import schedule
-from pmfed.modality import KINDS
+from pmfed.modality import KINDS, known_kinds
 from pmfed.plugins import ADMITTED
 from pmfed.privacy.accounting import epsilon
 from pmfed.privacy.plan import PrivacyPlan
@@ -20,8 +20,8 @@ from pmfed_client.site.hours import span, within, zone
 
 
 def _kind(name: str) -> str:
-    if name not in KINDS and plugins.find("readers", name) is None:
-        raise ValueError(f"'{name}' is no kind of modality; there are {', '.join(KINDS)}")
+    if name not in known_kinds() and plugins.find("readers", name) is None:
+        raise ValueError(f"'{name}' is no kind of modality; there are {', '.join(known_kinds())}")
     return name
 
 

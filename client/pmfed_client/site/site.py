@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Discriminator, Field, Tag
 
-from pmfed.cohort.contract.written import Described
+from pmfed.cohort.contract.written import Described, View
 from pmfed.cohort.imaging.places import Places
 from pmfed.errors import StudyError
 from pmfed.modality import Name
@@ -67,11 +67,15 @@ class _Described(Described):
 
 
 def _form(source: object) -> str:
+    if isinstance(source, View) or (isinstance(source, dict) and "database" in source):
+        return "<view>"
     return "<described>" if isinstance(source, dict | Described) else "<path>"
 
 
 _Source = Annotated[
-    Annotated[str, AfterValidator(_inside), Tag("<path>")] | Annotated[_Described, Tag("<described>")],
+    Annotated[str, AfterValidator(_inside), Tag("<path>")]
+    | Annotated[_Described, Tag("<described>")]
+    | Annotated[View, Tag("<view>")],
     Discriminator(_form),
 ]
 
@@ -238,9 +242,9 @@ class Site(Frozen):
         )
 
 
-def _located(source: str | Described, folder: Path) -> Path | str:
+def _located(source: str | Described | View, folder: Path) -> Path | str:
     """Return where a source is: a path, which knows how its table is written where that is told, or a database's URL."""
-    if isinstance(source, Described):
+    if isinstance(source, Described | View):
         return source.located(folder)
     return source if "://" in source else folder / source
 

@@ -159,10 +159,16 @@ class Values:
 def read_values(
     texts: Sequence[str], decimal: str = ".", thousands: str = "", united: bool = False, missing: Sequence[str] = ()
 ) -> Values:
-    """Read many cells; those that are one of ``missing`` hold nothing."""
+    """Read many cells; those that are one of ``missing``, as text or as the same number (``-9``, ``-9.0``), hold nothing."""
+    codes = {
+        told.number
+        for told in (read_value(code, decimal, thousands) for code in missing)
+        if not math.isnan(told.number)
+    }
     units: dict[str, int] = {"": 0}
     reasons: dict[str, int] = {"": 0}
     found = [NOTHING if text in missing else read_value(text, decimal, thousands, united) for text in texts]
+    found = [NOTHING if one.number in codes and not one.limit and not one.unit else one for one in found]
     return Values(
         np.array([one.number for one in found], dtype=np.float64),
         np.array([one.limit for one in found], dtype=np.int64),

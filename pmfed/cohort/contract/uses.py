@@ -67,6 +67,17 @@ class Use:
         return sum(self.lost.values()) / max(self.values, 1)
 
 
+def of_files(used: int, lost: Mapping[str, int], passed: Mapping[str, int] | None = None) -> Use:
+    """Return what became of pictures, scans, waveforms or notes: how many are used, and why others are not."""
+    every = {why: number for why, number in {**(passed or {}), **lost}.items() if number}
+    return Use(used, passed=every)
+
+
+def of_gaps(records: int, missing: Mapping[str, int], why: str = NOT_MEASURED) -> dict[str, Use]:
+    """Return what became of the values of features of which only is known how many records lack each."""
+    return {key: Use(records - gaps, passed={why: gaps} if gaps else {}) for key, gaps in missing.items()}
+
+
 class Passed:
     """Counts what is passed over, per concept of a study and reason."""
 

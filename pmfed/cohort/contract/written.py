@@ -8,7 +8,7 @@ from pathlib import Path, PosixPath, WindowsPath
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, PositiveFloat, field_validator, model_validator
 
 from pmfed.cohort.contract.times import DateStyle
 from pmfed.validate import Frozen
@@ -31,6 +31,7 @@ class Written(Frozen):
     """How the cells of a table are written. Without it: UTF-8, commas (tabs in .tsv), decimal points, dates year first.
 
     ``missing`` lists, per column (``"*"``: every column), what the site writes where nothing is known, such as ``-9``.
+    ``labels`` says whether the labelled values of a file of SPSS, Stata or SAS are words or numbers where some have none.
     ``timezone`` is the hospital's (``Europe/Berlin``): instants with an offset are shown as its clocks showed them.
     """
 
@@ -41,6 +42,7 @@ class Written(Frozen):
     dates: DateStyle = "iso"
     timezone: Zone | None = None
     sheet: str | None = None
+    labels: Literal["words", "codes"] | None = None
     missing: dict[str, tuple[str, ...]] = Field(default_factory=dict)
 
     @field_validator("encoding")
@@ -112,3 +114,59 @@ class Described(Written):
         """Return the path, which knows how it is written."""
         told = {name: getattr(self, name) for name in Written.model_fields}
         return WrittenPath(folder / self.file, written=Written(**told))
+
+
+class View(Frozen):
+    """A source in ``[data]`` that is a table or view of an SQL database: ``{ database = "postgresql://...", view = "a.b" }``.
+
+    ``${NAME}`` in the URL is taken from the environment, which is where a password belongs. ``timeout`` is how many
+    minutes a query may take.
+    """
+
+    database: Annotated[str, Field(min_length=1, pattern=r"^\w+(\+\w+)?://", repr=False)]
+    view: Annotated[str, Field(pattern=r"^[^\W\d][\w$ ]*(\.[^\W\d][\w$ ]*)?$")]
+    timeout: PositiveFloat = 30.0
+    decimal: Literal[".", ","] = "."
+    thousands: Literal["", ".", ",", " ", "'"] = ""
+    dates: DateStyle = "iso"
+    timezone: Zone | None = None
+    missing: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+
+    @property
+    def written(self) -> Written:
+        """How its texts are written."""
+        return Written(
+            decimal=self.decimal,
+            thousands=self.thousands,
+            dates=self.dates,
+            timezone=self.timezone,
+            missing=self.missing,
+        )
+
+    @model_validator(mode="after")
+    def _fits(self) -> View:
+        _ = self.written
+        return self
+
+    def located(self, folder: Path) -> Path:
+        """Return what goes wherever a path goes, and knows the view."""
+        return ViewPath(self)
+
+
+class ViewPath(WrittenPath):
+    """A view of a database where a path is asked for: messages show it as ``view NAME``, readers ask for its rows."""
+
+    view: View
+
+    def __new__(cls, view: View) -> Any:
+        """Return the view as a path."""
+        self = super().__new__(cls, f"view {view.view}", written=view.written)
+        self.view = view
+        return self
+
+    def __init__(self, view: View) -> None:
+        if sys.version_info >= (3, 12):
+            super().__init__(f"view {view.view}")
+
+    def __reduce__(self) -> Any:
+        return (ViewPath, (self.view,))

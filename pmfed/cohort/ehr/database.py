@@ -1,29 +1,21 @@
-"""Databases of health records: DuckDB files, folders of tables read through DuckDB, and PostgreSQL servers.
-
-Everything is opened to be read, never to be written. A password is never part of a message, and neither is what the
-database itself says of an error: that may quote a row.
-"""
+"""Databases of health records: DuckDB files, folders of tables read through DuckDB, and PostgreSQL servers."""
 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pmfed.cohort.contract.written import PLAIN, Written
 from pmfed.cohort.detected import is_utf8
+from pmfed.cohort.sql import MINUTES, Session, duckdb_engine, duckdb_file, require, server
 from pmfed.cohort.table_rows import read_head
 from pmfed.errors import DataError
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
-BATCH = 50_000
-
-_VARIABLE = re.compile(r"\$\{(\w+)\}")
 _TABLES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet", ".pq")
 _WORDS = frozenset({"vocabulary_id", "domain_id", "concept_class_id", "relationship_id"})
 _NUMBERS = frozenset({"year_of_birth", "month_of_birth", "day_of_birth", "concept_id_1", "concept_id_2"})
@@ -34,6 +26,11 @@ class Table:
 
     def __init__(self, clause: sa.TableClause, columns: dict[str, str], kinds: dict[str, str]) -> None:
         self.clause, self._columns, self._kinds = clause, columns, kinds
+
+    @property
+    def schema(self) -> str | None:
+        """The schema it is in; None for the database's own default."""
+        return getattr(self.clause, "schema", None)
 
     @property
     def names(self) -> list[str]:
@@ -62,10 +59,8 @@ class Database:
 
     Parameters
     ----------
-    engine
-        Of SQLAlchemy.
-    name
-        What messages call it.
+    session
+        One state of it.
     schemas
         Where to look for tables, in order; empty for the database's own default.
 
@@ -75,8 +70,8 @@ class Database:
         It cannot be reached or listed.
     """
 
-    def __init__(self, engine: sa.Engine, name: str, schemas: Sequence[str] = ()) -> None:
-        self.engine, self.name = engine, name
+    def __init__(self, session: Session, schemas: Sequence[str] = ()) -> None:
+        self.session, self.name = session, session.name
         self.tables: dict[str, Table] = {}
         self._list(schemas)
 
@@ -103,18 +98,14 @@ class Database:
                 self.tables.setdefault(table.lower(), Table(clause, columns, kinds))
 
     def rows(self, query: sa.Select[Any]) -> Iterator[Sequence[Any]]:
-        """Yield the rows of a query, `BATCH` at a time; never all at once.
+        """Return the rows of a query, batch by batch; never all at once.
 
         Raises
         ------
         DataError
             The database failed; only the kind of the error is told.
         """
-        with _safely(self.name), self.engine.connect() as connection:
-            if self.engine.dialect.driver == "psycopg":
-                connection = connection.execution_options(postgresql_readonly=True)
-            result = connection.execution_options(stream_results=True).execute(query)
-            yield from result.partitions(BATCH)
+        return self.session.rows(query)
 
     def holds(self, table: str) -> bool:
         """Return whether a table is there and has a row."""
@@ -124,11 +115,6 @@ class Database:
             return False
         query = sa.select(sa.literal(1)).select_from(self.tables[table].clause).limit(1)
         return any(len(rows) for rows in self.rows(query))
-
-    def __del__(self) -> None:
-        engine = getattr(self, "engine", None)
-        if engine is not None:
-            engine.dispose()
 
 
 def among(values: Sequence[int] | Sequence[str]) -> sa.ScalarSelect[Any]:
@@ -140,49 +126,39 @@ def among(values: Sequence[int] | Sequence[str]) -> sa.ScalarSelect[Any]:
     return sa.select(sa.func.unnest(sa.bindparam(None, list(values), type_=ARRAY(kind)))).scalar_subquery()
 
 
-def open_database(where: Path | str, schemas: Sequence[str] = (), written: Written = PLAIN) -> Database:
-    """Open a DuckDB file, a folder of tables or an SQLAlchemy URL to be read; ``written`` is of a folder's text files.
+def open_database(
+    where: Path | str, schemas: Sequence[str] = (), written: Written = PLAIN, minutes: float = MINUTES
+) -> Database:
+    """Open a DuckDB file, a folder of tables or an SQLAlchemy URL to be read.
+
+    Parameters
+    ----------
+    where, schemas
+        The place, and where in it to look for tables.
+    written
+        How a folder's text files are written.
+    minutes
+        How long a query may take.
 
     Raises
     ------
     DataError
         A package is missing, or the database cannot be opened.
     """
-    try:
-        import duckdb_engine  # noqa: F401
-        import sqlalchemy  # noqa: F401
-    except ImportError:
-        raise DataError(
-            "the packages that read databases are not installed.", "Install them: pip install 'pmfed[ehr]'."
-        ) from None
-    if isinstance(where, str):
-        return _server(where, schemas)
-    if where.is_dir():
-        return _folder(where, written)
-    if not where.is_file():
-        raise DataError(f"{where}: there is no such file or folder.", "Check the path in [data] of site.toml.")
-    return Database(_duckdb(str(where.resolve()), read_only=True), str(where), schemas)
+    require()
+    if isinstance(where, str) and not where.startswith("duckdb:"):
+        if (kind := where.partition(":")[0].partition("+")[0]) == "mssql":
+            raise DataError(f"OMOP in databases of kind '{kind}' cannot be read.", "PostgreSQL and DuckDB can.")
+        return Database(server(where, minutes), schemas)
+    path = Path(where.removeprefix("duckdb:///")) if isinstance(where, str) else where
+    if path.is_dir():
+        return _folder(path, written, minutes)
+    if not path.is_file():
+        raise DataError(f"{path}: there is no such file or folder.", "Check the path in [data] of site.toml.")
+    return Database(duckdb_file(str(path.resolve()), str(path), minutes), schemas)
 
 
-def _duckdb(path: str, read_only: bool) -> sa.Engine:
-    import sqlalchemy as sa
-    from sqlalchemy.pool import StaticPool
-
-    closed = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}  # no network
-    arguments: dict[str, Any] = {"config": closed} | ({"read_only": True} if read_only else {})
-    # a database in memory belongs to its one connection
-    pool: dict[str, Any] = {} if read_only else {"poolclass": StaticPool}
-    url = sa.URL.create("duckdb", database=path)
-    engine = sa.create_engine(url, connect_args=arguments, hide_parameters=True, **pool)
-
-    @sa.event.listens_for(engine, "connect")
-    def quieten(connection: Any, _: object) -> None:
-        connection.cursor().execute("SET enable_progress_bar = false")
-
-    return engine
-
-
-def _folder(folder: Path, written: Written) -> Database:
+def _folder(folder: Path, written: Written, minutes: float) -> Database:
     """Show the files of a folder as tables, their ids typed by OMOP's rules for names.
 
     Dates and numbers stay as they are written: what reads them is the same for every source.
@@ -190,8 +166,9 @@ def _folder(folder: Path, written: Written) -> Database:
     import sqlalchemy as sa
 
     root = os.path.realpath(folder)
-    engine = _duckdb(":memory:", read_only=False)
-    with _safely(str(folder)), engine.begin() as connection:
+    engine = duckdb_engine(":memory:", read_only=False)
+    session = Session(engine, str(folder), minutes)
+    with session.safely(), engine.begin() as connection:
         for path in sorted(folder.iterdir()):
             if not path.name.lower().endswith(_TABLES):
                 continue
@@ -206,7 +183,7 @@ def _folder(folder: Path, written: Written) -> Database:
             _check_ids(connection, path, scan, columns)
             typed = ", ".join(f"{_cast(one, parquet)} AS {_name(one.lower())}" for one in columns)
             connection.execute(sa.text(f"CREATE VIEW {_name(table)} AS SELECT {typed} FROM {_plain(scan)}"))
-    return Database(engine, str(folder))
+    return Database(session)
 
 
 def _scan(quoted: str, path: Path, written: Written) -> str:
@@ -247,60 +224,3 @@ def _cast(column: str, parquet: bool) -> str:
     if parquet and (name.endswith(("_datetime", "_date")) or name == "value_as_number"):
         return _name(column)
     return f"CAST({_name(column)} AS VARCHAR)"
-
-
-def _server(text: str, schemas: Sequence[str]) -> Database:
-    import sqlalchemy as sa
-
-    try:
-        url = sa.make_url(text)
-    except (sa.exc.ArgumentError, ValueError):
-        raise DataError(
-            "the URL of a database cannot be read.", "Write it as postgresql://USER:${PASSWORD}@HOST/DATABASE."
-        ) from None
-    kind = url.get_backend_name()
-    if kind not in ("postgresql", "duckdb"):
-        raise DataError(f"databases of kind '{kind}' cannot be read.", "PostgreSQL and DuckDB can.")
-    url = url.set(
-        username=_expanded(url.username),
-        password=_expanded(str(url.password) if url.password is not None else None),
-        host=_expanded(url.host),
-        database=_expanded(url.database),
-    )
-    if kind == "duckdb":
-        return open_database(Path(url.database or ""), schemas)
-    try:
-        import psycopg  # noqa: F401
-    except ImportError:
-        raise DataError(
-            "the package that reads PostgreSQL is not installed.", "Install it: pip install 'pmfed[postgres]'."
-        ) from None
-    engine = sa.create_engine(url.set(drivername="postgresql+psycopg"), hide_parameters=True)
-    return Database(engine, f"the database '{url.database}'", schemas)
-
-
-def _expanded(text: str | None) -> str | None:
-    """Put the environment's variables in."""
-    if text is None:
-        return None
-    for name in _VARIABLE.findall(text):
-        if name not in os.environ:
-            raise DataError(
-                f"the URL of a database names the environment variable {name}, which is not set.", f"Set {name}."
-            )
-    return _VARIABLE.sub(lambda match: os.environ[match.group(1)], text)
-
-
-@contextmanager
-def _safely(name: str) -> Iterator[None]:
-    """Turn whatever a database says into an error that tells only what kind it was."""
-    import sqlalchemy as sa
-
-    try:
-        yield
-    except sa.exc.SQLAlchemyError as error:
-        kind = type(getattr(error, "orig", None) or error).__name__
-        raise DataError(
-            f"{name}: the database cannot be opened or read ({kind}).",
-            "Is it running, is the password right, may this user read its tables, and does no other program hold it open?",
-        ) from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 from zoneinfo import ZoneInfo
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveFloat, model_validator
 
 from pmfed.cohort.contract.written import Written, Zone
 from pmfed.modality.ehr import Code, Domain
@@ -66,13 +66,14 @@ class OmopPlace(Frozen):
     """``[omop]``: an OMOP database: a file or folder beside this file, or an SQLAlchemy URL.
 
     ``${NAME}`` in a URL is taken from the environment, which is where a password belongs. ``patient`` says which
-    column of the table ``person`` the cohort table's patient ids are.
+    column of the table ``person`` the cohort table's patient ids are. ``timeout`` is how many minutes a query may take.
     """
 
     database: str = Field(repr=False)  # a URL may hold a password
     tables: str | None = Field(default=None, alias="schema")
     vocabulary: str | None = None
     patient: Literal["person_id", "person_source_value"] = "person_id"
+    timeout: PositiveFloat = 30.0
 
 
 class FhirPlace(Frozen):

@@ -60,7 +60,7 @@ class Export:
         if where.is_dir():
             root = os.path.realpath(where)
             there = sorted(path for path in where.rglob("*") if path.is_file() and not path.name.startswith("."))
-            files = [path for path in there if _kind(path) or _is_json(path)]
+            files = [path for path in there if _kind(path) or begins_as_resource(path)]
             taken = set(files)
             self.passed_over = Counter(_ending(path) for path in there if path not in taken)
             outside = sum(os.path.commonpath([root, os.path.realpath(path)]) != root for path in files)
@@ -132,7 +132,7 @@ def _opened(path: Path) -> IO[bytes]:
     return cast(IO[bytes], gzip.GzipFile(fileobj=file)) if packed or path.name.lower().endswith(_PACKED) else plain
 
 
-def _is_json(path: Path) -> bool:
+def begins_as_resource(path: Path) -> bool:
     """Return whether a file whose name does not tell begins as resources do."""
     try:
         with _opened(path) as file:
@@ -151,7 +151,7 @@ def _ending(path: Path) -> str:
 def holds_resources(path: Path) -> bool:
     """Return whether a file, or a file of a folder, is named or begins as one of resources."""
     files = [path] if path.is_file() else (one for one in path.rglob("*") if one.is_file())
-    return any(_kind(one) or _is_json(one) for one in files if not one.name.startswith("."))
+    return any(_kind(one) or begins_as_resource(one) for one in files if not one.name.startswith("."))
 
 
 def _documents(path: Path, place: str, types: frozenset[str]) -> Iterator[list[Entry]]:

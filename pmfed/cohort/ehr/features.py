@@ -80,7 +80,7 @@ def read_events(reading: Reading[Events]) -> Block:
         for key, use in events.uses().items()
     }
     warnings += told(opened.name, uses)
-    return Block(inputs, present, missing, counts, tuple(warnings), uses)
+    return Block(inputs, present, missing, counts, tuple(warnings), uses, told=True)
 
 
 def bounded(number: Numeric, values: Floats) -> Floats:

@@ -56,6 +56,8 @@ from pmfed.cohort.tables import count
 from pmfed.errors import DataError
 
 NOTE = "DocumentReference"
+UNREAD = ("notes that are not plain text within the export", "notes that cannot be decoded")
+"""Why a note is lost."""
 OLDEST = frozenset({"MedicationOrder"})
 """Types that only DSTU2 has."""
 
@@ -373,12 +375,12 @@ class Fhir:
         for content in each(resource, "content"):
             data, kind = word(content, "attachment.data"), word(content, "attachment.contentType")
             if not data or not (kind or "text/plain").startswith("text/plain"):
-                self.counts["notes that are not plain text within the export"] += 1
+                self.counts[UNREAD[0]] += 1
                 continue
             try:
                 found.append(base64.b64decode(data, validate=False).decode("utf-8", errors="replace"))
             except (binascii.Error, ValueError):
-                self.counts["notes that cannot be decoded"] += 1
+                self.counts[UNREAD[1]] += 1
         return "\n".join(found)
 
 

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pmfed.cohort.block import Block
+from pmfed.cohort.contract.uses import EARLIER, LATER, NO_DATE, of_files
 from pmfed.cohort.ehr.events import Asked, Chunk, Texts
 from pmfed.cohort.ehr.features import attendance
+from pmfed.cohort.ehr.fhir import UNREAD
 from pmfed.cohort.ehr.source import open_source
 from pmfed.cohort.ehr.window import Window, seconds
 from pmfed.cohort.reading import Reading
@@ -42,7 +44,7 @@ def read_notes(reading: Reading[Notes]) -> Block:
     inputs = nothing.inputs
     dates = np.full(len(patients), np.datetime64("2000-01-01", "s")) if when is None else when
     counts: dict[str, int] = {}
-    undated = read = 0
+    undated = read = whole = late = seen = 0
     try:
         opened = open_source(reading.sources[spec.source], reading.patient)
         window = Window(patients, dates, np.array([seconds(spec.days)]))
@@ -56,6 +58,11 @@ def read_notes(reading: Reading[Notes]) -> Block:
                 undated += int(np.isnat(part.when).sum())
                 record, row, _ = window.rows(_as_events(part))
                 read += len(row)
+                whole += len(np.unique(row))
+                late += int(
+                    (~np.isnat(part.when) & ~window.before(part.patient, np.maximum(part.when, part.known))).sum()
+                )
+                seen += len(part.text)
                 if len(row):
                     used, place = np.unique(row, return_inverse=True)
                     _add(inputs, record, place, words.counts([part.text[one] for one in used.tolist()]))
@@ -78,7 +85,11 @@ def read_notes(reading: Reading[Notes]) -> Block:
     np.divide(inputs, norms, out=inputs, where=norms > 0)
     present = there & (norms[:, 0] > 0)
     inputs[~present] = 0.0
-    return Block(inputs, present, {}, {what: number for what, number in counts.items() if number}, tuple(warnings))
+    lost = {what: counts.get(what, 0) for what in UNREAD} | {NO_DATE: undated}
+    uses = {"note": of_files(whole, lost, {LATER: late, EARLIER: max(0, seen - whole - late - undated)})}
+    return Block(
+        inputs, present, {}, {what: number for what, number in counts.items() if number}, tuple(warnings), uses
+    )
 
 
 class _Words:

@@ -42,13 +42,17 @@ class Omop:
         assert place is not None
         self.place: OmopPlace = place
         schemas = [schema for schema in (place.tables, place.vocabulary) if schema]
-        self.database: Database = open_database(where, schemas, file.written)
+        self.database: Database = open_database(where, schemas, file.written, place.timeout)
         self.name = self.database.name
         self.counts: Counter[str] = Counter()
         self.limits: list[str] = []
         self.spellings = file.units
         self.passed, self.refused, self.commas = Passed(), list[DataError](), list[DataError]()
         self.written, self.zone = file.written, file.zone
+        if (person := self.database.tables.get("person")) and self.database.session.may_write(
+            person.schema, person.clause.name
+        ):
+            self.limits.append(f"{self.name}: this user may change its tables: give pmfed one who may only read.")
         self._people: dict[tuple[str, ...], dict[int, int]] = {}
 
     def _table(self, name: str) -> Table:

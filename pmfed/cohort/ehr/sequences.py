@@ -65,7 +65,7 @@ def read_sequence(reading: Reading[EventSequence]) -> Block:
     inputs[~present] = 0.0
     uses = events.uses()
     warnings += told(opened.name, uses)
-    return Block(inputs, present, missing, counts, tuple(warnings), uses)
+    return Block(inputs, present, missing, counts, tuple(warnings), uses, told=True)
 
 
 def _fill(out: NDArray[np.float32], spec: EventFeature, values: Floats, ages: Floats, span: float) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pmfed.cohort.block import Block
+from pmfed.cohort.contract.uses import LATER, NOT_MEASURED, of_files
 from pmfed.cohort.ehr.events import Floats
 from pmfed.cohort.ehr.folder import inside
 from pmfed.cohort.ehr.sampled import ENDINGS, read_csv
@@ -30,7 +31,7 @@ from pmfed.cohort.ehr.wfdb_files import read_wfdb
 from pmfed.cohort.reading import Reading
 from pmfed.cohort.tables import count
 from pmfed.errors import DataError, StudyError
-from pmfed.modality.ehr import SignalChannel, Signals
+from pmfed.modality.signals import SignalChannel, Signals
 
 NO_UNIT = "waveforms that tell no unit of a channel"
 GAPS = "waveforms with missing samples"
@@ -101,7 +102,9 @@ def read_signals(reading: Reading[Signals]) -> Block:
         else:
             problems.add(what, REMEDIES[failure])
     told += _told(path, counts, len(wanted))
-    return Block(inputs, present, {}, {what: one for what, one in counts.items() if one}, tuple(told))
+    passed = {LATER: counts["waveforms not over before the index date"], NOT_MEASURED: sum(not file for file in files)}
+    uses = {"waveform": of_files(len(wanted) - failures.total(), failures, passed)}
+    return Block(inputs, present, {}, {what: one for what, one in counts.items() if one}, tuple(told), uses)
 
 
 def _told(path: Path, counts: Counter[str], number: int) -> list[str]:

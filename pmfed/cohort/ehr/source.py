@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pmfed.cohort.contract.written import PLAIN, Written, written_of
+from pmfed.cohort.contract.written import ViewPath, Written, written_of
 from pmfed.cohort.ehr.described import EventTable, FhirPlace, NoteTable, OmopPlace, PersonTable, SourceFile
 from pmfed.cohort.ehr.events import Source
 from pmfed.cohort.ehr.exports import holds_resources
@@ -37,7 +37,8 @@ def open_source(source: Path | str, patient: str = "patient_id") -> Source:
     """
     if isinstance(source, str) and "://" in source:
         return _omop(source, SourceFile(omop=OmopPlace(database=source)))
-    path, written = Path(source), written_of(source) if isinstance(source, Path) else PLAIN
+    path = source if isinstance(source, Path) else Path(source)
+    written = written_of(path)
     if path.suffix.lower() == ".toml":
         try:
             described = read_toml(path, SourceFile)
@@ -83,6 +84,11 @@ def _found(path: Path, patient: str, written: Written) -> Source:
         raise DataError(
             f"{path}: holds neither OMOP tables (person.csv, ...), nor a FHIR export (*.ndjson, *.json), nor events.csv.",
             "Check the path in [data] of site.toml.",
+        )
+    if isinstance(path, ViewPath):
+        raise DataError(
+            f"{path}: a view is a table, and no source of health records.",
+            "Name an OMOP database by its URL, or export the events as a table.",
         )
     if not path.is_file():
         raise DataError(f"{path}: there is no such file or folder.", "Check the path in [data] of site.toml.")

@@ -10,7 +10,7 @@ from pydantic import Field, PositiveFloat, model_validator
 
 from pmfed.cohort.ehr.events import Floats
 from pmfed.cohort.ehr.spellings import SPELLINGS
-from pmfed.modality.ehr import Signals
+from pmfed.modality.signals import Signals
 from pmfed.validate import Frozen, read_toml
 
 DESCRIPTION = "signals.toml"

@@ -100,7 +100,7 @@ def _read(wfdb: Any, wanted: Sequence[str], seconds: float, folder: Path, record
                 continue
             at = held.index(place)
             values = np.asarray(found.e_p_signal[at], dtype=np.float64)
-            told = plain(str(found.units[at]))
+            told = plain(_unit(name, place, str(found.units[at])))
             units[channel] = told if units[channel] is None else units[channel]
             samples = int(found.samps_per_frame[at])
             values = _as(values[: length * samples], told, str(units[channel]))
@@ -161,10 +161,26 @@ def _length(wfdb: Any, record: Path, header: Any) -> int:
 
 def _without_gain(record: Path, held: Sequence[int]) -> bool:
     """Return whether the header gives one of the signals no gain: wfdb would take 200 for it, which may be anything."""
-    text = record.with_name(record.name + ".hea").read_text(encoding="latin-1")
-    lines = [line.split() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    lines = _lines(record)
     told = [lines[1 + place][2:3] for place in held]
     return any(not gain or float(gain[0].split("/")[0].split("(")[0]) == 0 for gain in told)
+
+
+def _unit(record: Path, place: int, read: str) -> str:
+    """Return a signal's unit: wfdb drops letters that are no ASCII, and would make volts of microvolts (``µV``)."""
+    told = _lines(record)[1 + place][2:3]
+    unit = told[0].partition("/")[2] if told else ""
+    return read if not unit or unit.isascii() else unit
+
+
+def _lines(record: Path) -> list[list[str]]:
+    """Return the fields of a header's lines, the record's first."""
+    raw = record.with_name(record.name + ".hea").read_bytes()
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError:
+        text = raw.decode("latin-1")
+    return [line.split() for line in text.splitlines() if line.strip() and not line.startswith("#")]
 
 
 def _as(values: Floats, unit: str, wanted: str) -> Floats:

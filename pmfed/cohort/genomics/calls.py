@@ -20,6 +20,11 @@ Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]
 
 
+ONE_COPY = "calls of one copy"
+UNMEASURED = ("calls missing", "calls on Y of females")
+"""What a tally counts of calls by which nothing is lost: a man's X; what was not called, or cannot be there."""
+
+
 @dataclass(frozen=True, repr=False)
 class Found:
     """One variant as a file has it.
@@ -185,7 +190,7 @@ def settle_sex(
         1 male, 2 female, 0 unknown.
     """
     if one_copy is not None and (single := int(one_copy.sum())):
-        tally["calls of one copy"] += single
+        tally[ONE_COPY] += single
     chromosome, position = place
     if not haploid(spec.build, chromosome, position):
         return

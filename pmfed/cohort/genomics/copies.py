@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pmfed.cohort.block import Block
+from pmfed.cohort.contract.uses import of_gaps
 from pmfed.cohort.genomics.builds import check_build
 from pmfed.cohort.genomics.container import open_container
 from pmfed.cohort.genomics.ft import failing
@@ -97,7 +98,8 @@ def read_copy_number(reading: Reading[CopyNumber]) -> Block:
             inputs[present, column + 1] = np.isnan(copies)
         column += 1 + region.indicator
     counts = {**paired.counts, **{name: number for name, number in sorted(found.tally.items()) if number}}
-    return Block(inputs, present, missing, counts, tuple(warnings))
+    uses = of_gaps(len(owned), missing, "a call that tells no number of copies")
+    return Block(inputs, present, missing, counts, tuple(warnings), uses)
 
 
 @dataclass(frozen=True, repr=False)

@@ -9,6 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pmfed.cohort.block import Block
+from pmfed.cohort.contract.uses import of_gaps
 from pmfed.cohort.encode import middle_and_half, transformed
 from pmfed.cohort.genomics.matrix import Matrix
 from pmfed.cohort.genomics.quality import named
@@ -102,7 +103,8 @@ def read_expression(reading: Reading[Expression]) -> Block:
         ),
     }
     counts = {name: number for name, number in counts.items() if number}
-    return Block(np.concatenate(blocks, axis=1).astype(np.float32), present, missing, counts, tuple(warnings))
+    uses = of_gaps(int(present.sum()), missing)
+    return Block(np.concatenate(blocks, axis=1).astype(np.float32), present, missing, counts, tuple(warnings), uses)
 
 
 def _values(key: str, gene: Numeric, cells: pd.Series, path: Path, problems: Problems) -> Floats:

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pmfed.cohort.block import Block
+from pmfed.cohort.contract.uses import NOT_MEASURED, Use
 from pmfed.cohort.genomics.builds import check_build, check_ends
-from pmfed.cohort.genomics.calls import Bools, Found, Seen
+from pmfed.cohort.genomics.calls import ONE_COPY, UNMEASURED, Bools, Found, Seen
 from pmfed.cohort.genomics.plink import PlinkPanel
 from pmfed.cohort.genomics.quality import check_variants, named
 from pmfed.cohort.genomics.samples import Ints, Samples, map_of, pair_samples
@@ -169,7 +170,23 @@ def _block(spec: Panel, path: Path, seen: Seen, paired: Samples, sex: Ints, warn
     sample = paired.of_records()
     present = (sample >= 0) & here[sample]
     inputs, gaps = _inputs(spec, seen.found, present, sample[present])
-    return Block(inputs, present, gaps, _counts(spec, seen, paired, poor), tuple(warnings))
+    records = int(present.sum())
+    plain = Use(records)
+    uses = {
+        key: _use(key, seen, gaps.get(key, records), records) if gaps.get(key, records) else plain
+        for key in spec.variants
+    }
+    return Block(inputs, present, gaps, _counts(spec, seen, paired, poor), tuple(warnings), uses)
+
+
+def _use(key: str, seen: Seen, gaps: int, records: int) -> Use:
+    """Return what became of the calls of a variant that ``gaps`` of the records lack."""
+    if key in seen.failed:
+        return Use(records - gaps, passed={"of a record that fails FILTER or QUAL": gaps})
+    tally = seen.found[key].tally if key in seen.found else {}
+    why = {what: number for what, number in tally.items() if number and what not in (*UNMEASURED, ONE_COPY)}
+    passed = {**why, NOT_MEASURED: gaps - sum(why.values())}
+    return Use(records - gaps, passed={what: number for what, number in passed.items() if number > 0})
 
 
 def _inputs(

@@ -22,6 +22,8 @@ class Dated(Protocol):
         """Of several scans made at one moment the one with the greatest of these is taken."""
 
 
+NOT_BEFORE = "records whose scans are not before the index date, or without a date"
+
 Scan = TypeVar("Scan", bound=Dated)
 
 
@@ -83,5 +85,5 @@ def choose_all(
         if found is not None:
             wanted.setdefault(found, []).append(record)
         elif owner in by_patient:
-            counts["records whose scans are not before the index date, or without a date"] += 1
+            counts[NOT_BEFORE] += 1
     return wanted

@@ -9,11 +9,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pmfed.cohort.block import Block
+from pmfed.cohort.contract.uses import of_files
 from pmfed.cohort.imaging.assemble import MISSING, TILTED, Need, assemble, needed
 from pmfed.cohort.imaging.cache import Cache, key_of
 from pmfed.cohort.imaging.choice import choose_all
 from pmfed.cohort.imaging.failures import BURNED_IN, OUTSIDE, REMEDIES, report
-from pmfed.cohort.imaging.fill import Filled, Made, fill
+from pmfed.cohort.imaging.fill import Filled, Made, fill, used
 from pmfed.cohort.imaging.identity import check_twins
 from pmfed.cohort.imaging.index import Index, read_index
 from pmfed.cohort.imaging.inside import read_bytes
@@ -91,7 +92,10 @@ def read_dicom(reading: Reading[Dicom]) -> Block:
     counts, warnings = counts + seen, warnings + told
     if not kept:
         warnings.append("the cache cannot be written; the next start will be as slow as this one.")
-    return Block(inputs, present, counts=counts, warnings=tuple(warnings))
+    uses = used(wanted, filled, counts)
+    if faults:
+        uses["files"] = of_files(total - len(faults), Counter(faults.values()))
+    return Block(inputs, present, counts=counts, warnings=tuple(warnings), uses=uses)
 
 
 def _stops(

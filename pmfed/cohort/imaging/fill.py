@@ -10,6 +10,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from pmfed.cohort.contract.uses import LATER, Use, of_files
+from pmfed.cohort.imaging.choice import NOT_BEFORE
 from pmfed.cohort.imaging.failures import ScanError
 from pmfed.cohort.imaging.inside import Progress
 from pmfed.cohort.imaging.libraries import quiet
@@ -35,6 +37,12 @@ class Filled:
     scans: Counter[str] = field(default_factory=Counter)
     totals: Counter[str] = field(default_factory=Counter)
     failed: dict[str, str] = field(repr=False, default_factory=dict)
+
+
+def used(wanted: Mapping[Scan, object], filled: Filled, counts: Mapping[str, int]) -> dict[str, Use]:
+    """Return what became of the scans that were chosen, and of those that came too late."""
+    lost = Counter(filled.failed.values())
+    return {"scan": of_files(len(wanted) - lost.total(), lost, {LATER: counts.get(NOT_BEFORE, 0)})}
 
 
 def fill(

@@ -16,7 +16,7 @@ from pmfed.cohort.imaging.cache import Cache, key_of
 from pmfed.cohort.imaging.choice import choose_all
 from pmfed.cohort.imaging.digests import Digests
 from pmfed.cohort.imaging.failures import report
-from pmfed.cohort.imaging.fill import Made, fill
+from pmfed.cohort.imaging.fill import Made, fill, used
 from pmfed.cohort.imaging.fit import finished, oriented, windowed
 from pmfed.cohort.imaging.header import moment
 from pmfed.cohort.imaging.inside import read_bytes, resolve
@@ -98,7 +98,7 @@ def read_nifti(reading: Reading[Nifti]) -> Block:
     if not kept:
         warnings.append("the cache cannot be written; the next start will be as slow as this one.")
     counts += Counter({"scans": len(wanted) - len(filled.failed), "scans from the cache": cache.hits})
-    return Block(inputs, present, counts=counts, warnings=tuple(warnings))
+    return Block(inputs, present, counts=counts, warnings=tuple(warnings), uses=used(wanted, filled, counts))
 
 
 def _read(spec: Nifti, table: Path, patient: str, cohort: set[str], counts: Counter[str]) -> dict[str, list[Listed]]:

@@ -67,6 +67,13 @@ const LINKS = {
     const risk = 1 - alive[answer.intervals.indexOf(answer.horizon)];
     return [["risk by " + answer.horizon, risk], ...answer.intervals.map((end, place) => ["without " + end, alive[place]])];
   },
+  rate: (answer, outputs) => [["expected " + answer.column, Math.exp(Math.min(outputs[0], Math.log(answer.maximum)))]],
+  grades: (answer, outputs) => {
+    let below = 1;
+    const reached = outputs.map((one) => (below = Math.min(below, 1 / (1 + Math.exp(-one)))));
+    return answer.classes.map((name, place) => ["probability " + name, (place ? reached[place - 1] : 1) - (place < reached.length ? reached[place] : 0)]);
+  },
+  labels: (answer, outputs) => answer.classes.map((name, place) => ["probability " + name, 1 / (1 + Math.exp(-outputs[place]))]),
 };
 function answerOf(card, values) {
   const odd = new Set();

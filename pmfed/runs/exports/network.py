@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import logging
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -119,11 +120,22 @@ def _value(answer: Answer, outputs: torch.Tensor) -> torch.Tensor:
     return back[answer.transform](real).clamp(answer.minimum, answer.maximum)
 
 
+def _grades(outputs: torch.Tensor) -> torch.Tensor:
+    reached = [outputs[:, :1].sigmoid()]
+    for place in range(1, outputs.shape[1]):  # no running minimum in ONNX
+        reached.append(torch.minimum(reached[-1], outputs[:, place : place + 1].sigmoid()))
+    ends = torch.ones_like(reached[0]), torch.zeros_like(reached[0])
+    return torch.cat([ends[0], *reached], dim=1) - torch.cat([*reached, ends[1]], dim=1)
+
+
 TELLS: dict[str, Callable[[Answer, torch.Tensor], torch.Tensor]] = {
     "logistic": lambda answer, outputs: outputs.sigmoid(),
     "softmax": lambda answer, outputs: outputs.softmax(dim=1),
     "regression": _value,
     "hazards": lambda answer, outputs: (-nn.functional.softplus(outputs).cumsum(dim=1)).exp(),
+    "rate": lambda answer, outputs: outputs.clamp(max=math.log(answer.maximum or 1.0)).exp(),
+    "grades": lambda answer, outputs: _grades(outputs),
+    "labels": lambda answer, outputs: outputs.sigmoid(),
 }
 assert TELLS.keys() == LINKS.keys()
 

@@ -13,8 +13,11 @@ from pmfed import plugins
 from pmfed.errors import StudyError
 from pmfed.study.outcome import FIRST_KEYS, Link, Outcome
 from pmfed.study.outcomes.binary import BinaryOutcome
+from pmfed.study.outcomes.count import CountOutcome
 from pmfed.study.outcomes.multiclass import MulticlassOutcome
+from pmfed.study.outcomes.multilabel import MultilabelOutcome
 from pmfed.study.outcomes.nothing import NOTHING
+from pmfed.study.outcomes.ordinal import OrdinalOutcome
 from pmfed.study.outcomes.regression import RegressionOutcome
 from pmfed.study.outcomes.segmentation import SegmentationOutcome
 from pmfed.study.outcomes.survival import SurvivalOutcome
@@ -27,6 +30,9 @@ BUILT_IN: tuple[type[Outcome], ...] = (
     RegressionOutcome,
     SegmentationOutcome,
     SurvivalOutcome,
+    CountOutcome,
+    OrdinalOutcome,
+    MultilabelOutcome,
 )
 
 

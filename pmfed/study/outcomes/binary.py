@@ -6,26 +6,35 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import model_validator
+from pydantic import PositiveFloat, model_validator
 
 from pmfed.study.counted import Counted, OneOf
 from pmfed.study.outcome import Columns, Floats, Link, Metric, Outcome
-from pmfed.study.outcomes.classes import misspelled, strange
+from pmfed.study.outcomes.classes import misspelled, no_weights, strange
 
 
 class BinaryOutcome(Outcome):
-    """``task = "binary"``: which of two ``classes``, negative first. ``baseline`` is the prevalence of the second."""
+    """``task = "binary"``: which of two ``classes``, negative first. ``baseline`` is the prevalence of the second.
+
+    With ``class_weights`` a patient's loss counts by class, divided by the largest weight. The outputs are put right for it
+    (King and Zeng 2001), so probabilities stay those of the patients there are.
+    """
 
     task: Literal["binary"] = "binary"
     classes: tuple[str, ...] = ()
+    class_weights: tuple[PositiveFloat, ...] = ()
 
+    LATER: ClassVar[frozenset[str]] = frozenset({"class_weights"})
     since_first: ClassVar[bool] = True
     scored_by: ClassVar[str] = "pmfed.tasks.binary:Binary"
     link: ClassVar[Link] = "logistic"
+    recalibrated: ClassVar[bool] = True
 
     @model_validator(mode="after")
     def _fits(self) -> BinaryOutcome:
         if why := misspelled(self.task, self.classes, exactly=2):
+            raise ValueError(why)
+        if why := no_weights(self.classes, self.class_weights):
             raise ValueError(why)
         if isinstance(self.baseline, tuple):
             raise ValueError("'baseline' of a binary outcome is one number")

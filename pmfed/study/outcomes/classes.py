@@ -25,6 +25,13 @@ def uneven(task: str, classes: Sequence[str], baseline: float | tuple[float, ...
     return f"'baseline' of a {task} outcome is one share above 0 per class"
 
 
+def no_weights(classes: Sequence[str], weights: Sequence[float]) -> str:
+    """Return why these cannot weigh the classes; empty when they can, or when there are none."""
+    if not weights or len(weights) == len(classes):
+        return ""
+    return f"'class_weights' is one number above 0 per class, {len(classes)} of them"
+
+
 def shares(classes: Sequence[str], baseline: float | tuple[float, ...] | None) -> tuple[float, ...]:
     """Return the public share of every class as the study writes them, equal ones where none are given."""
     return baseline if isinstance(baseline, tuple) else (1 / len(classes),) * len(classes)

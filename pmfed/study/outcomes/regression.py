@@ -87,6 +87,18 @@ class RegressionOutcome(Outcome):
     def counted(self) -> tuple[Counted, ...]:
         return (Quantity(self.column, self.unit, *self.bounds),)
 
+    @property
+    def curvature(self) -> float:
+        return 1.0
+
+    @property
+    def endless(self) -> bool:
+        return True
+
+    @property
+    def rare(self) -> bool:
+        return False  # the middle of the bounds is no worse a start than the mean
+
     def extremes(self, pixels: tuple[int, ...] = ()) -> npt.NDArray[Any]:
         return np.array(self.bounds)
 

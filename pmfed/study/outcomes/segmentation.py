@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import model_validator
+from pydantic import PositiveFloat, model_validator
 
 from pmfed.modality import Modality
 from pmfed.modality.spec import ONE_OF_PICTURES
@@ -22,13 +22,18 @@ class SegmentationOutcome(Outcome):
     """``task = "segmentation"``: ``column`` lists mask files in ``folder``, whose pixels hold ``values``, one per class.
 
     The first class is the background. ``baseline`` are the shares of the pixels. It goes with one modality of pictures or
-    volumes and a UNet.
+    volumes and a UNet. With ``cap``, in pixels, held-out masks are also judged by their surfaces: the share that lies within
+    ``tolerance`` of the other, and the 95th percentile of the distances, up to the cap.
     """
+
+    LATER: ClassVar[frozenset[str]] = frozenset({"cap", "tolerance"})
 
     task: Literal["segmentation"] = "segmentation"
     classes: tuple[str, ...] = ()
     folder: str = ""
     values: tuple[int, ...] = ()
+    cap: PositiveFloat | None = None
+    tolerance: PositiveFloat = 1.0
 
     since_first: ClassVar[bool] = True
     scored_by: ClassVar[str] = "pmfed.tasks.segmentation:Segmentation"
@@ -45,6 +50,8 @@ class SegmentationOutcome(Outcome):
             raise ValueError("a segmentation has at most 256 'classes'")
         if self.values and (len(self.values) != len(self.classes) or len(set(self.values)) != len(self.values)):
             raise ValueError("'values' holds one number per class, each another")
+        if self.cap is not None and self.tolerance > self.cap:
+            raise ValueError("'tolerance' is at most 'cap'")
         if why := uneven(self.task, self.classes, self.baseline):
             raise ValueError(why)
         return self
@@ -78,6 +85,10 @@ class SegmentationOutcome(Outcome):
     @property
     def outputs(self) -> int:
         return len(self.classes)
+
+    @property
+    def rare(self) -> bool:
+        return False
 
     def extremes(self, pixels: tuple[int, ...] = ()) -> npt.NDArray[Any]:
         return np.stack([np.full(pixels, place, dtype=self.dtype) for place in (0, len(self.classes) - 1)])

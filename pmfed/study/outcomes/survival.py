@@ -32,6 +32,7 @@ class SurvivalOutcome(Outcome):
     since_first: ClassVar[bool] = True
     scored_by: ClassVar[str] = "pmfed.tasks.survival:Survival"
     link: ClassVar[Link] = "hazards"
+    recalibrated: ClassVar[bool] = True
 
     @model_validator(mode="after")
     def _fits(self) -> SurvivalOutcome:

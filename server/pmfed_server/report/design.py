@@ -8,6 +8,7 @@ from typing import Any
 
 from pmfed.study import Study
 from pmfed_server.report.figures import Result, count, people, person
+from pmfed_server.report.missing import missing_data
 
 MOST = 200  # inputs listed one by one; the study's text has them all
 LONGEST = 160  # characters of an input's constants
@@ -31,6 +32,7 @@ def design_of(study: Study) -> dict[str, Any]:
         "expected_patients": study.cohort.expected_patients,
         "split": split,
         "inputs": _inputs(study),
+        "missing": missing_data(study),
         "text": study.to_toml(),
     }
 

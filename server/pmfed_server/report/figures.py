@@ -162,6 +162,11 @@ def metric_label(result: Result, name: str | None = None, unit: bool = True) -> 
     return f"{text} ({result['unit']})" if unit and result.get("unit") and name in IN_UNITS else text
 
 
+def better(result: Result) -> str:
+    """Return which way the main metric is better, in words."""
+    return "higher is better" if result["metric"].get("higher_is_better", True) else "lower is better"
+
+
 def site_titles(result: Result) -> dict[str, str]:
     """Return what to call each site, by its name."""
     return {site["name"]: str(site.get("title") or site["name"]) for site in result.get("sites") or ()}
@@ -221,6 +226,8 @@ def rows(result: Result) -> list[Row]:
         parts = [finite(gap.get(key)) for key in ("value", "low", "high")]
         told = None if None in parts else (parts[0] or 0.0, parts[1] or 0.0, parts[2] or 0.0)
         found.append(Row(kind, label, value, low, high, sd, epsilon, difference=told))
+    if (constant := no_information(result)) is not None:
+        found.append(Row("reference", "Commonest class for all", constant, note="what no model at all would reach"))
     for entry in result.get("reference") or ():
         note = str(entry.get("source") or "")
         found.append(Row("reference", str(entry["label"]), finite(entry.get("value")), note=note))
@@ -228,6 +235,11 @@ def rows(result: Result) -> list[Row]:
     if best is not None:
         found.append(Row("best", "Best possible", best, note="from the rule that generated the data"))
     return found
+
+
+def no_information(result: Result) -> float | None:
+    """Return the accuracy of saying the commonest class of everybody, where models are compared by their accuracy."""
+    return finite(result["metrics"]["test"].get("no_information")) if metric_name(result) == "accuracy" else None
 
 
 def row_digits(result: Result) -> int:

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from rich.console import Console
 from rich.table import Table
@@ -16,33 +15,30 @@ from pmfed.methods import method_class
 from pmfed.methods.method import Section
 from pmfed_server.report.charts import Scale, el, picture, span, text, x_axis, y_axis
 from pmfed_server.report.figures import delta_text, epsilon_text, finite
-from pmfed_server.report.words import ceiling, percent_up
+from pmfed_server.report.pages import page_of
+from pmfed_server.report.promise import ceiling, percent_up
 
 
 def write_method_report(run: Path, result: Mapping[str, Any]) -> None:
     """Write the report of a run whose method shows itself in sections."""
-    pages = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
     privacy = result["privacy"]
-    html = pages.get_template("method.html.j2").render(
-        title=str(result["title"]),
-        study=str(result["study"]),
-        created=str(result["created"]).replace("T", " ")[:16],
-        insecure=bool(privacy["insecure"]),
-        stand_in=str(result.get("stand_in") or ""),
-        headline=headline(result),
-        sections=[_drawn(section) for section in _sections(result)],
-        statement=statement(privacy),
-        queries=privacy["queries"],
-        sites=[site["name"] for site in result["sites"]],
-        refused=sorted({**result["refused"], **result["left"]}.items()),
-        secure=bool(result["secure_aggregation"]),
-        fingerprint=str(result["fingerprint"]),
-        versions=sorted((str(key), str(value)) for key, value in result["versions"].items()),
-    )
-    replace_file(run / "report.html", html.encode())
+    content = {
+        "title": str(result["title"]),
+        "study": str(result["study"]),
+        "created": str(result["created"]).replace("T", " ")[:16],
+        "insecure": bool(privacy["insecure"]),
+        "stand_in": str(result.get("stand_in") or ""),
+        "headline": headline(result),
+        "sections": [_drawn(section) for section in _sections(result)],
+        "statement": statement(privacy),
+        "queries": privacy["queries"],
+        "sites": [site["name"] for site in result["sites"]],
+        "refused": sorted({**result["refused"], **result["left"]}.items()),
+        "secure": bool(result["secure_aggregation"]),
+        "fingerprint": str(result["fingerprint"]),
+        "versions": sorted((str(key), str(value)) for key, value in result["versions"].items()),
+    }
+    replace_file(run / "report.html", page_of("method.html.j2", content))
 
 
 def show_sections(result: Mapping[str, Any], console: Console) -> None:

@@ -11,6 +11,7 @@ from pmfed_server.report.charts import MANY, Pair, Scale, dot, line, picture, sh
 from pmfed_server.report.figures import Row, interval, number
 
 WIDTH, STEP, TOP = 360.0, 46.0, 8.0
+BESIDE = 28  # characters of a name that leave room for its figures
 
 
 def forest(found: Sequence[Row], label: str, better: str, digits: int, title: str) -> Markup:
@@ -21,13 +22,16 @@ def forest(found: Sequence[Row], label: str, better: str, digits: int, title: st
         middle = statistics.median(row.value or 0.0 for row in alone)
         shown.insert(0, Row("local", f"Median of {len(alone)} hospitals alone", middle))
     values = [v for row in shown for v in (row.value, row.low, row.high)]
-    scale, bottom = Scale(*span(values), 12, WIDTH - 12), TOP + STEP * len(shown) + 4
+    below = 15.0 if any(len(row.label) > BESIDE for row in shown) else 0.0  # figures that would meet a long name
+    step = STEP + below
+    scale, bottom = Scale(*span(values), 12, WIDTH - 12), TOP + step * len(shown) + 4
     parts = [x_axis(scale, TOP, bottom, f"{label}, {better}", 5)]
     for i, row in enumerate(shown):
-        y, value = TOP + STEP * i, row.value or 0.0
+        y, value = TOP + step * i, row.value or 0.0
         figure = f"{number(value, digits)}  {interval(row.low, row.high, digits)}".strip()
-        parts.append(text(0, y + 15, shorten(row.label, 34), f"label {row.kind}"))
-        parts.append(text(WIDTH, y + 15, figure, f"figure small {row.kind}", "end"))
+        parts.append(text(0, y + 15, shorten(row.label, 50 if below else 34), f"label {row.kind}"))
+        parts.append(text(WIDTH, y + 15 + below, figure, f"figure small {row.kind}", "end"))
+        y += below
         if row.low is not None and row.high is not None:
             parts.append(line(scale(row.low), y + 30, scale(row.high), y + 30, f"interval {row.kind}"))
         parts.append(

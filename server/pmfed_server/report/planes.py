@@ -40,7 +40,8 @@ def precision_recall(points: Points, share: float, area: str, people: str) -> Ma
     x, y, parts = _plane((0, 1), (0, 1), "recall (sensitivity)", "precision (predictive value)")
     parts += [line(x(0), y(share), x(1), y(share), "guide reference"), _path(points, x, y)]
     if area:
-        parts.append(text(WIDTH - 20, 52, f"average precision {area}", "figure federation", "end"))
+        clear = HEIGHT - 60 if float(points[len(points) // 2][1]) > 0.5 else 52.0  # where the curve is not
+        parts.append(text(WIDTH - 20, clear, f"average precision {area}", "figure federation", "end"))
     words = f"Precision against recall on held-out {people}; the dashed line, {share:.3f}, is the share with the event."
     return picture(WIDTH, HEIGHT, "Precision and recall", words, *parts)
 

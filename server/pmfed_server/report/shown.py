@@ -10,7 +10,8 @@ from pmfed.methods import method_class
 from pmfed.plain import plain_tree
 from pmfed.terminal import console
 from pmfed_server.report.method_page import show_sections
-from pmfed_server.report.words import headline, spending, table
+from pmfed_server.report.terminal import spending, table
+from pmfed_server.report.words import headline
 
 
 def show_result(result: Mapping[str, Any], run: Path) -> None:

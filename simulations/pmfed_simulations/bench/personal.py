@@ -35,11 +35,12 @@ from pmfed.queries.bounded import bounded_sum
 from pmfed.queries.gradient import step_of
 from pmfed.queries.scores import OwnScores, Scores
 from pmfed.study import Study
+from pmfed.study.training import AVERAGE
 from pmfed.tasks import task_for
 from pmfed.tasks.task import headline
 from pmfed_simulations.simulate import Options, prepare
 
-FEDAVG = {"algorithm": "fedavg", "local_steps": 10}
+FEDAVG = {"algorithm": "fedavg", "local_steps": 10, "optimizer": AVERAGE.model_dump()}
 WAYS: dict[str, dict[str, Any]] = {
     "common": {},
     "fine-tune": {"personal": {"method": "fine-tune", "steps": 40, "learning_rate": 0.1, "share": 0.5}},
@@ -102,7 +103,7 @@ def train(study: Study, cohorts: Mapping[str, Cohort], private: bool, folder: Pa
 
 
 def _scored(query: Scores, trainer: Trainer, sent: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    lent = Lent(trainer.held_out(query, sent), trainer)
+    lent = Lent(trainer.scored(query, sent), trainer, trainer.cohort, query.whose)
     return bounded_sum(query.rows(lent, {"parameters": sent}), query.size, query.bound, lent.cohort.patients)
 
 

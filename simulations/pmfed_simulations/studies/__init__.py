@@ -26,6 +26,7 @@ from pmfed.errors import UsageError
 
 if TYPE_CHECKING:
     from pmfed.study import Study
+    from pmfed.study.draft import Draft
 
 
 class SiteMaker(Protocol):
@@ -62,11 +63,18 @@ class BuiltIn:
         return (self.folder / "study.toml").read_text(encoding="utf-8")
 
     @property
-    def study(self) -> Study:
-        """The study itself."""
-        from pmfed.study import Study
+    def draft(self) -> Draft:
+        """The study as it is written, "auto" and all."""
+        from pmfed.study.draft import Draft
 
-        return Study.from_text(self.text, f"{self.name}.toml")
+        return Draft.from_text(self.text, f"{self.name}.toml")
+
+    @property
+    def study(self) -> Study:
+        """The study itself, with numbers where it says "auto"."""
+        from pmfed.methods.step_rule import resolved
+
+        return resolved(self.draft)
 
     @property
     def sites(self) -> SiteMaker:
@@ -104,14 +112,21 @@ def built_in(name: str) -> BuiltIn:
     )
 
 
-def find_study(name: str) -> Study:
-    """Return a built-in study by name, or the one in a file."""
-    from pmfed.study import Study
+def find_draft(name: str) -> Draft:
+    """Return a built-in study by name, or the one in a file, as it is written."""
+    from pmfed.study.draft import Draft, read_text
 
     path = Path(name)
     if name not in built_in_studies() and (path.suffix == ".toml" or path.exists()):
-        return Study.read(path)
-    return built_in(name).study
+        return Draft.from_text(read_text(path), name)
+    return built_in(name).draft
+
+
+def find_study(name: str) -> Study:
+    """Return a built-in study by name, or the one in a file; where it says "auto" stand the numbers."""
+    from pmfed.methods.step_rule import resolved
+
+    return resolved(find_draft(name))
 
 
 def write_sites(name: str, data: Path | None, out: Path) -> None:

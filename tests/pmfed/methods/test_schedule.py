@@ -32,14 +32,23 @@ TEXT = federation.STUDY.replace(", mean = 60, scale = 15", "")  # means and scal
 TINY = Study.from_text(federation.STUDY, "study.toml")
 PRIVATE = {"release": "private", "per_site": False}
 OWN = {"method": "fine-tune", "steps": 4, "learning_rate": 0.3, "share": 0.3}
+FEDAVG = {
+    "algorithm": "fedavg",
+    "local_steps": 2,
+    "local_learning_rate": 0.1,
+    "optimizer": {"name": "sgd", "learning_rate": 1.0},
+}
 STUDIES: dict[str, Study] = {
     "exact": TINY,
     "private": TINY.replace(evaluation=PRIVATE),
     "adam": TINY.replace(training={"optimizer": {"name": "adam", "learning_rate": 0.1}}),
     "statistics": Study.from_text(TEXT, "study.toml"),
-    "fedavg": TINY.replace(training={"algorithm": "fedavg", "local_steps": 2, "local_learning_rate": 0.1}),
+    "fedavg": TINY.replace(training=FEDAVG),
+    "control variates": TINY.replace(training=FEDAVG | {"control_variates": True}),
     "own models": Study.from_text(TEXT, "study.toml").replace(personal=OWN),
     "own models, private": TINY.replace(personal=OWN, evaluation=PRIVATE),
+    "recalibrated": TINY.replace(recalibration={"share": 0.3}),
+    "recalibrated, private": TINY.replace(recalibration={"share": 0.3}, evaluation=PRIVATE),
     "what stays": TINY.replace(personal={"method": "intercept", "learning_rate": 0.5}),
 }
 every_study = pytest.mark.parametrize("study", STUDIES.values(), ids=STUDIES)

@@ -272,16 +272,16 @@ def test_whoever_checks_a_run_comes_to_the_same_figures_from_its_cells(
     result = json.loads(json.dumps(method.result(plan_for(asked, 3))))
     method.write()
     checked = METHODS["tables"]
-    assert list(checked.wrong(tmp_path, asked, result)) == []
+    assert list(checked.wrong(tmp_path, asked, plan_for(asked, 3), result)) == []
     assert checked.fingerprints(tmp_path) == {"tables.json": asked.fingerprint()}
     for row in result["figures"]:
         if row["figure"] == "patients":
             row["value"] += 1
-    assert list(checked.wrong(tmp_path, asked, result)) == [
+    assert list(checked.wrong(tmp_path, asked, plan_for(asked, 3), result)) == [
         "result.json: its figures are not what the cells of tables.json come to"
     ]
     other = study(method={"bins": 12})
-    assert "holds other tables" in next(iter(checked.wrong(tmp_path, other, result)))
+    assert "holds other tables" in next(iter(checked.wrong(tmp_path, other, plan_for(other, 3), result)))
 
 
 def test_the_approval_page_lists_the_tables_and_no_model(tmp_path: Path) -> None:

@@ -46,7 +46,9 @@ sampling_rate = 0.05
 STUDY = Study.from_text(TOML, "study.toml")
 UNSCALED = Study.from_text(TOML.replace(", mean = 60, scale = 15", ""), "study.toml")
 FEDAVG = Study.from_text(
-    TOML.replace("rounds = 300", 'rounds = 30\nalgorithm = "fedavg"\nlocal_steps = 10\nlocal_learning_rate = 0.1'),
+    TOML.replace("optimizer = { learning_rate = 0.1 }\n", "").replace(
+        "rounds = 300", 'rounds = 30\nalgorithm = "fedavg"\nlocal_steps = 10\nlocal_learning_rate = 0.1'
+    ),
     "study.toml",
 )
 STEP = Mechanism("step", "train", "patient", 0.05, 2.5, 2.0, 100, 5, 1)

@@ -60,10 +60,18 @@ FIELDS: dict[str, dict[str, Any]] = {
     "regression": {"minimum": 1.0, "maximum": 80.0, "scale": 9.0},
     "survival": {"classes": ("a", "b"), "event": "e", "intervals": (1.0, 2.0, 5.0)},
     "segmentation": {"classes": ("a", "b"), "folder": "m"},
+    "count": {"maximum": 40},
+    "ordinal": {"classes": ("a", "b", "c", "d")},
+    "multilabel": {"labels": ("a", "b", "c")},
 }
 TASKS = tuple(outcomes())
 TINY = Study.from_text(federation.STUDY, "study.toml")
-FEDAVG = {"algorithm": "fedavg", "local_steps": 1, "local_learning_rate": 0.1}
+FEDAVG = {
+    "algorithm": "fedavg",
+    "local_steps": 1,
+    "local_learning_rate": 0.1,
+    "optimizer": {"name": "sgd", "learning_rate": 1.0},
+}
 ROOT = Path(__file__).parents[3]
 PACKAGES = ("pmfed", "client", "server", "simulations")
 

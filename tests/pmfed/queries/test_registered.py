@@ -15,19 +15,20 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from pmfed_client.agent.answers import Answers, Lent
+from pmfed_client.agent.answers import Answers
 from pmfed_client.agent.personal import Shelf
 from pmfed_client.ledger.entries import entries
 from scipy import stats
 
 from pmfed.cohort import Cohort
+from pmfed.cohort.split import set_aside
 from pmfed.errors import PolicyError
 from pmfed.methods import METHODS, plan_for, schedule
 from pmfed.modality import Categorical, Table
 from pmfed.models import load
 from pmfed.privacy.gradients import PrivateStep
 from pmfed.privacy.noise import LARGEST, SecretSource
-from pmfed.queries import cells, scores
+from pmfed.queries import cells, scored, scores
 from pmfed.queries.gradient import LocalSteps, OwnSteps, Step
 from pmfed.queries.query import Query, RowSum, check_fits, check_state
 from pmfed.study import Study
@@ -54,6 +55,12 @@ SEXES: dict[str, Any] = {
 }
 PICTURES: dict[str, Any] = {"pictures": {"kind": "images", "table": "t", "folder": "p", "size": [8, 8]}}
 PRIVATE = {"release": "private"}
+FEDAVG = {
+    "algorithm": "fedavg",
+    "local_steps": 3,
+    "local_learning_rate": 0.1,
+    "optimizer": {"name": "sgd", "learning_rate": 1.0},
+}
 
 
 def study(modalities: dict[str, Any] = TABLE, outcome: dict[str, Any] | None = None, **sections: Any) -> Study:
@@ -76,8 +83,9 @@ VARIANTS: dict[str, Study] = {
     "statistics, fedavg": study(
         UNSCALED,
         evaluation=PRIVATE,
-        training={"algorithm": "fedavg", "local_steps": 3, "local_learning_rate": 0.1},
+        training=FEDAVG,
     ),
+    "fedavg, control variates": study(training=FEDAVG | {"control_variates": True}),
     "records": study(privacy={"unit": "record"}),
     "multiclass": study(outcome={"task": "multiclass", "classes": ["a", "b", "c"]}, evaluation=PRIVATE),
     "regression": study(outcome={"task": "regression", "minimum": 1.0, "maximum": 80.0}, evaluation=PRIVATE),
@@ -85,9 +93,14 @@ VARIANTS: dict[str, Study] = {
         outcome={"task": "survival", "event": "e", "classes": ["a", "b"], "intervals": [1.0, 2.0, 5.0]},
         evaluation=PRIVATE,
     ),
+    "count": study(outcome={"task": "count", "maximum": 60, "baseline": 3}, evaluation=PRIVATE),
+    "ordinal": study(outcome={"task": "ordinal", "classes": ["0", "I", "II", "III"]}, evaluation=PRIVATE),
+    "multilabel": study(
+        outcome={"column": "found", "task": "multilabel", "labels": ["a", "b", "c"]}, evaluation=PRIVATE
+    ),
     "segmentation": study(
         PICTURES,
-        {"task": "segmentation", "classes": ["a", "b"], "folder": "m"},
+        {"task": "segmentation", "classes": ["a", "b"], "folder": "m", "cap": 3.0},
         model={"kind": "unet", "channels": [2, 4]},
         evaluation=PRIVATE,
     ),
@@ -105,7 +118,31 @@ VARIANTS: dict[str, Study] = {
         personal={"method": "head", "learning_rate": 0.1},
     ),
 }
+SCALED = {**TABLE, **PICTURES, "more": {**SEXES["labs"]}}
 VARIANTS |= {
+    "recalibrated": study(UNSCALED, recalibration={}, evaluation=PRIVATE),
+    "recalibrated, multiclass": study(outcome={"task": "multiclass", "classes": ["a", "b", "c"]}, recalibration={}),
+    "recalibrated, survival": study(
+        outcome={"task": "survival", "event": "e", "classes": ["a", "b"], "intervals": [1.0, 2.0, 5.0]},
+        recalibration={"share": 0.3},
+    ),
+    "recalibrated, network": study(
+        TABLE | PICTURES, model={"kind": "fusion", "embedding": 4, "channels": [4]}, recalibration={"part": 0.5}
+    ),
+    "subgroups and worse inputs": study(
+        SCALED,
+        model={"kind": "fusion", "embedding": 4, "channels": [4]},
+        evaluation={
+            "release": "private",
+            "subgroups": {"more.sex": [], "labs.a": [3, 7], "more.a": [5]},
+            "robustness": {"noise": 0.5, "withheld": ["labs", "pictures"]},
+        },
+    ),
+    "subgroups, exact": study(
+        TABLE,
+        {"task": "survival", "event": "e", "classes": ["a", "b"], "intervals": [1.0, 2.0, 5.0]},
+        evaluation={"subgroups": {"labs.a": [3]}, "robustness": {"noise": 0.5}, "per_site": True},
+    ),
     "tables": study(
         UNSCALED, {"task": "regression", "minimum": 1.0, "maximum": 80.0}, method={"kind": "tables", "bins": 4}
     ),
@@ -198,8 +235,10 @@ def query_of(variant: str, name: str) -> tuple[Study, Query]:
 
 
 def role(cohort: Cohort, query: Query) -> NDArray[np.int64]:
-    """Return the patients that a query sums over."""
-    chosen = {"train": cohort.training, "held-out": ~cohort.training, "all": np.ones(cohort.patients, bool)}
+    """Return the patients that a query sums over: of a network that is recalibrated, some are kept from its steps."""
+    aside = set_aside(cohort.ids, query.study.evaluation.split_key, query.study.set_aside)
+    steps = cohort.training if query.study.set_aside == 0 else cohort.training & (aside == (query.stage == "fit"))
+    chosen = {"train": steps, "held-out": ~cohort.training, "all": np.ones(cohort.patients, bool)}
     return np.flatnonzero(chosen[query.whose])
 
 
@@ -345,7 +384,7 @@ ROWS = [pair for pair in PAIRS if not isinstance(query_of(*pair)[1], ENGINE)]
 
 def rows_of(study: Study, query: Query, cohort: Cohort, folder: Path) -> NDArray[np.float64]:
     answers, state = site(study, cohort, folder), state_of(query)
-    lent = Lent(answers._patients(query, state), answers.trainer)
+    lent = answers.lent(query, state)
     found = [np.zeros((0, query.size)), *query.rows(lent, state)]
     return np.concatenate(found)
 
@@ -371,7 +410,7 @@ def test_chunks_of_any_size_add_up_to_the_same(
     one, query = query_of(variant, name)
     cohort = hostile(one)
     whole = exact(one, query, cohort, tmp_path)
-    monkeypatch.setattr(scores, "RECORDS", records)
+    monkeypatch.setattr(scored, "RECORDS", records)
     monkeypatch.setattr(cells, "PATIENTS", records)
     np.testing.assert_allclose(exact(one, query, cohort, tmp_path), whole, rtol=1e-4, atol=1e-4)
 
@@ -475,7 +514,12 @@ def test_an_empty_cohort_releases_noise_and_nothing_else(variant: str, name: str
         assert len(source.asked) == one.tuned.steps  # type: ignore[union-attr]
         assert all((std == mechanism.noise_multiplier * mechanism.bound).all() for std in source.asked)
         return
-    seen = np.stack([grid.decode(answers.answer(query, state, SITES, 1, turn)["sum"]) for turn in range(25)])
+
+    def asked(turn: int) -> Answers:
+        """Return the site; one with control variates as if started again: what moved it in one turn corrects the next."""
+        return site(one, nobody, tmp_path / str(turn), source) if one.training.control_variates else answers
+
+    seen = np.stack([grid.decode(asked(turn).answer(query, state, SITES, 1, turn)["sum"]) for turn in range(25)])
     if query.exact:
         assert not seen.any()
         return

@@ -91,19 +91,24 @@ OUTCOMES: dict[str, dict[str, Any]] = {
     "multiclass": {"task": "multiclass", "column": "stage", "classes": ["i", "ii", "iii"]},
     "proportional": {"task": "survival", "column": "days", "event": "dead", "classes": ["0", "1"], "intervals": [30, 90, 365], "horizon": 90},
     "free": {"task": "survival", "column": "days", "event": "dead", "classes": ["0", "1"], "intervals": [30, 90, 365], "horizon": 90, "hazards": "free"},
+    "visits": {"task": "count", "column": "visits", "classes": [], "maximum": 50, "baseline": 4.0},
+    "grade": {"task": "ordinal", "column": "grade", "classes": ["0", "i", "ii", "iii"]},
+    "findings": {"task": "multilabel", "column": "found", "labels": ["afib", "block"]},
 }  # fmt: skip
+EXPLAINED = {"proportional": 1, "free": 1, "visits": 0, "grade": 1}
+"""Which output: the interval that ends at the horizon, the only one, the middle grade; of classes and labels the likeliest."""
 
 
 @pytest.mark.parametrize("task", OUTCOMES)
 def test_of_several_outputs_the_one_that_is_told_is_explained(task: str, tmp_path: Path, north: Site) -> None:
     _, part, found = explained(finished(tmp_path / "run", SMALL.replace(outcome=OUTCOMES[task]))[0], north)
-    if task == "multiclass":
+    if task not in EXPLAINED:
         likeliest = part.outputs.argmax(axis=1)
         assert len(set(likeliest.tolist())) > 1
         np.testing.assert_allclose(found.output, part.outputs[np.arange(40), likeliest], atol=1e-5)
         np.testing.assert_allclose(found.baseline + found.amounts.sum(axis=1), found.output, atol=1e-12)
     else:
-        adds_up(part, found, which=1)  # the interval that ends at the horizon
+        adds_up(part, found, which=EXPLAINED[task])
 
 
 def test_a_network_is_explained_to_a_small_rest_that_is_told(tmp_path: Path) -> None:

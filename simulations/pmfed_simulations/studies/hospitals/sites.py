@@ -21,7 +21,7 @@ from pmfed_simulations.hospitals.truth import LAW_DRAW, Truth, joined, mean_auc,
 from pmfed_simulations.studies.hospitals.law import PANEL, PROFILES, VALUES, Profile, draw_patients, log_odds, trend
 from scipy.special import expit
 
-from pmfed.study import Study
+from pmfed.study.draft import Draft, read_text
 
 STUDY = Path(__file__).with_name("study.toml")
 SCENE = Scene(28, (11, 16), (0.85, 1.18), radius=5.5, growth=1.5, edge=0.6, smooth=2, texture=0.35)
@@ -78,7 +78,7 @@ def _truth(drawn: Mapping[str, Columns], profiles: list[Profile], seed: int) -> 
         draw_patients(number, profile, round(LAW_DRAW * profile.weight / whole), seed + 1)["risk"]
         for number, profile in enumerate(profiles, 1)
     ]
-    split = Study.read(STUDY).evaluation
+    split = Draft.from_text(read_text(STUDY), STUDY.name).study.evaluation
     return Truth.of(
         seed,
         drawn,

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pmfed.cohort.contract.identity import GONE, NONE, Seen, Version, Versions
-from pmfed.cohort.contract.numbers import ABOVE, BELOW, EXACT, UNDECLARED, read_value
+from pmfed.cohort.contract.numbers import ABOVE, BELOW, EXACT, UNDECLARED, read_value, read_values
 from pmfed.cohort.contract.people import CURRENT, OLD, People, Person
 from pmfed.cohort.contract.times import STYLES, guessed, of_epochs, span
 from pmfed.cohort.contract.uses import LATER, Use, told
@@ -243,3 +243,8 @@ def test_a_path_knows_how_it_is_written_wherever_it_goes(tmp_path: object) -> No
         Written(decimal=",", thousands=",")
     with pytest.raises(ValueError, match="is no encoding"):
         Written(encoding="windows")
+
+
+def test_a_site_s_own_sign_for_missing_is_one_however_the_number_is_written() -> None:
+    told = read_values(["-9", "-9.0", "-9.00", "9", "<-9", "-9 mg"], missing=("-9",)).number
+    assert np.isnan(told).tolist() == [True, True, True, False, False, False]

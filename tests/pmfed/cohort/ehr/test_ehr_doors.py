@@ -13,6 +13,7 @@ from typing import Any
 import duckdb
 import numpy as np
 import pandas as pd
+import pyreadstat
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -41,7 +42,8 @@ STUDY = Events.model_validate(
     }
 )
 WHEN = dates("2020-02-01T12:00:00", "2020-02-01T12:00:00")
-ODD = ("twice", "older versions", "withdrawn")
+ODD = ("twice", "older versions", "withdrawn", "limits")
+"""With "limits" every value is written as "<value": the limit counts as the value, so nothing changes."""
 
 
 def flat(world: World, folder: Path, odd: frozenset[str]) -> list[list[str]]:
@@ -49,6 +51,9 @@ def flat(world: World, folder: Path, odd: frozenset[str]) -> list[list[str]]:
     write_tables(world, folder)
     with (folder / "events.csv").open(newline="") as file:
         head, *rows = list(csv.reader(file))
+    at = head.index("value")
+    if "limits" in odd:
+        rows = [[*row[:at], f"<{row[at]}" if row[at] else "", *row[at + 1 :]] for row in rows]
     return [head, *rows, *(rows if "twice" in odd else [])]
 
 
@@ -90,7 +95,7 @@ def as_xlsx(world: World, folder: Path, odd: frozenset[str]) -> Path:
     book = openpyxl.Workbook()
     book.active.append(rows[0])
     for patient, when, code, domain, value, unit, text in rows[1:]:
-        number = float(value) if value else None
+        number = (value if value.startswith("<") else float(value)) if value else None
         book.active.append(
             [int(patient), datetime.fromisoformat(when), code, domain, number, unit or None, text or None]
         )
@@ -102,12 +107,33 @@ def as_xlsx(world: World, folder: Path, odd: frozenset[str]) -> Path:
 def as_parquet(world: World, folder: Path, odd: frozenset[str]) -> Path:
     head, *rows = flat(world, folder, odd)
     frame = pd.DataFrame(rows, columns=head)
-    frame["value"] = pd.to_numeric(frame["value"])
+    frame["value"] = frame["value"] if "limits" in odd else pd.to_numeric(frame["value"])
     frame["when"] = pd.to_datetime(frame["when"])
     frame["patient_id"] = frame["patient_id"].astype("Int64")
     (folder / "events.csv").unlink()
     frame.to_parquet(folder / "events.parquet", index=False)
     return folder
+
+
+def as_statistical(ending: str) -> Callable[[World, Path, frozenset[str]], Path]:
+    """Return what writes events as a program for statistics keeps them: codes with labels, dates as numbers."""
+
+    def write(world: World, folder: Path, odd: frozenset[str]) -> Path:
+        head, *rows = flat(world, folder, odd)
+        frame = pd.DataFrame(rows, columns=head)
+        frame["value"] = frame["value"] if "limits" in odd else pd.to_numeric(frame["value"])
+        frame["when"] = pd.to_datetime(frame["when"])
+        frame["patient_id"] = frame["patient_id"].astype(float)
+        named = sorted(set(frame["code"]))
+        frame["code"] = frame["code"].map({code: float(place) for place, code in enumerate(named)})
+        about = {"variable_value_labels": {"code": dict(enumerate(named))}}
+        (folder / "events.csv").unlink()
+        (pyreadstat.write_sav if ending == "sav" else pyreadstat.write_dta)(
+            frame, str(folder / f"events.{ending}"), **about
+        )
+        return folder
+
+    return write
 
 
 def keyed(world: World, odd: frozenset[str]) -> dict[str, pd.DataFrame]:
@@ -116,6 +142,9 @@ def keyed(world: World, odd: frozenset[str]) -> dict[str, pd.DataFrame]:
     for name, frame in omop_tables(world).items():
         if "person_id" in frame and name not in ("person", "death"):
             frame = frame.assign(**{f"{name}_id": range(1, len(frame) + 1)})
+            if "value_as_number" in frame:
+                sign = frame["value_as_number"].notna() & ("limits" in odd)
+                frame = frame.assign(operator_concept_id=sign.map({True: 4171756, False: 0}))
             frame = pd.concat([frame, frame]) if "twice" in odd else frame
         out[name] = frame
     return out
@@ -161,6 +190,8 @@ def as_fhir(release: Callable[[dict[str, Any]], dict[str, Any]]) -> Callable[[Wo
         folder.mkdir()
         lines: list[dict[str, Any]] = []
         for one in (release(one) for found in fhir_resources(world).values() for one in found):
+            if "limits" in odd and "valueQuantity" in one:
+                one["valueQuantity"]["comparator"] = "<"
             lines.append({**one, "meta": {"versionId": "2"}})
             if "older versions" in odd and one["resourceType"] == "Observation":
                 wrong = {**one.get("valueQuantity", {}), "value": 19.5}
@@ -181,6 +212,8 @@ DOORS: dict[str, Callable[[World, Path, frozenset[str]], Path]] = {
     "windows": as_windows,
     "xlsx": as_xlsx,
     "parquet": as_parquet,
+    "spss": as_statistical("sav"),
+    "stata": as_statistical("dta"),
     "omop": as_omop,
     "omop-folder": as_omop_folder,
     "fhir-stu3": as_fhir(as_stu3),
@@ -210,7 +243,7 @@ def inputs(door: str, world: World, odd: frozenset[str], folder: Path) -> Any:
     return block.inputs
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.lists(EVENT, min_size=1, max_size=8, unique_by=lambda one: (one.patient, one.when, one.code)),
     st.frozensets(st.sampled_from(ODD)),
@@ -223,3 +256,32 @@ def test_one_patient_through_every_door(events: list[Event], odd: frozenset[str]
         for door in DOORS:
             found = inputs(door, world, odd, Path(folder))
             np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6, err_msg=door)
+
+
+@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.lists(EVENT, min_size=1, max_size=8, unique_by=lambda one: (one.patient, one.when, one.code)),
+    st.frozensets(st.sampled_from(ODD)),
+)
+def test_and_through_a_server_s(postgres: str, events: list[Event], odd: frozenset[str]) -> None:
+    world = World(PEOPLE, [*events, Event("2", "2019-01-02T03:04:05", "condition", "ICD10:X00")])
+    psycopg = pytest.importorskip("psycopg")
+    with psycopg.connect(postgres.replace("postgresql+psycopg://", "postgresql://"), autocommit=True) as connection:
+        connection.execute(
+            "SET lock_timeout = '5s'; DROP SCHEMA IF EXISTS doors CASCADE; CREATE SCHEMA doors; SET search_path = doors"
+        )
+        for create, rows in statements(keyed(world, odd)):
+            connection.execute(create)
+            if rows:
+                with connection.cursor() as cursor:
+                    cursor.executemany(
+                        f"INSERT INTO {create.split()[2]} VALUES ({', '.join(['%s'] * len(rows[0]))})", rows
+                    )
+    with tempfile.TemporaryDirectory() as folder:
+        expected = inputs("csv", world, frozenset(), Path(folder))
+        described = Path(folder) / "records.toml"
+        described.write_text(f'[omop]\ndatabase = "{postgres}"\nschema = "doors"\n')
+        problems = Problems("north")
+        block = read_events(STUDY, described, ["1", "2"], WHEN, problems)
+        problems.raise_any()
+        np.testing.assert_allclose(block.inputs, expected, rtol=1e-5, atol=1e-6)

@@ -9,7 +9,8 @@ from pydantic import ValidationError
 from worlds import CREATININE
 
 from pmfed.errors import StudyError
-from pmfed.modality.ehr import Age, EventCohort, EventFeature, Events, EventSequence, Notes, Signals
+from pmfed.modality.ehr import Age, EventCohort, EventFeature, Events, EventSequence, Notes
+from pmfed.modality.signals import Signals
 from pmfed.validate import parse_toml
 
 LAST = {**CREATININE, "value": "last"}

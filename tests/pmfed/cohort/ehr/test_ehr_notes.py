@@ -152,3 +152,18 @@ def test_a_database_without_notes(tmp_path: Path) -> None:
         connection.execute("DROP TABLE note")
     with pytest.raises(DataError, match="lacks the table 'note'"):
         read(path, vocabulary=WORDS)
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_what_became_of_notes_is_counted_alike(kind: str, tmp_path: Path) -> None:
+    (use,) = read(SOURCES[kind](tmp_path), vocabulary=WORDS).uses.values()
+    assert (use.used, dict(use.passed)) == (3, {"after the index date": 2})
+    (month,) = read(SOURCES[kind](_fresh(tmp_path)), vocabulary=WORDS, days=30).uses.values()
+    assert (month.used, dict(month.passed)) == (2, {"after the index date": 2, "before the window": 1})
+
+
+def test_notes_that_cannot_be_read_are_lost(tmp_path: Path) -> None:
+    scanned = {"content": [{"attachment": {"contentType": "application/pdf", "data": "JVBERi0="}}]}
+    more = [{**document("2", "2020-01-02T10:00:00", "x"), **scanned}, {**document("2", "", "Heart"), "date": None}]
+    (use,) = read(as_fhir(tmp_path, *more), vocabulary=WORDS).uses.values()
+    assert use.lost == {"no date": 1, "notes that are not plain text within the export": 1}

@@ -100,7 +100,13 @@ def test_the_password_comes_from_the_environment(
     block = read(described(tmp_path, url), one)
     assert block.inputs[:, 0].tolist() == [1, 0, 0, 1]
     database = open_database(url, ("cdm", "vocab"))
-    for told in (repr(database.engine), database.name, str(vars(database)), caplog.text):
+    for told in (
+        repr(database.session.engine),
+        database.name,
+        str(vars(database)),
+        str(vars(database.session)),
+        caplog.text,
+    ):
         assert SECRET not in told
         assert "s3cret" not in told
 

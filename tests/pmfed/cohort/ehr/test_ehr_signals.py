@@ -15,7 +15,7 @@ from pmfed.cohort.block import Block
 from pmfed.cohort.ehr.signals import resampled
 from pmfed.cohort.tables import Problems
 from pmfed.errors import DataError
-from pmfed.modality.ehr import Signals
+from pmfed.modality.signals import Signals
 
 wfdb = pytest.importorskip("wfdb", reason="wfdb is not installed: pip install 'pmfed[signals]'")
 
@@ -152,3 +152,17 @@ def test_what_cannot_be_taken_is_counted_and_not_named(folder: Path, tmp_path: P
         read(spec(channels={"x": {}}), ["record"], folder)
     with pytest.raises(DataError, match="there is no such folder"):
         read(spec(), ["record"], tmp_path / "absent")
+
+
+def test_what_became_of_waveforms_is_counted(folder: Path) -> None:
+    (folder / "short.csv").write_text("time,V1,II\n0,1,1\n0.004,1,1\n")
+    files, taken = (
+        ["record", "short.csv", "wave.csv", ""],
+        dates("2020-01-01", "2020-01-01", "2021-01-01", "2020-01-01"),
+    )
+    block = read_signals(
+        spec(skip_unreadable=True), files, folder, Path("t.csv"), Problems("north"), taken, dates(*["2020-06-01"] * 4)
+    )
+    use = block.uses["waveform"]
+    assert (use.used, list(use.lost.values())) == (1, [1])
+    assert (use.passed["after the index date"], use.passed["no value"]) == (1, 1)

@@ -14,7 +14,7 @@ from readings import read_signals
 from pmfed.cohort.block import Block
 from pmfed.cohort.tables import Problems
 from pmfed.errors import DataError
-from pmfed.modality.ehr import Signals
+from pmfed.modality.signals import Signals
 
 wfdb = pytest.importorskip("wfdb", reason="wfdb is not installed: pip install 'pmfed[signals]'")
 

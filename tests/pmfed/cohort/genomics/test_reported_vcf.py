@@ -275,3 +275,18 @@ def test_files_of_other_kinds(tmp_path: Path, content: bytes, says: str) -> None
     with pytest.raises(DataError) as caught:
         told(path, CT)
     assert says in str(caught.value)
+
+
+def test_what_became_of_the_calls_of_a_variant_is_counted(tmp_path: Path) -> None:
+    lines = (
+        line("C>T", "0/1:PASS", "1/1:bad", "./.:.", "0/0:bad", format="GT:FT"),
+        line("C>T", "0/1", "0/1", "0/1", "0/1", at=600, passed="LowQual"),
+    )
+    other, absent = {**CT, "at": "7:600"}, {**CT, "at": "7:700"}
+    block = read(panel({"v": CT, "failing": other, "gone": absent}), vcf(*lines).write(tmp_path / "a.vcf"), SAMPLES)
+    told_of = {key: (use.used, dict(use.lost), use.passed.get("no value", 0)) for key, use in block.uses.items()}
+    assert told_of == {
+        "v": (1, {"calls failing FT": 2}, 1),
+        "failing": (0, {"of a record that fails FILTER or QUAL": 4}, 0),
+        "gone": (0, {}, 4),
+    }

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
-from readings import read_images
+from readings import read_images, read_pictures
 
 from pmfed.cohort.imaging import archive as module
 from pmfed.cohort.tables import Problems
@@ -111,3 +111,20 @@ def test_real_archives(public_data: Path) -> None:
         images = read(spec, some, source / f"{archive}.zip")
         assert images.shape == (len(some), 3, 150, 200)
         assert images.std(axis=(1, 2, 3)).min() > 0.05
+
+
+def test_what_became_of_pictures_is_counted_alike_in_a_folder_and_a_zip(tmp_path: Path) -> None:
+    members = {f"{one}.png": png(seed=one) for one in range(3)} | {"cut.png": png()[:60], "large.png": png((5, 6, 3))}
+    (tmp_path / "f").mkdir()
+    for name, content in members.items():
+        (tmp_path / "f" / name).write_bytes(content)
+    spec = COLOUR.model_copy(update={"skip_unreadable": True})
+    found = []
+    for place in (tmp_path / "f", pack(tmp_path / "f.zip", members)):
+        block = read_pictures(spec, [*members, "gone.png", ""], place, Path("t.csv"), Problems("north"))
+        found.append(block.uses["picture"])
+    assert found[0] == found[1]
+    assert found[0].used == 3
+    assert sorted(found[0].lost.values()) == [1, 1, 1]
+    assert found[0].passed["no value"] == 1
+    assert found[0].share == 0.5
