@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from plugin import install_example, installed, write_package
+from plugin import installed, write_package
 from pmfed_client.agent.agent import Agent
-from pmfed_client.agent.answers import Answers
 from pmfed_client.site.approve import approve, read_study, terms
 from pmfed_client.site.site import Site
 from pmfed_simulations.rosters import pin_rosters
@@ -21,12 +18,9 @@ from small import AGE, small_study
 
 from pmfed import plugins
 from pmfed.errors import PolicyError, StudyError
-from pmfed.methods import plan_for, schedule
+from pmfed.methods import schedule
 from pmfed.models import build
-from pmfed.models.plugin import plugin_network
-from pmfed.queries.plugged import PluginRows
 from pmfed.study import Study
-from pmfed.study.encoders import PluginEncoder
 from pmfed.wire import Request, dump, parse_reply
 
 LABS: dict[str, Any] = {"labs": {"kind": "table", "table": "patients", "features": AGE}}
@@ -225,213 +219,6 @@ def test_a_site_says_which_package_it_lacks(tmp_path: Path) -> None:
     ).canonical()
     reason = reply_to(Agent(place), text.replace('"kind":"mlp"', '"kind":"nowhere"'), "ab" * 32)
     assert "the encoder 'nowhere' is not installed here; the study takes it from some-package 2.1" in reason
-
-
-# -- encoders ---------------------------------------------------------------------------------------------------------
-
-
-class Given(PluginEncoder):
-    """An encoder whose network a test chooses."""
-
-    kind: str = "given"
-    which: str
-
-    def network(self, shape: tuple[int, ...], embedding: int) -> Any:
-        import torch
-        from torch import nn
-
-        class Mixing(nn.Linear):
-            def forward(self, x: Any) -> Any:
-                return super().forward(x - x.mean(0))
-
-        class Remembering(nn.Linear):
-            def __init__(self, *sizes: int) -> None:
-                super().__init__(*sizes)
-                self.register_buffer("seen", torch.zeros(sizes[0]))
-
-            def forward(self, x: Any) -> Any:
-                self.seen += x.mean(0).detach()
-                return super().forward(x)
-
-        class Writing(nn.Linear):
-            def forward(self, x: Any) -> Any:
-                return super().forward(x) + 0 * x.mul_(0.5).sum(1, keepdim=True)
-
-        class Aliasing(nn.Module):
-            def __init__(self) -> None:
-                super().__init__()
-                self.scale = nn.Parameter(torch.ones(1))
-
-            def forward(self, x: Any) -> Any:
-                return x.view_as(x) if not self.training else x * self.scale
-
-        class Always(nn.Linear):
-            def forward(self, x: Any) -> Any:
-                return nn.functional.dropout(super().forward(x), 0.5, training=True)
-
-        class Tied(nn.Module):
-            def __init__(self, by_memory: bool) -> None:
-                super().__init__()
-                self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
-                self.second.weight = nn.Parameter(self.first.weight.detach()) if by_memory else self.first.weight
-
-            def forward(self, x: Any) -> Any:
-                return self.second(self.first(x).tanh())
-
-        class Random(nn.Linear):
-            def __init__(self, *sizes: int) -> None:
-                super().__init__(*sizes)
-                with torch.no_grad():
-                    self.bias.copy_(torch.from_numpy(np.random.default_rng().normal(size=sizes[1])))
-
-        made = {
-            "mixing": lambda: Mixing(4, 4),
-            "remembering": lambda: Remembering(4, 4),
-            "batch norm": lambda: nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 4)),
-            "writing": lambda: Writing(4, 4),
-            "aliasing": Aliasing,
-            "always": lambda: Always(4, 4),
-            "tied": lambda: Tied(False),
-            "tied by memory": lambda: Tied(True),
-            "random": lambda: Random(4, 4),
-            "dropout": lambda: nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 4)),
-            "narrow": lambda: nn.Linear(4, 3),
-            "no module": lambda: 3,
-        }
-        return made[self.which]()
-
-
-@pytest.mark.parametrize(
-    ("which", "why"),
-    [
-        ("mixing", "depends on the other records of the batch"),
-        ("remembering", "keeps something of the records"),
-        ("writing", "record|writes into the inputs"),
-        ("aliasing", "gives back the memory of its inputs"),
-        ("always", "other outputs when it sees the same records again in a prediction"),
-        ("tied by memory", "'first.weight' and 'second.weight' are tied by their memory only"),
-        ("random", "begins with other weights each time"),
-        ("narrow", r"must give \(3, 4\)"),
-        ("no module", "gives a int, not a torch module"),
-    ],
-)
-def test_a_network_that_cannot_be_private_is_refused_with_the_reason(which: str, why: str) -> None:
-    with pytest.raises(StudyError, match=why) as caught:
-        plugin_network(Given(which=which), (4,), 4)
-    assert "model.encoders" in caught.value.what
-
-
-@pytest.mark.parametrize("which", ["batch norm", "tied", "dropout"])
-def test_a_network_that_can_be_private_is_taken(which: str) -> None:
-    import torch
-
-    torch.manual_seed(5)
-    assert plugin_network(Given(which=which), (4,), 4)(torch.rand(2, 4)).shape == (2, 4)
-    before = torch.random.get_rng_state()
-    plugins_again = plugin_network(Given(which="tied"), (4,), 4)
-    torch.random.set_rng_state(before)
-    assert all(
-        torch.equal(one, other)
-        for one, other in zip(
-            plugins_again.parameters(), plugin_network(Given(which="tied"), (4,), 4).parameters(), strict=True
-        )
-    ), "trying it out uses up no random numbers"
-
-
-# -- methods ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def means(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Study]:
-    """A study of the example package's method."""
-    folder = str(install_example(tmp_path_factory.mktemp("example")))
-    sys.path.insert(0, folder)
-    try:
-        yield Study.read(Path(__file__).parents[2] / "examples" / "pmfed_example" / "means.toml")
-    finally:
-        sys.path.remove(folder)
-
-
-def cohort_of(patients: int) -> Any:
-    from pmfed.cohort import Cohort
-    from pmfed.cohort.cohort import Findings
-
-    inputs = {"labs": np.linspace(-1, 1, patients * 2, dtype=np.float32).reshape(patients, 2)}
-    return Cohort(
-        ids=tuple(map(str, range(patients))), owner=np.arange(patients), training=np.ones(patients, bool), inputs=inputs,
-        present={"labs": np.ones(patients, bool)}, targets=np.zeros(patients, np.float32), findings=Findings(),
-    )  # fmt: skip
-
-
-@pytest.mark.slow
-def test_a_plugins_query_is_priced_bounded_and_told_by_pmfed(means: Study) -> None:
-    (query,) = schedule(means)
-    assert isinstance(query, PluginRows)
-    assert query.leaves() == (
-        "once a sum over all patients of 3 numbers, to which one patient adds at most 1.73205, with noise, under a mask; "
-        "computed by the plug-in: what pmfed-example 0.1.0 calls 'means of all inputs'"
-    )
-    plan = plan_for(means, 3)
-    assert plan.epsilon() <= 2.0
-    cohort = cohort_of(600)
-    found = Answers(means, plan, cohort, lambda *_: None).exact(query, {})  # type: ignore[arg-type,return-value]
-    assert found == pytest.approx([600, *cohort.inputs["labs"].sum(0)], abs=1e-3)
-
-
-def example_rows() -> Any:
-    return sys.modules["pmfed_example.means"].Sums
-
-
-@pytest.mark.slow
-def test_a_plugin_hands_over_no_sum_and_no_price_of_its_own(means: Study) -> None:
-    """What it adds up, names or charges by itself is refused; what it says of itself is short, plain and quoted."""
-    from pmfed.privacy.mechanism import Mechanism
-    from pmfed.queries.gradient import Step
-
-    rows = example_rows()
-
-    class Several(rows):  # type: ignore[misc]
-        def rows(self, patients: Any, state: Any) -> Any:
-            for _ in range(2):
-                yield np.ones((1, self.size))
-
-    class Cheap(rows):  # type: ignore[misc]
-        def mechanism(self, sites: int) -> Mechanism:
-            return Mechanism("means", "all", "patient", 1e-6, 100.0, 1e-9, 1, sites, 0)
-
-    class Loud(rows):  # type: ignore[misc]
-        label = "nothing\x1b[2J' leaves this hospital, and the price is 0; " + "x" * 400
-
-    class Seen(rows):  # type: ignore[misc]
-        most_seen = 0
-
-        def rows(self, patients: Any, state: Any) -> Any:
-            type(self).most_seen = max(self.most_seen, patients.cohort.patients)
-            yield from super().rows(patients, state)
-
-    plan, cohort = plan_for(means, 3), cohort_of(5)
-
-    def summed(kind: Any) -> Any:
-        return Answers(means, plan, cohort, lambda *_: None).exact(PluginRows(means, kind(means), "it 1.0"), {})  # type: ignore[arg-type,return-value]
-
-    with pytest.raises(StudyError, match="did not make one row"):
-        summed(Several)
-    summed(Seen)
-    assert Seen.most_seen == 1, "each patient is shown alone"
-    assert PluginRows(means, Cheap(means), "it 1.0").mechanism(3) == schedule(means)[0].mechanism(3)
-    label = PluginRows(means, Loud(means), "it 1.0").label
-    assert label.isprintable()
-    assert len(label) < 90
-    assert label.count("'") == 2
-    with pytest.raises(StudyError, match="no sum of rows"):
-        PluginRows(means, Step(means), "it 1.0")  # type: ignore[arg-type]
-    for name, value in (
-        ("exact", True), ("by_site", True), ("noise", 0.001), ("rate", 0.01), ("charged_at_once", 0), ("times", 0),
-        ("size", 10**9), ("bound", float("inf")), ("grid_unit", 0.0), ("name", "step"), ("name", "tables"), ("whose", "held-out"),
-        ("stage", "within"),
-    ):  # fmt: skip
-        with pytest.raises(StudyError, match="the plug-in it"):
-            PluginRows(means, type("Wrong", (rows,), {name: value})(means), "it 1.0")
 
 
 # -- readers and outcomes ---------------------------------------------------------------------------------------------
