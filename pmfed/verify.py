@@ -19,7 +19,7 @@ from pydantic import Field, ValidationError
 from safetensors import SafetensorError
 
 from pmfed.errors import PmfedError, UsageError, VerificationError
-from pmfed.methods import METHODS, plan_for
+from pmfed.methods import method_class, plan_for
 from pmfed.plain import plain
 from pmfed.privacy.accounting import epsilon
 from pmfed.privacy.plan import PrivacyPlan
@@ -188,7 +188,7 @@ def _files(run: Path, manifest: Manifest) -> Iterator[str]:
 def _contents(run: Path, found: Verified, roster: Roster | None) -> None:
     study = Study.read(run / "study.toml")
     result = json.loads((run / "result.json").read_text(encoding="utf-8"))
-    method = METHODS[study.method.kind]
+    method = method_class(study.method.kind)
     about = {"study.toml": study.fingerprint(), "result.json": result["fingerprint"], **method.fingerprints(run)}
     for name, fingerprint in about.items():
         if fingerprint != found.manifest.study:

@@ -33,6 +33,10 @@ COMPARE_HELP = (
     "-no-privacy), clipped, no-privacy, converged, pooled, pooled-private, ablation, ablation-no-privacy, none."
 )
 
+EDITABLE = (
+    "installed so that its code is not in its RECORD; install it as a wheel to see the line by which sites admit it"
+)
+
 app = typer.Typer(
     help="Federated, privacy-preserving learning for precision medicine.\n\nStart with 'pmfed simulate'.",
     no_args_is_help=True,
@@ -247,6 +251,9 @@ def study_check(study: Annotated[str, typer.Argument(help="A built-in study or a
         print(
             f"fedavg: the coordinator's {rule.name} steps the way the models went, learning rate {rule.learning_rate:g}."
         )
+    for plugin in found.plug_ins:
+        print(f"plug-in: the {plugin.words}")
+        print(f'  a site admits it by   [policy] plugins = ["{plugin.line}"]' if plugin.record else "  " + EDITABLE)
     for line in advice(draft, found):
         print(line)
     print(f"fingerprint {found.fingerprint()}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
@@ -193,6 +193,17 @@ def _explained(model: Model, asked: dict[str, Any], most: int, file: TextIO) -> 
             print(f"  {mean:10.4f}  {name}", file=file)
 
 
+def _admitted(site: Path | None) -> AbstractContextManager[None]:
+    """Return within what a model is opened: at a site, only with the plug-ins that its policy lists."""
+    if site is None:
+        return nullcontext()
+    from pmfed_client.site.site import Site
+
+    from pmfed.plugins import admitting
+
+    return admitting(Site.read(site).policy.plugins)
+
+
 def _opened(
     run: Path, site: Path | None, table: Path | None, source: list[str] | None, own: bool
 ) -> tuple[Model, dict[str, Any]]:
@@ -201,7 +212,8 @@ def _opened(
     from pmfed.runs.own import own_model, run_number
     from pmfed.runs.sources import named_sources, table_sources
 
-    model = open_model(run)
+    with _admitted(site):
+        model = open_model(run)
     if site is not None and table is not None:
         raise UsageError("--site and --table cannot be given together.", "A site's own site.toml names its table.")
     if own and site is None:

@@ -57,7 +57,11 @@ def site_check(
     from pmfed_client.site.site import Site
     from pmfed_simulations.studies import find_study
 
-    here, asked = Site.read(site), find_study(study)
+    from pmfed import plugins
+
+    here = Site.read(site)
+    with plugins.admitting(here.policy.plugins):
+        asked = find_study(study)
     dry_step(asked)  # before patients are read: that may take long
     if page is not None and not page.parent.is_dir():
         raise UsageError(
@@ -166,15 +170,14 @@ def site_approve(
     from shutil import get_terminal_size
 
     from pmfed_client.site.approval import granted
-    from pmfed_client.site.approve import approve
+    from pmfed_client.site.approve import approve, read_study
     from pmfed_client.site.approve import withdraw as take_back
     from pmfed_client.site.consent import agree, check_price, page
     from pmfed_client.site.site import Site
     from pmfed_client.site.trust import same_fingerprint
 
-    from pmfed.study import Study
-
-    place, asked = Site.read(site), Study.read(study)
+    place = Site.read(site)
+    asked = read_study(place, study)
     if withdraw:
         take_back(place, asked, by)
         print("taken back: this site refuses the study when it is next asked to enrol.")

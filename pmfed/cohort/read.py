@@ -18,7 +18,7 @@ from pmfed.cohort.encode import encode
 from pmfed.cohort.imaging.places import Places
 from pmfed.cohort.leaks import check_leaks
 from pmfed.cohort.population import NewPatients, Population, StudyPatients
-from pmfed.cohort.readers import READERS, read_block
+from pmfed.cohort.readers import read_block, reader_for
 from pmfed.cohort.reading import MaskReading, Reading
 from pmfed.cohort.records import Records, labels_of, read_records
 from pmfed.cohort.sheets import Sheet, modalities_at, read_sheets
@@ -207,7 +207,7 @@ class _Site:
         """Read the masks of a segmentation; the study saw to it that listed images and masks stand in one row."""
         ((name, reading),) = read.readings.items()
         source, table = outcome.folder, self.study.cohort.table
-        masks = READERS[reading.spec.kind].masks
+        masks = reader_for(reading.spec.kind).masks
         assert masks is not None, "the study was checked"
         if source not in self.sources:
             what = f"there is no source '{source}', the folder of the masks."

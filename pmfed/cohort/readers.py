@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pmfed import plugins
 from pmfed.cohort.block import Block
 from pmfed.cohort.ehr import read_events, read_notes, read_sequence, read_signals
 from pmfed.cohort.genomics import read_copy_number, read_expression, read_panel
@@ -19,7 +20,7 @@ from pmfed.cohort.imaging.masks import read_nifti_masks, read_picture_masks
 from pmfed.cohort.imaging.segments import read_segmentations
 from pmfed.cohort.reading import MaskReading, Reading
 from pmfed.cohort.tabular import read_genotype_columns, read_table_columns
-from pmfed.errors import DataError
+from pmfed.errors import DataError, StudyError
 from pmfed.modality import (
     CopyNumber,
     Dicom,
@@ -90,6 +91,14 @@ def register(reader: Reader) -> None:
     READERS[kind_of(reader.spec)] = reader
 
 
+def reader_for(kind: str) -> Reader:
+    """Return the reader of a kind of modality: pmfed's, one that this program registered, or a plug-in's."""
+    found = READERS.get(kind) or plugins.load("readers", kind)
+    if not isinstance(found, Reader):
+        raise StudyError(f"the kind of modality '{kind}' of a plug-in is no pmfed.cohort.readers.Reader.")
+    return found
+
+
 def read_block(reading: Reading[Any]) -> Block:
     """Read a modality by the reader of its kind.
 
@@ -108,4 +117,4 @@ def read_block(reading: Reading[Any]) -> Block:
             reading.problems.raise_any()
             raise
         reading = replace(reading, places=replace(reading.places, backbone=network))
-    return READERS[reading.spec.kind].read(reading)
+    return reader_for(reading.spec.kind).read(reading)

@@ -5,22 +5,30 @@ from __future__ import annotations
 from functools import lru_cache
 
 from pmfed.errors import StudyError
-from pmfed.methods.registry import METHODS
+from pmfed.methods.registry import METHODS, method_class
+from pmfed.plugins import plugin_of
 from pmfed.privacy.plan import PrivacyPlan
+from pmfed.queries.plugged import PluginRows
 from pmfed.queries.query import Query
 from pmfed.study import Study
 
 
 @lru_cache(maxsize=32)
 def schedule(study: Study) -> tuple[Query, ...]:
-    """Return everything a run of a study may ask, in order.
+    """Return everything a run of a study may ask, in order; the queries of a plug-in as `PluginRows`.
 
     Raises
     ------
     StudyError
-        The method names a query twice.
+        The method names a query twice, or a plug-in's query is not what it must be.
     """
-    found = METHODS[study.method.kind].queries(study)
+    kind = study.method.kind
+    found = method_class(kind).queries(study)
+    if kind not in METHODS:
+        plugin = plugin_of("methods", kind)
+        assert plugin is not None
+        package = f"{plugin.distribution} {plugin.version}"
+        found = tuple(PluginRows(study, one, package) for one in found)  # type: ignore[arg-type]
     if len({one.name for one in found}) < len(found):
         raise StudyError(f"method '{study.method.kind}' names a query twice.")
     return found

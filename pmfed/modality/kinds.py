@@ -6,6 +6,7 @@ from typing import Annotated, Any, get_args
 
 from pydantic import Field, SerializeAsAny, ValidatorFunctionWrapHandler, WrapValidator
 
+from pmfed import plugins
 from pmfed.modality.ehr import Events, EventSequence, Notes
 from pmfed.modality.genomics import CopyNumber, Expression, Panel
 from pmfed.modality.images import Images
@@ -57,8 +58,11 @@ def register(spec: type[Modality]) -> None:
 
 
 def known_kinds() -> tuple[str, ...]:
-    """Return what ``kind`` may be here, with the kinds of installed packages."""
+    """Return what ``kind`` may be here, with the kinds that this program registered."""
     return tuple(sorted({*KINDS, *_ADDED}))
+
+
+_of_plugin = plugins.reader_of("readers", Modality, attribute="spec")
 
 
 def _any(value: Any, own: ValidatorFunctionWrapHandler) -> Any:
@@ -66,7 +70,7 @@ def _any(value: Any, own: ValidatorFunctionWrapHandler) -> Any:
     if isinstance(value, Modality):
         return value
     added = _ADDED.get(str(value.get("kind"))) if isinstance(value, dict) else None
-    return own(value) if added is None else added.model_validate(value)
+    return _of_plugin(value, own) if added is None else added.model_validate(value)
 
 
 AnyModality = Annotated[SerializeAsAny[_Own], WrapValidator(_any)]

@@ -8,14 +8,17 @@ from torch import nn
 
 from pmfed.modality import Modality
 from pmfed.models.imaging import MonaiEncoder, SmallCNN
+from pmfed.models.plugin import plugin_network
 from pmfed.models.sequence import Recurrent, Transformer
 from pmfed.study import encoders
-from pmfed.study.encoders import Cnn, Encoder, Mlp, Monai
+from pmfed.study.encoders import Cnn, Encoder, Mlp, Monai, PluginEncoder
 
 
 def encoder(spec: Encoder, modality: Modality, embedding: int) -> nn.Module:
     """Return the module that turns a modality's inputs (B, ...) into embeddings (B, embedding)."""
     shape = modality.shape
+    if isinstance(spec, PluginEncoder):
+        return plugin_network(spec, shape, embedding)
     if isinstance(spec, Cnn):
         return SmallCNN(shape[0], spec.channels, embedding, len(shape) - 1)
     if isinstance(spec, Monai):

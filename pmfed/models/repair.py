@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils import parametrize
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -164,6 +165,7 @@ class _Still(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def _refuse(module: nn.Module) -> None:
     """Refuse by kind, before anything runs."""
+    _refuse_shared_memory(module)
     for name, part in module.named_modules():
         where = _at(name, part)
         if isinstance(part, _WRAPPERS) or "_orig_mod" in part._modules:
@@ -193,6 +195,25 @@ def _refuse(module: nn.Module) -> None:
                 f"{where} draws from a random generator of its own, so a record's draw depends on those before it.",
                 "Draw with torch's own functions, as Dropout does.",
             )
+
+
+def _refuse_shared_memory(module: nn.Module) -> None:
+    """Refuse parameters that lie in one memory and are not one: a copy parts them, and a step of one would be a step of both."""
+    held: dict[int, list[tuple[int, int, str]]] = {}
+    for name, parameter in module.named_parameters():
+        if isinstance(parameter, UninitializedParameter) or not parameter.numel():
+            continue
+        first = int(parameter.storage_offset())
+        last = sum((size - 1) * step for size, step in zip(parameter.shape, parameter.stride(), strict=True))
+        end = first + int(last) + 1
+        others = held.setdefault(parameter.untyped_storage().data_ptr(), [])
+        for start, stop, other in others:
+            if first < stop and start < end:
+                raise StudyError(
+                    f"the weights '{other}' and '{name}' are tied by their memory only, and training would part them.",
+                    "Give both layers the same parameter, as in: self.second.weight = self.first.weight",
+                )
+        others.append((first, end, name))
 
 
 def _copied(module: nn.Module, memo: dict[int, Any]) -> nn.Module:

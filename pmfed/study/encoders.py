@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, SerializeAsAny, WrapValidator, model_validator
 
+from pmfed import plugins
 from pmfed.validate import Frozen
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Mlp(Frozen):
@@ -92,4 +97,27 @@ class Monai(Frozen):
         return ""
 
 
-Encoder = Annotated[Mlp | Cnn | Recurrent | Transformer | Monai, Field(discriminator="kind")]
+class PluginEncoder(Frozen):
+    """A network of an installed package (`pmfed.plugins`). Its fields are the keys of ``[model.encoders.NAME]``; ``kind`` is the entry point's name."""
+
+    kind: str
+
+    def misfit(self, shape: tuple[int, ...]) -> str:
+        """Return why this encoder cannot take an input of that shape; empty when it can."""
+        return ""
+
+    @abstractmethod
+    def network(self, shape: tuple[int, ...], embedding: int) -> torch.nn.Module:
+        """Return a network from inputs (B, *shape) to embeddings (B, embedding), with weights drawn by torch's own functions.
+
+        It is tried out before it is used (`pmfed.models.plugin`).
+        """
+
+
+_Own = Annotated[Mlp | Cnn | Recurrent | Transformer | Monai, Field(discriminator="kind")]
+KINDS = ("mlp", "cnn", "gru", "lstm", "transformer", "resnet10", "resnet18", "densenet121", "efficientnet-b0")
+"""What ``kind`` may be wherever pmfed is installed."""
+
+
+Encoder = Annotated[SerializeAsAny[_Own], WrapValidator(plugins.reader_of("encoders", PluginEncoder))]
+"""An encoder in a study: of pmfed, or of a plug-in that was loaded for it."""

@@ -6,8 +6,9 @@ from collections.abc import Collection
 from itertools import pairwise
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, SerializeAsAny, WrapValidator, field_validator
 
+from pmfed import plugins
 from pmfed.validate import Frozen
 
 
@@ -55,4 +56,26 @@ class TablesMethod(Frozen):
         return f"{extra}: method 'tables' trains nothing; leave this section out" if extra else ""
 
 
-MethodSpec = Annotated[GradientMethod | TablesMethod, Field(discriminator="kind")]
+class PluginMethod(Frozen):
+    """The keys of a method of an installed package (`pmfed.plugins`); ``kind`` is the entry point's name. It trains no model."""
+
+    unused: ClassVar[tuple[str, ...]] = ("training", "model", "personal")
+    """Sections of a study that the method makes no use of."""
+
+    kind: str
+
+    def misfit(self, given: Collection[str]) -> str:
+        """Return why a study with these sections cannot use the method; empty when it can."""
+        extra = next((name for name in PluginMethod.unused if name in given), "")
+        return f"{extra}: method '{self.kind}' trains nothing; leave this section out" if extra else ""
+
+
+_Own = Annotated[GradientMethod | TablesMethod, Field(discriminator="kind")]
+KINDS = ("gradient", "tables")
+"""What ``kind`` may be wherever pmfed is installed."""
+
+
+MethodSpec = Annotated[
+    SerializeAsAny[_Own], WrapValidator(plugins.reader_of("methods", PluginMethod, attribute="keys"))
+]
+"""A method in a study: of pmfed, or of a plug-in that was loaded for it."""

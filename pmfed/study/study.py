@@ -18,21 +18,29 @@ from typing import Annotated, Any, ClassVar
 import tomli_w
 from pydantic import Field, model_validator
 
-from pmfed.modality import AnyModality, Name
+from pmfed import plugins
+from pmfed.modality import AnyModality, Name, known_kinds
 from pmfed.modality.weights import told
 from pmfed.study.about import About
 from pmfed.study.aggregation import Aggregation
 from pmfed.study.automatic import AUTO, automatic
 from pmfed.study.cohort import CohortSpec
+from pmfed.study.encoders import KINDS as ENCODERS
 from pmfed.study.evaluation import Evaluation
+from pmfed.study.method import KINDS as METHODS
 from pmfed.study.method import GradientMethod, MethodSpec
 from pmfed.study.model import ModelSpec
-from pmfed.study.outcomes import NOTHING, OutcomeSection
+from pmfed.study.outcomes import NOTHING, OutcomeSection, outcomes
 from pmfed.study.personal import Ditto, FineTune, LocalParts, Personal
 from pmfed.study.privacy import Privacy
 from pmfed.study.recalibration import RecalibrationSpec
 from pmfed.study.training import NO_TRAINING, Training
 from pmfed.validate import Grown, parse_toml, read_toml
+
+
+def own_kinds() -> dict[str, Collection[str]]:
+    """Return the kinds that a study can name without a plug-in, by the group that a plug-in would be of."""
+    return {"methods": METHODS, "encoders": ENCODERS, "readers": known_kinds(), "outcomes": {*outcomes(), NOTHING.task}}
 
 
 class Study(Grown):
@@ -61,6 +69,13 @@ class Study(Grown):
                 f'{".".join(open_[0])}: "{AUTO}" is not a number yet; it is worked out where the study is written, by '
                 "'pmfed study resolve FILE'"
             )
+        return data
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_its_plugins(cls, data: Any) -> Any:
+        if isinstance(data, dict):
+            plugins.use(data, own_kinds())
         return data
 
     @model_validator(mode="after")
@@ -145,6 +160,18 @@ class Study(Grown):
         if not self.outcome.columns:
             data.pop("outcome")
         return data
+
+    @property
+    def plug_ins(self) -> tuple[plugins.Plugin, ...]:
+        """The plug-ins that it was read with."""
+        kinds = {
+            "method": {"kind": self.method.kind},
+            "outcome": {"task": self.outcome.task},
+            "modalities": {name: {"kind": one.kind} for name, one in self.modalities.items()},
+            "model": {"encoders": {name: {"kind": one.kind} for name, one in self.model.encoders.items()}},
+        }
+        found = plugins.named(kinds, own_kinds())
+        return tuple(plugin for one in found if (plugin := plugins.plugin_of(one.group, one.kind)) is not None)
 
     @property
     def tuned(self) -> FineTune | Ditto | None:

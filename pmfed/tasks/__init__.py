@@ -16,6 +16,8 @@ import numpy.typing as npt
 from pmfed.errors import AuditError
 from pmfed.study import Study
 from pmfed.study.outcome import Metric, Outcome
+from pmfed.study.outcomes import BUILT_IN, NOTHING
+from pmfed.tasks.plugin import check_task
 from pmfed.tasks.task import Task
 
 __all__ = ["Metric", "Task", "extremes", "task_class", "task_for"]
@@ -29,8 +31,11 @@ def task_class(kind: type[Outcome]) -> type[Task]:
 
 
 def task_for(study: Study) -> Task:
-    """Return the task of a study's outcome."""
-    return task_class(type(study.outcome))(study.outcome, coarse=study.evaluation.release == "private")
+    """Return the task of a study's outcome; a plug-in's is tried out first (`check_task`)."""
+    task = task_class(type(study.outcome))(study.outcome, coarse=study.evaluation.release == "private")
+    if type(study.outcome) not in (*BUILT_IN, type(NOTHING)):
+        check_task(study.outcome, task)
+    return task
 
 
 def extremes(study: Study) -> npt.NDArray[Any]:

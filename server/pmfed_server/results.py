@@ -18,7 +18,7 @@ import numpy as np
 import pmfed
 from pmfed import __version__
 from pmfed.file_io import replace_file
-from pmfed.methods import METHODS, schedule
+from pmfed.methods import method_class, schedule
 from pmfed.methods.power import power
 from pmfed.privacy.accounting import REPORT_GRID
 from pmfed.privacy.groups import patient_epsilon
@@ -100,7 +100,7 @@ def summarise(study: Study, plan: PrivacyPlan, outcome: Outcome, wall_s: float) 
         "versions": versions(),
     }
     result["notes"] = []
-    if METHODS[study.method.kind].predicts:
+    if method_class(study.method.kind).predicts:
         if plan.private and (doubt := power(study, plan).verdict()):
             result["notes"].append(doubt)
         result["across_sites"] = across_sites(result["metric"]["name"], result["metrics"]["per_site"])
@@ -199,7 +199,7 @@ def write_results(folder: Path, study: Study, outcome: Outcome, result: Mapping[
 def write_results_page(folder: Path, result: Mapping[str, Any], curves: Mapping[str, Any]) -> None:
     """Write result.json and report.html."""
     replace_file(folder / "result.json", (json.dumps(result, indent=2) + "\n").encode())
-    if METHODS[str(result.get("method", "gradient"))].predicts:
+    if method_class(str(result.get("method", "gradient"))).predicts:
         write_report(folder, dict(result), read_lines(folder / "metrics.jsonl"), dict(curves))
     else:
         write_method_report(folder, result)

@@ -23,7 +23,7 @@ from torch import Tensor
 from pmfed.cohort import Cohort, pool
 from pmfed.cohort.statistics import rows as statistics_rows
 from pmfed.errors import AuditError, DataError, UsageError
-from pmfed.methods import METHODS, plan_for
+from pmfed.methods import method_class, plan_for
 from pmfed.models import build, flatten, load
 from pmfed.privacy.audit import (
     Audit,
@@ -292,7 +292,7 @@ def audit_study(name: str, sites: Path | None, data: Path | None) -> Audit:
                 "Audit the study without that section: clip, noise and sampling are the same code.",
             )
         cohorts = [made.cohorts[site.name] for site in made.sites]
-        if not METHODS[made.study.method.kind].predicts:
+        if not method_class(made.study.method.kind).predicts:
             return _audit_rows(made.study, cohorts)
         return Auditor(made.study, cohorts, np.random.default_rng()).audit()
 

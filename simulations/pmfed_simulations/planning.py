@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from rich.table import Table
 
-from pmfed.methods import METHODS, plan_for, schedule
+from pmfed.methods import method_class, plan_for, schedule
 from pmfed.methods.power import Power, power
 from pmfed.methods.step_rule import far_from_rule
 from pmfed.models import build
@@ -86,7 +86,7 @@ def show_plan(study: Study, sites: int) -> Power | None:
     torch.set_num_threads(1)
     screen = console()
     plan = plan_for(study, sites)
-    if not METHODS[study.method.kind].predicts:
+    if not method_class(study.method.kind).predicts:
         others = rounded_up(plan.epsilon(against="others", role="all"), 3)
         screen.print(f"{study.study.title} ({study.fingerprint()[:12]})")
         screen.print(

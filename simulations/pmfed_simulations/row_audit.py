@@ -85,10 +85,12 @@ class RowAudit:
         return Answers(self.study, self.plan, cohort, self.draw).exact(query, self._state(query))
 
     def _state(self, query: RowSum) -> dict[str, npt.NDArray[Any]]:
-        if not query.state:
-            return {}
-        assert self.sent is not None
-        state: dict[str, npt.NDArray[Any]] = {"parameters": self.sent}
+        state: dict[str, npt.NDArray[Any]] = {
+            name: np.zeros(size, dtype=kind) for name, (kind, size) in query.state.items()
+        }
+        if "parameters" in state:
+            assert self.sent is not None
+            state["parameters"] = self.sent
         if "recalibration" in query.state:
             state["recalibration"] = Line.none(query.state["recalibration"][1] - 1).vector
         return state

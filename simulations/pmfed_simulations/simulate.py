@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from pmfed.cohort import Cohort, read_cohort
 from pmfed.errors import StudyError, UsageError
 from pmfed.file_io import replace_file
-from pmfed.methods import METHODS, plan_for, schedule
+from pmfed.methods import method_class, plan_for, schedule
 from pmfed.methods.power import power
 from pmfed.methods.step_rule import resolved
 from pmfed.study import Study
@@ -209,7 +209,7 @@ def simulate(simulation: Simulation, tick: Callable[[], None] = lambda: None) ->
     workers = workers_of(simulation.options)
     # The federation first: who refuses it has no part in what stands beside it.
     run_jobs([job for row in simulation.main.jobs for job in row], simulation.cohorts, workers, tick)
-    if not METHODS[simulation.study.method.kind].predicts:
+    if not method_class(simulation.study.method.kind).predicts:
         return dict(json.loads((simulation.out / "result.json").read_text(encoding="utf-8")))
     others = [without_absent(line, simulation.main) for line in simulation.others]
     run_jobs([job for line in others for row in line.jobs for job in row], simulation.cohorts, workers, tick)
@@ -262,7 +262,7 @@ def _check_engine(options: Options) -> None:
 def _check_method(study: Study, options: Options) -> None:
     """Refuse what only a model that predicts can be asked for."""
     schedule(study)  # the method looks at the rest of the study
-    if METHODS[study.method.kind].predicts:
+    if method_class(study.method.kind).predicts:
         return
     for name, given, plain in (
         ("--protocol", options.protocol, "holdout"), ("--seeds", options.seeds, 1), ("--rounds", options.rounds, None),
@@ -282,7 +282,7 @@ def _verdicts(study: Study, cohorts: Mapping[str, Cohort], strict: bool) -> tupl
     StudyError
         ``strict``, and the study would learn nothing, or is meant for another number of patients.
     """
-    if not METHODS[study.method.kind].predicts:
+    if not method_class(study.method.kind).predicts:
         return ()
     found = power(study, plan_for(study, max(len(cohorts), study.privacy.colluders + study.aggregation.dropouts + 1)))
     off = far_off(study, sum(int(cohort.training.sum()) for cohort in cohorts.values()))

@@ -138,10 +138,8 @@ def test_what_cannot_be_understood_is_an_error_and_no_limit_left_out(values: dic
 
 @given(asked=st.sampled_from(KINDS), allowed=st.none() | st.sets(st.sampled_from(KINDS)))
 def test_a_kind_of_modality_is_admitted_only_if_it_is_named(asked: str, allowed: set[str] | None) -> None:
-    class Asking:
-        kind = asked
-
-    study = STUDY.model_copy(update={"modalities": {"one": Asking()}})
+    (one, *_) = STUDY.modalities.values()
+    study = STUDY.model_copy(update={"modalities": {"one": one.model_copy(update={"kind": asked})}})
     policy = changed(modalities=None if allowed is None else tuple(allowed))
     if allowed is None or asked in allowed:
         admit(policy, study)

@@ -7,6 +7,7 @@ sentence; their details stay in this process.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from pmfed import __version__
+from pmfed import __version__, plugins
 from pmfed.cohort import Cohort, read_cohort
 from pmfed.errors import (
     ApprovalError,
@@ -30,13 +31,14 @@ from pmfed.errors import (
     ProtocolError,
     StudyError,
 )
-from pmfed.methods import METHODS, plan_for, schedule
+from pmfed.methods import plan_for, schedule
 from pmfed.privacy.noise import SecretSource, SeededSource
 from pmfed.privacy.plan import PrivacyPlan
 from pmfed.queries.query import Query, check_state
 from pmfed.secagg.grid import Words
 from pmfed.secagg.keys import Identity
 from pmfed.study import Study
+from pmfed.study.study import own_kinds
 from pmfed.wire import Arrays, Reply, Request, Shapes, check_reply, dump, parse_request
 from pmfed_client.agent.answers import Answers
 from pmfed_client.agent.device import found
@@ -83,14 +85,22 @@ class Session:
 
 
 def _not_valid(text: str) -> str:
-    """Return why a study that was sent cannot be read here, as far as that helps: which method is missing."""
-    try:
-        kind = str(json.loads(text)["method"]["kind"])
-    except (ValueError, TypeError, KeyError, RecursionError):
-        kind = ""
-    if kind and kind not in METHODS and kind.replace("-", "").isalnum() and len(kind) < 48:
-        return f"this site knows no method '{kind}': it runs pmfed {__version__}."
+    """Return why a study that was sent cannot be read here, as far as that helps: which kinds are missing, and the packages they are in."""
+    told = _plain_values(text)
+    if why := plugins.misfit(told, own_kinds()):
+        return f"{why}."
+    for one in plugins.named(told, own_kinds()):
+        if plugins.find(one.group, one.kind) is None:
+            return f"this site knows no {plugins.GROUPS[one.group]} '{one.kind}': it runs pmfed {__version__}."
     return "the study that was sent is not valid here."
+
+
+def _plain_values(text: str) -> dict[str, Any]:
+    try:
+        told = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return told if isinstance(told, dict) else {}
 
 
 def told(error: PmfedError) -> str:
@@ -256,10 +266,7 @@ class Agent:
             trainer.learn_own(state["parameters"], request.round, request.attempt)
 
     def _enroll(self, request: Request) -> str:
-        try:
-            study = Study.parse(request.text)
-        except ValidationError:
-            raise ProtocolError(f"{_not_valid(request.text)} Nothing was released.") from None
+        study = self._study(request)
         if study.fingerprint() != request.study:
             raise ProtocolError("the study that was sent has another fingerprint. Nothing was released.")
         if self._audit is not None:
@@ -284,6 +291,18 @@ class Agent:
             "head": Identity.at(self.site.identity).signed(head),
         }
         return json.dumps(told | {"insecure": True} if self.rehearsal.seed is not None else told)
+
+    def _study(self, request: Request) -> Study:
+        """Read the study that was sent. What it says makes no code run: plug-ins are loaded for a study that this hospital approved."""
+        if self._audit is not None and plugins.named(_plain_values(request.text), own_kinds()):
+            check_approved(self.site, request.study)
+            if hashlib.sha256(request.text.encode()).hexdigest() != request.study:
+                raise ProtocolError("the study that was sent has another fingerprint. Nothing was released.")
+        try:
+            with plugins.admitting(self.site.policy.plugins):
+                return Study.parse(request.text)
+        except ValidationError:
+            raise ProtocolError(f"{_not_valid(request.text)} Nothing was released.") from None
 
     def _join(self, run: str, study: Study, sites: int) -> Session:
         """Admit a study and reserve the run; a run that is reserved already is admitted and reserved the same way."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pmfed.cohort.invented import invented
 from pmfed.errors import PmfedError, StudyError
-from pmfed.methods import Answer, Ask, Method, method_for, plan_for
+from pmfed.methods import Answer, Ask, Method, method_for, plan_for, schedule
 from pmfed.privacy.noise import SecretSource
 from pmfed.privacy.plan import PrivacyPlan
 from pmfed.queries.query import check_state
@@ -42,7 +42,9 @@ def dry_step(study: Study) -> None:
             shelf = Shelf(Path(folder) / "personal", RUN) if study.personal else None
             site = Answers(study, plan, invented(study, PATIENTS), lambda *_: source, shelf)
             taken: Counter[str] = Counter()
+            queries = {one.name: one for one in schedule(study)}
             while (ask := method.next()) is not None:
+                ask = replace(ask, query=queries.get(ask.query.name, ask.query))  # as sites know it
                 asked = f"'{ask.query.name}' could not be answered"
                 if taken[ask.query.name] and ask.query.stage == "round":
                     method.exhausted(ask.query)  # one round tells what all of them do

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
+from pmfed import plugins
 from pmfed.errors import ApprovalError, PolicyError, StudyError
-from pmfed.methods import METHODS, plan_for, schedule
+from pmfed.methods import method_class, plan_for, schedule
+from pmfed.plain import plain
 from pmfed.secagg.roster import grouped
 from pmfed.study import Study
 from pmfed_client.site.approval import Approval, granted, path_of
@@ -19,6 +22,9 @@ from pmfed_client.site.consent import price, who, words_of
 from pmfed_client.site.create import write_private
 from pmfed_client.site.lost_values import last_check
 from pmfed_client.site.site import PERSONAL, Site
+
+SAID = 60
+"""Characters of what a plug-in says of itself."""
 
 
 def approve(
@@ -52,6 +58,7 @@ def approve(
     from pmfed_client.agent.dry_step import dry_step
 
     person = who(by)
+    site.policy.admit_plugins(study)
     if last_check(site, study) is None:
         from pmfed_client.site.check import check  # which reads patients: most who approve have done so before
 
@@ -87,6 +94,20 @@ def withdraw(site: Site, study: Study, by: str = "") -> None:
     AuditLog(site.audit_log).add("withdraw", study=study.fingerprint(), **who(by))
 
 
+def read_study(site: Site, path: Path) -> Study:
+    """Read a study at a site: of plug-ins that the site's policy does not list, nothing is loaded.
+
+    Raises
+    ------
+    StudyError
+        The file does not fit, or a plug-in is not installed here.
+    PolicyError
+        The policy does not admit a plug-in; the remedy is the line that would.
+    """
+    with plugins.admitting(site.policy.plugins):
+        return Study.read(path)
+
+
 def check_approved(site: Site, fingerprint: str) -> None:
     """Return when the hospital approved the study with this fingerprint; else raise ApprovalError."""
     path = site.approved / f"{fingerprint}.toml"
@@ -94,7 +115,7 @@ def check_approved(site: Site, fingerprint: str) -> None:
     remedy = f"Read what it asks, then: pmfed site approve STUDY.toml {site.folder}"
     try:
         written_by_others = path.stat().st_mode & 0o022
-        same = Study.read(path).fingerprint() == fingerprint
+        same = read_study(site, path).fingerprint() == fingerprint
     except (OSError, StudyError):
         raise ApprovalError(what, remedy) from None
     if written_by_others or not same:
@@ -108,20 +129,25 @@ def terms(site: Site, study: Study) -> Iterator[str]:
     yield from words_of(study)
     yield ""
     who = f"every patient in {_place(site, study.cohort.table)}"
-    if METHODS[study.method.kind].predicts:
-        yield f"What is learned   a model that predicts '{outcome.name}' ({outcome.meaning}) of a patient"
+    if method_class(study.method.kind).predicts:
+        yield f"What is learned   a model that predicts '{outcome.name}' ({_meaning(study)}) of a patient"
         yield f"Who               {who}; some are held out for testing"
     else:
         yield f"What is learned   {' and '.join(query.label for query in schedule(study))} of these patients, no model"
         yield f"Who               {who}"
     yield "From what"
     for name, modality in sorted(study.modalities.items()):
-        columns = study.inputs.get(name, ())
+        columns = [plain(one, SAID) for one in study.inputs.get(name, ())]
         held = f": {', '.join(columns)}" if columns else ""
         yield f"  {name} ({modality.kind}) in {', '.join(_place(site, one) for one in modality.sources)}{held}"
         if name in study.public_weights:
             yield f"    through {study.public_weights[name]}: public, and nothing of it is trained"
     yield ""
+    if study.plug_ins:
+        yield "Code of packages that this hospital installed, and that its policy admits"
+        for plugin in study.plug_ins:
+            yield f"  {plugin.words}, sha256 {grouped(plugin.record)}" if plugin.record else f"  {plugin.words}"
+        yield ""
     yield "What leaves this hospital; of what is under a mask the coordinator can read only the sum over all sites"
     for query in schedule(study):
         yield f"  {query.leaves()}"
@@ -147,9 +173,16 @@ def terms(site: Site, study: Study) -> Iterator[str]:
     yield f"fingerprint  {grouped(study.fingerprint())}"
 
 
+def _meaning(study: Study) -> str:
+    """Return what a model says of a patient; the words of a plug-in are short, plain and in quotation marks."""
+    if any(one.group == "outcomes" for one in study.plug_ins):
+        return f"which its package calls '{plain(study.outcome.meaning, SAID).replace(chr(39), '’')}'"
+    return study.outcome.meaning
+
+
 def _prospect(study: Study) -> list[str]:
     """Return what speaks against the study's learning anything, from its public numbers; none where nothing does."""
-    if not METHODS[study.method.kind].predicts:
+    if not method_class(study.method.kind).predicts:
         return []
     from pmfed.methods.power import power
 

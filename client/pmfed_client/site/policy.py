@@ -7,9 +7,11 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
 
+from pmfed import plugins
 from pmfed.errors import BudgetError, ClosedError, PolicyError
 from pmfed.methods import schedule
 from pmfed.modality import KINDS, known_kinds
+from pmfed.plugins import ADMITTED
 from pmfed.privacy.accounting import epsilon
 from pmfed.privacy.plan import PrivacyPlan
 from pmfed.study import Study
@@ -18,7 +20,7 @@ from pmfed_client.site.hours import span, within, zone
 
 
 def _kind(name: str) -> str:
-    if name not in known_kinds():
+    if name not in known_kinds() and plugins.find("readers", name) is None:
         raise ValueError(f"'{name}' is no kind of modality; there are {', '.join(known_kinds())}")
     return name
 
@@ -57,6 +59,9 @@ class Policy(Frozen):
         Whether figures of this site alone may be published.
     record_unit
         Whether a study may protect single records only, a weaker promise than the patient's.
+    plugins
+        The installed packages whose plug-ins studies may use, each by distribution, version and SHA-256 of its RECORD
+        (`pmfed.plugins`). Empty: none.
 
     Guarantee
     ---------
@@ -75,6 +80,7 @@ class Policy(Frozen):
     exact_metrics: bool = False
     per_site_metrics: bool = False
     record_unit: bool = False
+    plugins: tuple[Annotated[str, Field(pattern=ADMITTED)], ...] = ()
 
     @model_validator(mode="after")
     def _stated(self) -> Policy:
@@ -124,6 +130,7 @@ class Policy(Frozen):
         """
         if self.epsilon <= 0 or not 0 < self.delta < 1:
             self._refuse("this site has stated no policy", "Write [policy] epsilon and delta into its site.toml.")
+        self.admit_plugins(study)
         if cohort_patients < self.min_patients:
             self._refuse(
                 f"{cohort_patients} training patients are fewer than the {self.min_patients} of [policy] min_patients",
@@ -131,8 +138,9 @@ class Policy(Frozen):
             )
         if not plan.private:
             self._refuse("the study's plan adds no noise: it protects nobody", "Only simulations train without noise.")
+        own = {one.kind for one in study.plug_ins if one.group == "readers"}  # each admitted by its package
         unwanted = {one.kind for one in study.modalities.values()} - set(
-            KINDS if self.modalities is None else self.modalities
+            {*KINDS, *own} if self.modalities is None else self.modalities
         )
         if unwanted:
             self._refuse(
@@ -174,6 +182,11 @@ class Policy(Frozen):
                     f"{allowed:.4f} {what}. Nothing was released.",
                     f"Lower privacy.epsilon of the study, or raise [policy] {key} in the hospital's site.toml.",
                 )
+
+    def admit_plugins(self, study: Study) -> None:
+        """Return when every plug-in that a study was read with is one that this site lists; else raise PolicyError."""
+        for plugin in study.plug_ins:
+            plugins.check_admitted(plugin, self.plugins)
 
     def _refuse(self, problem: str, remedy: str) -> None:
         raise PolicyError(f"{problem}. Nothing was released.", remedy)

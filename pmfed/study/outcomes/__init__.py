@@ -9,6 +9,7 @@ from typing import Annotated, Any, get_args
 from pydantic import SerializeAsAny, ValidationError, WrapValidator
 from pydantic_core import InitErrorDetails
 
+from pmfed import plugins
 from pmfed.errors import StudyError
 from pmfed.study.outcome import FIRST_KEYS, Link, Outcome
 from pmfed.study.outcomes.binary import BinaryOutcome
@@ -70,6 +71,16 @@ def registered(kinds: tuple[type[Outcome], ...]) -> dict[str, type[Outcome]]:
     return found
 
 
+def _checked(task: str, added: Any) -> type[Outcome]:
+    """Return a plug-in's kind of outcome; StudyError where it leaves unanswered what every kind answers."""
+    if not (isinstance(added, type) and issubclass(added, Outcome)):
+        raise StudyError(f"the outcome '{task}' of a plug-in is no class below pmfed.study.Outcome.")
+    kind = registered((added,)).get(task)
+    if kind is None:
+        raise StudyError(f"{added.__name__}: its 'task' is not '{task}', by which it is offered.")
+    return kind
+
+
 def outcome_of(**keys: Any) -> Outcome:
     """Return the outcome that the keys of an ``[outcome]`` section describe.
 
@@ -79,6 +90,8 @@ def outcome_of(**keys: Any) -> Outcome:
         There is no such kind, or the keys do not fit it.
     """
     kinds, task = outcomes(), keys.get("task")
+    if isinstance(task, str) and task not in kinds and (added := plugins.loaded("outcomes", task)) is not None:
+        return _checked(task, added).model_validate(keys)
     if not isinstance(task, str) or task not in kinds:
         missing = "task" not in keys
         expected = " or ".join([", ".join(f"'{name}'" for name in [*kinds][:-1]), f"'{[*kinds][-1]}'"])

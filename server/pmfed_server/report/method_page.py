@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pmfed.file_io import replace_file
-from pmfed.methods import METHODS
+from pmfed.methods import method_class
 from pmfed.methods.method import Section
 from pmfed_server.report.charts import Scale, el, picture, span, text, x_axis, y_axis
 from pmfed_server.report.figures import delta_text, epsilon_text, finite
@@ -90,7 +90,7 @@ def statement(privacy: Mapping[str, Any]) -> list[str]:
 
 
 def _sections(result: Mapping[str, Any]) -> list[Section]:
-    return METHODS[str(result["method"])].sections(result)
+    return method_class(str(result["method"])).sections(result)
 
 
 def _drawn(section: Section) -> dict[str, Any]:

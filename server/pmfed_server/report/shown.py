@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pmfed.methods import METHODS
+from pmfed.methods import method_class
 from pmfed.plain import plain_tree
 from pmfed.terminal import console
 from pmfed_server.report.method_page import show_sections
@@ -18,7 +18,7 @@ def show_result(result: Mapping[str, Any], run: Path) -> None:
     """Print a result: figures, what was spent, who was left out or left, and where the rest is."""
     screen = console()
     told = plain_tree(result)  # the run may come from elsewhere
-    if METHODS[str(told.get("method", "gradient"))].predicts:
+    if method_class(str(told.get("method", "gradient"))).predicts:
         screen.print(table(told))
         screen.print(spending(told))
         for sentence in headline(told):

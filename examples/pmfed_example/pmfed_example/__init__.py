@@ -1,0 +1,1 @@
+"""Plug-ins for pmfed: the encoder ``residual`` and the method ``means``."""
