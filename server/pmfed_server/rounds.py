@@ -14,6 +14,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +24,7 @@ from flwr.serverapp import Grid
 
 from pmfed.errors import BudgetError, RunError
 from pmfed.file_io import replace_file
-from pmfed.methods import Answer, Ask, Method, method_for
+from pmfed.methods import Answer, Ask, Method, method_for, schedule
 from pmfed.privacy.plan import PrivacyPlan
 from pmfed.secagg.grid import Grid as Rounding
 from pmfed.study import Study
@@ -93,6 +94,7 @@ class Rounds:
         self.charged: Counter[str] = Counter()
         self.resumes = 0
         self.train_seconds = 0.0
+        self._queries = {query.name: query for query in schedule(study)}
         self.spent = spending(plan, study.training.local_steps)
         self._line: dict[str, Any] | None = None  # of the round that was taken last, until it is written
 
@@ -105,10 +107,10 @@ class Rounds:
             Too few sites enrolled, or too few were left in a round.
         """
         self._resume()
-        if self.method.next() is not None:
+        if self._next() is not None:
             try:
                 self._enroll()
-                while (ask := self.method.next()) is not None:
+                while (ask := self._next()) is not None:
                     self._follow(ask)
             except RunError:
                 if not self.charged.total():
@@ -143,7 +145,7 @@ class Rounds:
         self.left = dict(progress.get("left", {}))
         self.resumes = int(progress["resumes"]) + 1
         self.charged = Counter({str(query): int(times) for query, times in progress["charged"].items()})
-        ask = self.method.next()
+        ask = self._next()
         if ask is not None and ask.query.stage == "round":
             # The round under way when the coordinator died may have been charged: count it as if it had.
             self.charged[ask.query.name] = min(self.charged[ask.query.name] + 1, ask.query.times)
@@ -175,7 +177,7 @@ class Rounds:
         """Ask the sites, and give the method what came of it."""
         if ask.query.stage == "round":
             self._one_round(ask)
-            following = self.method.next()
+            following = self._next()
             if following is None or not following.progress:
                 self._write_line()
         elif (answer := self._answer(ask)) is None:
@@ -280,6 +282,11 @@ class Rounds:
         return receipts
 
     # -- helpers --------------------------------------------------------------------------------------------------
+
+    def _next(self) -> Ask | None:
+        """Return what to ask next, with the query as the sites know it."""
+        ask = self.method.next()
+        return None if ask is None else replace(ask, query=self._queries.get(ask.query.name, ask.query))
 
     def _attempts(self, ask: Ask) -> Iterator[Tried]:
         """Ask for a sum, and again as long as whoever asked wants to: each time without those that failed before.
