@@ -15,7 +15,7 @@ from typing import Any, get_args
 import numpy as np
 from pmfed_client.agent.agent import Agent, Rehearsal
 from pmfed_client.site.site import Site, read_sites
-from pmfed_server.outcome import Outcome
+from pmfed_server.outcome import RunOutcome
 from pmfed_simulations.rosters import pin_rosters
 
 from pmfed.methods.gradient import Gradient
@@ -181,7 +181,7 @@ class Together:
         return np.add.reduce([sums["sum"] for _, sums in told], dtype=told[0][1]["sum"].dtype)
 
 
-def trained(outcome: Outcome) -> Gradient:
+def trained(outcome: RunOutcome) -> Gradient:
     """Return what a run came to that trained a model."""
     assert isinstance(outcome.method, Gradient)
     return outcome.method

@@ -30,7 +30,7 @@ _LEVELS = {"postgresql": "REPEATABLE READ", "mssql": "SNAPSHOT"}
 _PACKAGES = {"postgresql": ("psycopg", "pip install 'pmfed[postgres]'"), "mssql": ("pyodbc", "pip install pyodbc")}
 
 
-class Session:
+class DatabaseSession:
     """One state of a database, from the first query to `close`.
 
     Parameters
@@ -54,7 +54,7 @@ class Session:
         self.shared = False
 
     @contextmanager
-    def reading(self) -> Iterator[Session]:
+    def reading(self) -> Iterator[DatabaseSession]:
         """End the transaction afterwards, unless others within `one_state` read the same."""
         try:
             yield self
@@ -179,7 +179,7 @@ class Session:
         self.engine.dispose()
 
 
-_shared: ContextVar[dict[tuple[str, float], Session] | None] = ContextVar("sessions", default=None)
+_shared: ContextVar[dict[tuple[str, float], DatabaseSession] | None] = ContextVar("sessions", default=None)
 
 
 @contextmanager
@@ -188,7 +188,7 @@ def one_state() -> Iterator[None]:
     if _shared.get() is not None:
         yield
         return
-    held: dict[tuple[str, float], Session] = {}
+    held: dict[tuple[str, float], DatabaseSession] = {}
     token = _shared.set(held)
     try:
         yield
@@ -199,18 +199,18 @@ def one_state() -> Iterator[None]:
             session.give_up()
 
 
-def session_of(key: str, name: str, minutes: float, make: Any) -> Session:
+def session_of(key: str, name: str, minutes: float, make: Any) -> DatabaseSession:
     """Return the session of a database, the same one within `one_state`; ``make`` makes its engine."""
     held = _shared.get()
     if held is None:
-        return Session(make(), name, minutes)
+        return DatabaseSession(make(), name, minutes)
     if (key, minutes) not in held:
-        held[key, minutes] = Session(make(), name, minutes)
+        held[key, minutes] = DatabaseSession(make(), name, minutes)
         held[key, minutes].shared = True
     return held[key, minutes]
 
 
-def server(text: str, minutes: float = MINUTES) -> Session:
+def server(text: str, minutes: float = MINUTES) -> DatabaseSession:
     """Return the session of a server that an SQLAlchemy URL names.
 
     Raises
@@ -253,7 +253,7 @@ def server(text: str, minutes: float = MINUTES) -> Session:
     return session_of(text, f"the database '{url.database}'", minutes, engine)
 
 
-def duckdb_file(path: str, name: str, minutes: float = MINUTES) -> Session:
+def duckdb_file(path: str, name: str, minutes: float = MINUTES) -> DatabaseSession:
     """Return the session of a DuckDB file."""
     return session_of(path, name, minutes, lambda: duckdb_engine(path, read_only=True))
 

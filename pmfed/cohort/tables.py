@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pmfed.cohort.contract.identity import Seen, row_digests
+from pmfed.cohort.contract.identity import SeenRows, row_digests
 from pmfed.cohort.contract.numbers import MISSING, Values, read_value, read_values
 from pmfed.cohort.contract.times import Dated, dated
 from pmfed.cohort.contract.written import PLAIN, Written
@@ -114,7 +114,7 @@ def repeated(path: Path, frame: pd.DataFrame) -> NDArray[np.bool_]:
     """
     if not frame.duplicated().any():
         return np.zeros(len(frame), dtype=bool)
-    seen = Seen()
+    seen = SeenRows()
     return np.concatenate(
         [~seen.new(row_digests(part)) for part in batches(path, [str(name) for name in frame], whole=True)]
     )

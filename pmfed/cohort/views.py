@@ -12,7 +12,7 @@ import pandas as pd
 
 from pmfed.cohort.columns import check_columns
 from pmfed.cohort.contract.written import View, ViewPath
-from pmfed.cohort.sql import Session, duckdb_file, require, server
+from pmfed.cohort.sql import DatabaseSession, duckdb_file, require, server
 from pmfed.errors import DataError
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def view_rows(path: ViewPath, columns: Sequence[str], also: Sequence[str], whole
 
 
 def _rows(
-    session: Session, path: ViewPath, columns: list[str], also: Sequence[str], whole: bool
+    session: DatabaseSession, path: ViewPath, columns: list[str], also: Sequence[str], whole: bool
 ) -> Iterator[pd.DataFrame]:
     import sqlalchemy as sa
 
@@ -70,7 +70,7 @@ def _rows(
         yield pd.DataFrame({name: pd.Series(dtype="str") for name in names})
 
 
-def _session(view: View) -> Session:
+def _session(view: View) -> DatabaseSession:
     require()
     if view.database.startswith("duckdb:"):
         file = Path(view.database.removeprefix("duckdb:///"))
@@ -87,7 +87,7 @@ def _clause(view: View, columns: Sequence[str]) -> sa.TableClause:
     return sa.table(name, *(sa.column(one) for one in columns), schema=schema or None)
 
 
-def _columns(session: Session, view: View) -> list[tuple[str, Any]]:
+def _columns(session: DatabaseSession, view: View) -> list[tuple[str, Any]]:
     """Return name and type of each column, as the driver tells them."""
     import sqlalchemy as sa
 

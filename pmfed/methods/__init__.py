@@ -6,8 +6,18 @@ plan, charges, order of messages, approval text, audit, receipts), comes from `s
 
 from __future__ import annotations
 
-from pmfed.methods.method import Answer, Ask, Method
+from pmfed.methods.method import Ask, DecodedSum, Method
 from pmfed.methods.registry import METHODS, method_class, method_for
 from pmfed.methods.schedule import noiseless_plan, plan_for, schedule
 
-__all__ = ["METHODS", "Answer", "Ask", "Method", "method_class", "method_for", "noiseless_plan", "plan_for", "schedule"]
+__all__ = [
+    "METHODS",
+    "Ask",
+    "DecodedSum",
+    "Method",
+    "method_class",
+    "method_for",
+    "noiseless_plan",
+    "plan_for",
+    "schedule",
+]

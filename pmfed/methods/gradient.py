@@ -16,7 +16,7 @@ from pmfed.file_io import replacing
 from pmfed.methods.evaluated import Evaluated, Sum
 from pmfed.methods.figures import evaluation_noise, metrics_of, over_patients, personal_of
 from pmfed.methods.further import further_figures, further_of
-from pmfed.methods.method import Answer, Ask, Method, State, Vectors
+from pmfed.methods.method import Ask, DecodedSum, Method, State, Vectors
 from pmfed.methods.optimizer import ServerOptimizer
 from pmfed.methods.recomputed import not_recomputed
 from pmfed.privacy.plan import PrivacyPlan
@@ -27,7 +27,7 @@ from pmfed.queries.scales import Scales
 from pmfed.queries.scores import OwnScores, Scores
 from pmfed.recalibration.line import Line
 from pmfed.runs.description import NAME as DESCRIPTION
-from pmfed.runs.description import Recalibration as RecalibrationTold
+from pmfed.runs.description import RecalibrationStep
 from pmfed.runs.recalibrated import NOISE, SUM, description_of, fitted, unlike
 from pmfed.stored import Stored
 from pmfed.study import Study
@@ -138,7 +138,7 @@ class Gradient(Method):
             state = {**state, "recalibration": (self.line or Line.none(outputs)).vector}
         return state
 
-    def take(self, ask: Ask, answer: Answer) -> None:
+    def take(self, ask: Ask, answer: DecodedSum) -> None:
         if ask.query.name == "statistics":
             self.statistics = answer.total.astype(np.float32)
         elif ask.query.name == "step":
@@ -148,7 +148,7 @@ class Gradient(Method):
         else:
             self._looked(ask, Evaluated(answer.total, answer.per_site))
 
-    def _step(self, answer: Answer) -> None:
+    def _step(self, answer: DecodedSum) -> None:
         if self.study.training.algorithm == "fedavg":
             self.optimizer.replace(lambda part: answer.part(part) / answer.sites)
             return
@@ -265,7 +265,7 @@ class Gradient(Method):
         return dict(task_for(self.study).curves(self._evaluated.total, evaluation_noise(plan)))
 
     @property
-    def recalibration(self) -> RecalibrationTold | None:
+    def recalibration(self) -> RecalibrationStep | None:
         """How outputs are recalibrated; None where they are not, or the sum for it was lost."""
         return description_of(self.study, self.line) if self.line is not None and self._agreement else None
 
@@ -311,7 +311,7 @@ class Gradient(Method):
 
 def write_model(
     folder: Path, study: Study, parameters: Parameters, statistics: Parameters | None,
-    recalibration: RecalibrationTold | None = None,
+    recalibration: RecalibrationStep | None = None,
 ) -> None:  # fmt: skip
     """Write the finished model: an array per parameter that left the sites, and what was released of means and scales."""
     from pmfed.models import build, named

@@ -42,7 +42,7 @@ class Ask:
 
 
 @dataclass(frozen=True)
-class Answer:
+class DecodedSum:
     """A sum over sites, as it was decoded.
 
     Parameters
@@ -146,7 +146,7 @@ class Method(ABC):
         return {}
 
     @abstractmethod
-    def take(self, ask: Ask, answer: Answer) -> None:
+    def take(self, ask: Ask, answer: DecodedSum) -> None:
         """Take in an answer."""
 
     def lost(self, ask: Ask) -> None:

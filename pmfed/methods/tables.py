@@ -19,9 +19,9 @@ import numpy as np
 
 from pmfed.errors import StudyError
 from pmfed.file_io import replace_file
-from pmfed.methods.method import Answer, Ask, Floats, Method, Section, Vectors
+from pmfed.methods.method import Ask, DecodedSum, Floats, Method, Section, Vectors
 from pmfed.privacy.plan import PrivacyPlan
-from pmfed.queries.cells import Bins, Categories, Cells, Counted, Everybody, LifeTable, Moment, misfit
+from pmfed.queries.cells import Bins, Categories, Cells, CellTable, Everybody, LifeTable, Moment, misfit
 from pmfed.queries.query import Query
 from pmfed.stored import Stored
 from pmfed.study import Study
@@ -64,7 +64,7 @@ class Tables(Method):
     def next(self) -> Ask | None:
         return Ask(self.query, 0) if self.total is None else None
 
-    def take(self, ask: Ask, answer: Answer) -> None:
+    def take(self, ask: Ask, answer: DecodedSum) -> None:
         self.total, self.sites = answer.total, answer.sites
 
     def result(self, plan: PrivacyPlan) -> dict[str, Any]:
@@ -179,7 +179,7 @@ def _shown(row: Row | None) -> str:
 
 
 def figures(
-    table: Counted, cells: Floats, strata: tuple[str, ...], std: float, numbers: Mapping[str, Number]
+    table: CellTable, cells: Floats, strata: tuple[str, ...], std: float, numbers: Mapping[str, Number]
 ) -> list[Row]:
     """Return the figures of one table.
 
@@ -215,12 +215,12 @@ def _row(figure: str, value: float, low: float, high: float, digits: int) -> Row
     return {"figure": figure, "value": round(value, digits), "low": round(low, digits), "high": round(high, digits)}
 
 
-def _everybody(table: Counted, row: Floats, std: float, random: np.random.Generator) -> list[Row]:
+def _everybody(table: CellTable, row: Floats, std: float, random: np.random.Generator) -> list[Row]:
     count = float(row[0])
     return [_row("patients", max(0.0, count), max(0.0, count - 1.96 * std), max(0.0, count + 1.96 * std), 1)]
 
 
-def _shares(table: Counted, row: Floats, std: float, random: np.random.Generator) -> list[Row]:
+def _shares(table: CellTable, row: Floats, std: float, random: np.random.Generator) -> list[Row]:
     """Return the share of each category among those of whom it is known, and the share of whom it is not."""
 
     def share(cells: Floats) -> Floats:
@@ -233,7 +233,7 @@ def _shares(table: Counted, row: Floats, std: float, random: np.random.Generator
     return _within(_booted(row, std, random, share, table.cells, 4))
 
 
-def _quantiles(table: Counted, row: Floats, std: float, random: np.random.Generator) -> list[Row]:
+def _quantiles(table: CellTable, row: Floats, std: float, random: np.random.Generator) -> list[Row]:
     """Return quantiles of a number, linear within a bin, and the share of patients of whom it is not known."""
     assert isinstance(table, Bins)
     from pmfed.tasks.task import nonnegative  # torch, which a site's commands do without
@@ -267,7 +267,7 @@ def _at(share: float, below: Floats, edges: Floats) -> float:
     return float(edges[place - 1] + part * (edges[place] - edges[place - 1]))
 
 
-def _survival(table: Counted, row: Floats, std: float, random: np.random.Generator) -> list[Row]:
+def _survival(table: CellTable, row: Floats, std: float, random: np.random.Generator) -> list[Row]:
     """Return the share without the event at the end of each interval (life table, last seen counted half; Cutler, Ederer 1958).
 
     At-risk numbers are what the noised cells leave; a chance of the event is kept between 0 and 1, so the curve only falls.
@@ -343,7 +343,7 @@ def _mean(table: Moment, total: float, known: float, variance: float, std: float
     return [_row("mean", middle + half * mean, middle + half * (mean - width), middle + half * (mean + width), 4)]
 
 
-KINDS: dict[type[Counted], Callable[[Counted, Floats, float, np.random.Generator], list[Row]]] = {
+KINDS: dict[type[CellTable], Callable[[CellTable, Floats, float, np.random.Generator], list[Row]]] = {
     Everybody: _everybody,
     Categories: _shares,
     Bins: _quantiles,

@@ -9,7 +9,7 @@ from torch import nn
 from pmfed.modality import Modality
 from pmfed.models.imaging import MonaiEncoder, SmallCNN
 from pmfed.models.plugin import plugin_network
-from pmfed.models.sequence import Recurrent, Transformer
+from pmfed.models.sequence import RecurrentEncoder, TransformerEncoder
 from pmfed.study import encoders
 from pmfed.study.encoders import Cnn, Encoder, Mlp, Monai, PluginEncoder
 
@@ -26,8 +26,8 @@ def encoder(spec: Encoder, modality: Modality, embedding: int) -> nn.Module:
     if isinstance(spec, Mlp):
         return perceptron((*shape, *spec.hidden, embedding))
     if isinstance(spec, encoders.Recurrent):
-        return Recurrent(modality, spec.kind, spec.patch, embedding)
-    return Transformer(modality, spec.patch, spec.width, spec.heads, spec.layers, embedding)
+        return RecurrentEncoder(modality, spec.kind, spec.patch, embedding)
+    return TransformerEncoder(modality, spec.patch, spec.width, spec.heads, spec.layers, embedding)
 
 
 def perceptron(widths: tuple[int, ...]) -> nn.Sequential:

@@ -10,7 +10,7 @@ from torch import nn
 from pmfed.modality import Modality
 
 
-class Recurrent(nn.Module):
+class RecurrentEncoder(nn.Module):
     """A GRU (Cho et al. 2014) or LSTM (Hochreiter and Schmidhuber 1997) over time, and an embedding of its last state.
 
     Values, whether they were observed and the time since are inputs side by side, so that the network knows what was
@@ -40,7 +40,7 @@ class Recurrent(nn.Module):
         return torch.tanh(self.embed(self.rnn(together(series, self.patch))[0][:, -1]))
 
 
-class Transformer(nn.Module):
+class TransformerEncoder(nn.Module):
     """A small transformer (Vaswani et al. 2017) with its norms in front (Xiong et al. 2020), and an embedding.
 
     Each patch of steps is a token. Its place is its time before the index date, as it was and not as it was counted:

@@ -14,7 +14,7 @@ Batch = tuple[Tensors, Tensors, Tensor]
 """Inputs, present, targets."""
 
 
-class Patients:
+class BatchPatients:
     """Which records are one patient's: records lie side by side."""
 
     def __init__(self, starts: NDArray[np.int64], ends: NDArray[np.int64], device: torch.device) -> None:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.func import grad, vmap
 
 from pmfed.errors import DataError, StudyError
-from pmfed.privacy.batches import Batch, Patients, Tensors, room, rows, spread, whole
+from pmfed.privacy.batches import Batch, BatchPatients, Tensors, room, rows, spread, whole
 from pmfed.privacy.engine.bookkeeping import BookKeeper, Unsupported
 from pmfed.privacy.engine.shortcut import LinearModel, by_outer_product, check, is_linear, one_each
 from pmfed.privacy.functional import Shell
@@ -336,7 +336,7 @@ class PrivateStep:
         records = len(batch[2])
         if records == len(starts):
             return self._records(batch)
-        patients = Patients(starts, ends, self._parameters[0].device)
+        patients = BatchPatients(starts, ends, self._parameters[0].device)
         total = [p.new_zeros((len(starts), *p.shape)) for p in self._parameters]
         step = self._slice(batch)  # one slice, but for one patient with very many records
         for low in range(0, records, step):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pmfed.cohort.encode import middle_and_half, transformed
 from pmfed.modality import Numeric
 from pmfed.privacy.mechanism import Role
-from pmfed.queries.query import Floats, Patients, RowSum, starts_of
+from pmfed.queries.query import Floats, RowSum, SitePatients, starts_of
 from pmfed.study import Study, counted
 from pmfed.study.counted import Event, OneOf, Quantity, Time
 from pmfed.study.method import TablesMethod
@@ -29,7 +29,7 @@ ROUNDED = 1e-6  # of a number's range: inputs are float32, and who is exactly at
 
 
 @dataclass(frozen=True)
-class Counted(ABC):
+class CellTable(ABC):
     """One table: what it counts, and in which cells.
 
     Attributes
@@ -51,7 +51,7 @@ class Counted(ABC):
 
 
 @dataclass(frozen=True)
-class Everybody(Counted):
+class Everybody(CellTable):
     """How many patients there are."""
 
     def rows(self, cohort: Cohort) -> Floats:
@@ -59,7 +59,7 @@ class Everybody(Counted):
 
 
 @dataclass(frozen=True)
-class Categories(Counted):
+class Categories(CellTable):
     """Patients by category, the last cell for those of whom it is not known; ``source`` says where it stands."""
 
     source: Inputs | Targets
@@ -70,7 +70,7 @@ class Categories(Counted):
 
 
 @dataclass(frozen=True)
-class Bins(Counted):
+class Bins(CellTable):
     """Patients by a number's bin between public ``edges``, the last cell for those of whom it is not known."""
 
     source: Inputs | Targets
@@ -85,7 +85,7 @@ class Bins(Counted):
 
 
 @dataclass(frozen=True)
-class Moment(Counted):
+class Moment(CellTable):
     """The sum of a number, brought to -1..1 by its public bounds; 0 where it is not known."""
 
     source: Inputs | Targets
@@ -98,7 +98,7 @@ class Moment(Counted):
 
 
 @dataclass(frozen=True)
-class LifeTable(Counted):
+class LifeTable(CellTable):
     """Patients by the interval in which they had the event, or were last seen without it; the last cell for the rest."""
 
     ends: tuple[float, ...]
@@ -176,13 +176,13 @@ class Cells(RowSum):
         return self.study.method
 
     @cached_property
-    def tables(self) -> tuple[Counted, ...]:
+    def tables(self) -> tuple[CellTable, ...]:
         """What is counted, in the order of the sum; what splits the tables is not counted once more."""
         others = (one for one in self._all if one.name != self.spec.stratum)
         return (Everybody("patients", "Patients", "", ("patients",)), *others)
 
     @cached_property
-    def _all(self) -> tuple[Counted, ...]:
+    def _all(self) -> tuple[CellTable, ...]:
         return (*_outcome(self.study), *_features(self.study))
 
     @cached_property
@@ -224,7 +224,7 @@ class Cells(RowSum):
             f"there are in each cell of {names}"
         )
 
-    def rows(self, patients: Patients, state: Mapping[str, NDArray[Any]]) -> Iterator[Floats]:
+    def rows(self, patients: SitePatients, state: Mapping[str, NDArray[Any]]) -> Iterator[Floats]:
         cohort = patients.cohort
         starts = starts_of(cohort)
         for first in range(0, cohort.patients, PATIENTS):
@@ -237,7 +237,7 @@ class Cells(RowSum):
             counts = np.diff(np.append(begins, few.records))
             yield np.add.reduceat(np.concatenate(parts, axis=1), begins, axis=0) / counts[:, None]
 
-    def split(self, total: Floats) -> Iterator[tuple[Counted, Floats]]:
+    def split(self, total: Floats) -> Iterator[tuple[CellTable, Floats]]:
         """Yield each table with its part of a sum, (strata, cells)."""
         start = 0
         for one in self.tables:
@@ -268,7 +268,7 @@ def misfit(study: Study) -> str:
     return ""
 
 
-def _outcome(study: Study) -> Iterator[Counted]:
+def _outcome(study: Study) -> Iterator[CellTable]:
     columns = study.outcome.counted
     several = sum(not isinstance(one, Event) for one in columns) > 1
     for place, one in enumerate(columns):
@@ -276,28 +276,28 @@ def _outcome(study: Study) -> Iterator[Counted]:
 
 
 @singledispatch
-def _tables_of(one: counted.Counted, study: Study, name: str, place: int) -> Iterator[Counted]:
+def _tables_of(one: counted.Counted, study: Study, name: str, place: int) -> Iterator[CellTable]:
     """Yield the tables of a column of outcomes."""
     raise NotImplementedError(f"{type(one).__name__} is not counted")
 
 
 @_tables_of.register
-def _(one: OneOf, study: Study, name: str, place: int) -> Iterator[Counted]:
+def _(one: OneOf, study: Study, name: str, place: int) -> Iterator[CellTable]:
     yield Categories(name, one.label, one.unit, (*one.classes, MISSING), Targets(place))
 
 
 @_tables_of.register
-def _(one: Event, study: Study, name: str, place: int) -> Iterator[Counted]:
+def _(one: Event, study: Study, name: str, place: int) -> Iterator[CellTable]:
     yield from ()  # it is counted with its time
 
 
 @_tables_of.register
-def _(one: Quantity, study: Study, name: str, place: int) -> Iterator[Counted]:
+def _(one: Quantity, study: Study, name: str, place: int) -> Iterator[CellTable]:
     yield from _number(study, name, one.label, one.unit, Targets(place), Numeric(minimum=one.minimum, maximum=one.maximum))  # fmt: skip
 
 
 @_tables_of.register
-def _(one: Time, study: Study, name: str, place: int) -> Iterator[Counted]:
+def _(one: Time, study: Study, name: str, place: int) -> Iterator[CellTable]:
     starts = (0.0, *one.intervals[:-1])
     cells = [
         f"{what}, {low:g} to {high:g}"
@@ -316,7 +316,7 @@ def inputs_of(study: Study) -> Iterator[tuple[str, str, str, tuple[str, ...] | N
             yield f"{name}.{one.key}", one.key, one.unit, what, source
 
 
-def _features(study: Study) -> Iterator[Counted]:
+def _features(study: Study) -> Iterator[CellTable]:
     for name, label, unit, what, source in inputs_of(study):
         if isinstance(what, Numeric):
             yield from _number(study, name, label, unit, source, what)
@@ -326,7 +326,7 @@ def _features(study: Study) -> Iterator[Counted]:
 
 def _number(
     study: Study, name: str, label: str, unit: str, source: Inputs | Targets, spec: Numeric
-) -> Iterator[Counted]:
+) -> Iterator[CellTable]:
     method = study.method
     assert isinstance(method, TablesMethod)
     if name in method.edges:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pmfed.cohort import Cohort
 from pmfed.errors import StudyError
 from pmfed.plain import plain
-from pmfed.queries.query import Floats, Patients, Query, RowSum, Shapes
+from pmfed.queries.query import Floats, Query, RowSum, Shapes, SitePatients
 
 LABEL = 60
 """Characters of what a plug-in calls its query."""
@@ -125,7 +125,7 @@ class PluginRows(RowSum):
             f"mask; computed by the plug-in: {self.label}"
         )
 
-    def rows(self, patients: Patients, state: Mapping[str, NDArray[Any]]) -> Iterator[Floats]:
+    def rows(self, patients: SitePatients, state: Mapping[str, NDArray[Any]]) -> Iterator[Floats]:
         cohort = patients.cohort
         for first in range(0, cohort.patients, TOGETHER):
             few = cohort.select(_between(cohort.patients, first, first + TOGETHER))

@@ -31,7 +31,7 @@ final state; neither round nor fit comes after it. "within": never by itself, it
 """
 
 
-class Patients(Protocol):
+class SitePatients(Protocol):
     """What a site lends a query to make its rows from. Nothing of it leaves."""
 
     @property
@@ -215,7 +215,7 @@ class RowSum(Query):
         return cohort
 
     @abstractmethod
-    def rows(self, patients: Patients, state: Mapping[str, NDArray[Any]]) -> Iterator[Floats]:
+    def rows(self, patients: SitePatients, state: Mapping[str, NDArray[Any]]) -> Iterator[Floats]:
         """Yield the patients' rows, chunk by chunk, (some patients, size); no row depends on another patient."""
 
 

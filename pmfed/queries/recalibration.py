@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pmfed.privacy import accounting
 from pmfed.privacy.accounting import Release
 from pmfed.queries.gradient import model_state
-from pmfed.queries.query import Floats, Patients, RowSum, Shapes, Stage
+from pmfed.queries.query import Floats, RowSum, Shapes, SitePatients, Stage
 from pmfed.queries.scored import patient_rows
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class Recalibration(RowSum):
         who = "training patients" if self.study.set_aside == 0 else "the training patients set aside for it"
         return f"once a sum over {who} of {self.size} numbers that set scores beside outcomes, bounded, with noise, under a mask"
 
-    def rows(self, patients: Patients, state: Mapping[str, NDArray[Any]]) -> Iterator[Floats]:
+    def rows(self, patients: SitePatients, state: Mapping[str, NDArray[Any]]) -> Iterator[Floats]:
         targets = patients.cohort.targets
         yield from patient_rows(
             patients, self.size, lambda outputs, part: self.recalibrator.rows(outputs, targets[part])

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from numpy.typing import NDArray
 
 from pmfed.cohort.statistics import rows, statistics_size
-from pmfed.queries.query import Floats, Patients, RowSum
+from pmfed.queries.query import Floats, RowSum, SitePatients
 
 
 class Scales(RowSum):
@@ -48,5 +48,5 @@ class Scales(RowSum):
     def leaves(self) -> str:
         return "once the sums from which means and scales come, with noise, under a mask"
 
-    def rows(self, patients: Patients, state: Mapping[str, NDArray[Any]]) -> Iterator[Floats]:
+    def rows(self, patients: SitePatients, state: Mapping[str, NDArray[Any]]) -> Iterator[Floats]:
         yield rows(self.study, patients.cohort)

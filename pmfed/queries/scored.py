@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from pmfed.queries.query import Floats, Patients, starts_of
+from pmfed.queries.query import Floats, SitePatients, starts_of
 
 RECORDS = 4096  # most records scored at a time,
 NUMBERS = 1 << 20  # and most numbers of one of their inputs: a network keeps many times as much
@@ -14,7 +14,7 @@ Rows = Callable[[Floats, slice], Floats]
 """Makes rows (records, size) of outputs (records, out, ...), and of which records they are."""
 
 
-def patient_rows(patients: Patients, size: int, rows: Rows) -> Iterator[Floats]:
+def patient_rows(patients: SitePatients, size: int, rows: Rows) -> Iterator[Floats]:
     """Yield rows (some patients, size): the mean over each patient's records, those without finite outputs counting as 0."""
     cohort = patients.cohort
     if cohort.patients == 0:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pmfed.privacy.mechanism import Role
 from pmfed.queries.gradient import model_state
-from pmfed.queries.query import Floats, Patients, RowSum, Shapes, Stage
+from pmfed.queries.query import Floats, RowSum, Shapes, SitePatients, Stage
 from pmfed.queries.scored import patient_rows
 
 if TYPE_CHECKING:
@@ -97,10 +97,10 @@ class Scores(RowSum):
             "no promise covers those patients"
         )
 
-    def rows(self, patients: Patients, state: Mapping[str, NDArray[Any]]) -> Iterator[Floats]:
+    def rows(self, patients: SitePatients, state: Mapping[str, NDArray[Any]]) -> Iterator[Floats]:
         yield from self.summed(patients, lambda cells, _: cells)
 
-    def summed(self, patients: Patients, made: Callable[[Floats, slice], Floats]) -> Iterator[Floats]:
+    def summed(self, patients: SitePatients, made: Callable[[Floats, slice], Floats]) -> Iterator[Floats]:
         """Yield the rows of patients, chunk by chunk, where ``made`` turns the cells of some records into their rows."""
         targets = patients.cohort.targets
         yield from patient_rows(

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pmfed.modality import Numeric
-from pmfed.queries.cells import MISSING, Bins, Categories, Counted, Inputs, inputs_of
-from pmfed.queries.query import Floats, Patients, Stage
+from pmfed.queries.cells import MISSING, Bins, Categories, CellTable, Inputs, inputs_of
+from pmfed.queries.query import Floats, SitePatients, Stage
 from pmfed.queries.scores import Scores
 from pmfed.study import Study
 
@@ -30,7 +30,7 @@ class Subgroups(Scores):
     stage: ClassVar[Stage] = "last"
 
     @cached_property
-    def groupings(self) -> tuple[Counted, ...]:
+    def groupings(self) -> tuple[CellTable, ...]:
         """By what patients are told apart, in the order of the sum."""
         known = {name: (label, unit, what, source) for name, label, unit, what, source in inputs_of(self.study)}
         return tuple(
@@ -70,7 +70,7 @@ class Subgroups(Scores):
         how = ", WITHOUT noise: no promise covers those patients" if self.exact else ", with noise"
         return f"once the sums of scores of held-out patients by {by}, under a mask{how}"
 
-    def rows(self, patients: Patients, state: Mapping[str, NDArray[Any]]) -> Iterator[Floats]:
+    def rows(self, patients: SitePatients, state: Mapping[str, NDArray[Any]]) -> Iterator[Floats]:
         read = patients.as_read()
         groups = np.concatenate([one.rows(read) for one in self.groupings], axis=1)
 
@@ -79,7 +79,7 @@ class Subgroups(Scores):
 
         yield from self.summed(patients, apart)
 
-    def split(self, total: Floats) -> Iterator[tuple[Counted, Floats]]:
+    def split(self, total: Floats) -> Iterator[tuple[CellTable, Floats]]:
         """Yield each grouping with its part of a sum, (groups, cells)."""
         parts = total.reshape(-1, self.task.cells)
         start = 0
@@ -110,7 +110,7 @@ def misfit(study: Study) -> str:
 
 def _grouping(
     name: str, label: str, unit: str, what: tuple[str, ...] | Numeric, source: Inputs, edges: tuple[float, ...]
-) -> Counted:
+) -> CellTable:
     if not isinstance(what, Numeric):
         return Categories(name, label, unit, what, source)
     ends = (what.minimum, *edges, what.maximum)

@@ -67,7 +67,7 @@ class Part(Frozen):
         return bool(self.inputs) and self.shape == (len(self.inputs),)
 
 
-class Index(Frozen):
+class IndexMoment(Frozen):
     """The moment of the prediction: nothing at or after it is an input.
 
     ``column`` is the cohort table's; ``day`` says that a date without a time of day is its first second.
@@ -143,7 +143,7 @@ class Steps(Frozen):
 Map = Annotated[Straight | Steps, Field(discriminator="kind")]
 
 
-class Recalibration(Frozen):
+class RecalibrationStep(Frozen):
     """What is done to the outputs before they are told, and on whom it was fitted, in a sentence."""
 
     map: Map
@@ -166,6 +166,6 @@ class Description(Frozen):
     arrays: Annotated[dict[Annotated[str, Field(min_length=1, max_length=512)], Array], Field(max_length=65_536)]
     parts: Annotated[dict[Name, Part], Field(min_length=1)]
     answer: Answer
-    index: Index | None = None
+    index: IndexMoment | None = None
     absent_parts: tuple[str, ...] = ()
-    recalibration: Recalibration | None = None
+    recalibration: RecalibrationStep | None = None

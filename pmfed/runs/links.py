@@ -53,7 +53,7 @@ class Telling(ABC):
         return {answer.column_told: ""}
 
 
-class Logistic(Telling):
+class LogisticLink(Telling):
     """One output, the logit of the second class."""
 
     exported = "probability of the second class"
@@ -93,7 +93,7 @@ class Softmax(Telling):
         return {place: f"class {name}" for place, name in enumerate(answer.classes)}
 
 
-class Value(Telling):
+class ValueLink(Telling):
     """One output, the value on a transformed scale."""
 
     exported = "value in natural units"
@@ -111,7 +111,7 @@ class Value(Telling):
         return words[answer.transform], answer.scale or 1.0
 
 
-class Hazards(Telling):
+class HazardsLink(Telling):
     """One output per interval: the logit of the chance of the event there for who came so far."""
 
     exported = "chance to be without the event at the end of every interval"
@@ -195,7 +195,7 @@ class Labels(Telling):
 
 
 LINKS: dict[Link, Telling] = {
-    "logistic": Logistic(), "softmax": Softmax(), "regression": Value(), "hazards": Hazards(), "rate": Rate(),
+    "logistic": LogisticLink(), "softmax": Softmax(), "regression": ValueLink(), "hazards": HazardsLink(), "rate": Rate(),
     "grades": Grades(), "labels": Labels(),
 }  # fmt: skip
 assert LINKS.keys() == set(get_args(Link))

@@ -24,7 +24,7 @@ from pmfed.cohort.statistics import solve
 from pmfed.errors import UsageError, VerificationError
 from pmfed.file_io import replace_file, replacing
 from pmfed.runs.arrays import REMEDY, Arrays, array_of, read_arrays
-from pmfed.runs.description import ARRAYS, NAME, VERSION, Array, Description, Recalibration, Role
+from pmfed.runs.description import ARRAYS, NAME, VERSION, Array, Description, RecalibrationStep, Role
 from pmfed.runs.parts import answer_of, bounded_statistics, index_of, parts_of
 from pmfed.study import Study
 from pmfed.validate import explain
@@ -82,7 +82,7 @@ def save_model(
     arrays: Arrays,
     *,
     absent_parts: tuple[str, ...] = (),
-    recalibration: Recalibration | None = None,
+    recalibration: RecalibrationStep | None = None,
 ) -> Description:
     """Write a finished model: ``model.safetensors``, then ``model.json``.
 

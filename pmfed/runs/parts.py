@@ -9,7 +9,7 @@ import numpy as np
 from pmfed.cohort.encode import middle_and_half
 from pmfed.cohort.scales import Statistics
 from pmfed.modality.weights import told
-from pmfed.runs.description import Answer, Index, Part
+from pmfed.runs.description import Answer, IndexMoment, Part
 from pmfed.study import Study
 
 ABSENT = {"linear": "adds nothing", "fusion": "learned", "unet": "no answer"}
@@ -37,12 +37,12 @@ def answer_of(study: Study) -> Answer:
     return Answer.model_validate(study.outcome.answer())
 
 
-def index_of(study: Study) -> Index | None:
+def index_of(study: Study) -> IndexMoment | None:
     """Return the moment of a prediction, where the study has one."""
     return (
         None
         if study.cohort.index is None
-        else Index(column=study.cohort.index, reads="strictly before", day="first second")
+        else IndexMoment(column=study.cohort.index, reads="strictly before", day="first second")
     )
 
 

@@ -14,7 +14,7 @@ from pmfed.errors import UsageError, VerificationError
 from pmfed.models import build
 from pmfed.recalibration import Line
 from pmfed.runs.arrays import REMEDY
-from pmfed.runs.description import Map, Recalibration, Steps
+from pmfed.runs.description import Map, RecalibrationStep, Steps
 from pmfed.runs.model import Model
 
 Floats = NDArray[np.float64]
@@ -90,7 +90,7 @@ def _of_network(model: Model) -> Predictor:
 PREDICTORS: dict[str, Callable[[Model], Predictor]] = {"gradient": _of_network}
 
 
-def recalibrated(changed: Recalibration | None, outputs: Floats) -> Floats:
+def recalibrated(changed: RecalibrationStep | None, outputs: Floats) -> Floats:
     """Return outputs as a recalibration changes them; as they are without one."""
     return outputs if changed is None else _mapped(changed.map, outputs)
 

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from pmfed.recalibration import Line, Recalibrator
-from pmfed.runs.description import Recalibration, Straight
+from pmfed.runs.description import RecalibrationStep, Straight
 from pmfed.study import Study
 
 SUM, NOISE = "recalibration", "recalibration:noise"
@@ -35,25 +35,25 @@ def fitted(study: Study, total: NDArray[np.float64], noise: float) -> Line:
     return recalibrator_for(study).fit(total, noise, patients)
 
 
-def description_of(study: Study, line: Line) -> Recalibration:
+def description_of(study: Study, line: Line) -> RecalibrationStep:
     """Return a line as model.json tells it."""
     who = (
         f"{study.set_aside:.0%} of the training patients, set aside for it" if study.set_aside else "training patients"
     )
-    return Recalibration(
+    return RecalibrationStep(
         map=Straight(kind="straight", intercept=line.intercept, slope=line.slope),
         fitted_on=f"{who}, by one sum over all sites",
     )
 
 
-def line_of(told: Recalibration | None, outputs: int) -> Line:
+def line_of(told: RecalibrationStep | None, outputs: int) -> Line:
     """Return the line that a finished run's outputs are changed by; one that changes nothing without a recalibration."""
     if told is None or not isinstance(told.map, Straight):
         return Line.none(outputs)
     return Line(told.map.intercept, told.map.slope)
 
 
-def unlike(path: Path, study: Study, told: Recalibration | None) -> Iterator[str]:
+def unlike(path: Path, study: Study, told: RecalibrationStep | None) -> Iterator[str]:
     """Yield what a run's recalibration says otherwise than the sum does that is kept in evaluation.safetensors."""
     try:
         kept: dict[str, NDArray[np.float64]] = load_file(path) if path.is_file() else {}

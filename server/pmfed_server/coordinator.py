@@ -38,7 +38,7 @@ class Addresses(Frozen):
     link_port: Port = 18000
 
 
-class _File(Frozen):
+class _CoordinatorFile(Frozen):
     coordinator: Addresses
 
 
@@ -58,7 +58,7 @@ class Coordinator(Frozen):
             The file is missing or does not fit; the message names file, line and key.
         """
         folder = folder.parent if folder.name == FILE else folder
-        return cls(folder=folder.absolute(), addresses=read_toml(folder / FILE, _File).coordinator)
+        return cls(folder=folder.absolute(), addresses=read_toml(folder / FILE, _CoordinatorFile).coordinator)
 
     @property
     def home(self) -> Path:

@@ -17,7 +17,7 @@ from pmfed.secagg.cards import Card
 from pmfed.secagg.keys import fits
 from pmfed.study import Study
 from pmfed.wire import Request
-from pmfed_server.fleet import Answer, Fleet
+from pmfed_server.fleet import Fleet, SiteReply
 
 log = logging.getLogger("pmfed.server")
 
@@ -108,7 +108,7 @@ class Enrolment:
     def _well(self) -> list[int]:
         return [node for node in self.sites if node in self.connected and self.strikes.get(node, 0) < STRIKES]
 
-    def note(self, failed: Sequence[Answer]) -> None:
+    def note(self, failed: Sequence[SiteReply]) -> None:
         """Note which sites failed, and which of them because they have no keys any more."""
         for answer in failed:
             self._strike(answer.node)
@@ -237,7 +237,7 @@ def fit_together(one: str, other: str) -> bool:
     return one.split(".")[:2] == other.split(".")[:2]
 
 
-def name(answer: Answer) -> str:
+def name(answer: SiteReply) -> str:
     """Return whose answer this is, for people."""
     return (answer.reply.site if answer.reply else "") or f"node {answer.node}"
 

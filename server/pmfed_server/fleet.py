@@ -34,7 +34,7 @@ ROOM = 64 << 20  # bytes of answers taken from Flower at a time: of large models
 
 
 @dataclass(frozen=True)
-class Answer:
+class SiteReply:
     """What one site said: a reply with its arrays, or the reason why there is none."""
 
     node: int
@@ -99,7 +99,7 @@ class Fleet:
                     "Start the missing sites, or ask the study for fewer.",
                 )
 
-    def ask(self, request: Request, nodes: Iterable[int], texts: Mapping[int, str] | None = None) -> list[Answer]:
+    def ask(self, request: Request, nodes: Iterable[int], texts: Mapping[int, str] | None = None) -> list[SiteReply]:
         """Send a request without a state and return the answers in the order of the nodes."""
         nodes = list(nodes)
         answers = {answer.node: answer for answer in self.stream(request, nodes, texts=texts)}
@@ -111,7 +111,7 @@ class Fleet:
         nodes: Sequence[int],
         state: State | None = None,
         texts: Mapping[int, str] | None = None,
-    ) -> Iterator[Answer]:
+    ) -> Iterator[SiteReply]:
         """Send one request to each node and yield the answers as they arrive, one per node.
 
         Parameters
@@ -131,7 +131,7 @@ class Fleet:
         waiting = {name: node for name, node in asked if name}
         for name, node in asked:
             if not name:
-                yield Answer(node, None, problem="is no longer known to Flower")
+                yield SiteReply(node, None, problem="is no longer known to Flower")
         at_once = max(1, ROOM // max(1, size))
         while waiting and time.monotonic() < deadline:
             names = list(waiting)
@@ -149,7 +149,7 @@ class Fleet:
                 if not self._wait(waiting, deadline - now, min(max(SHORTEST, (now - since) / 20), LONGEST)):
                     break
         for node in waiting.values():
-            yield Answer(node, None, problem="did not answer in time")
+            yield SiteReply(node, None, problem="did not answer in time")
 
     def _wait(self, names: Collection[str], seconds: float, pause: float) -> bool:
         """Wait as the grid can: for what comes, or no longer than ``pause`` for the next look. False: nothing comes."""
@@ -179,30 +179,30 @@ class Fleet:
             self.bytes_down += size + len(own.text)
         return list(zip(self.grid.push_messages(messages), nodes, strict=True)), size
 
-    def _read(self, node: int, message: Message, request: Request) -> Answer:
+    def _read(self, node: int, message: Message, request: Request) -> SiteReply:
         """Read one answer; whatever is wrong with it is that site's problem only."""
         if message.has_error():
-            return Answer(node, None, problem="could not be reached")
+            return SiteReply(node, None, problem="could not be reached")
         try:
             # Not content.config_records: Flower's views refer to what they show in a circle, so that a vector would be
             # let go of only when Python looks for circles, which counts objects and not bytes.
             said, sent = message.content.get("pmfed"), message.content.get("arrays")
             record = said.get("record", b"") if isinstance(said, ConfigRecord) else b""
             if not isinstance(record, bytes) or not record:
-                return Answer(node, None, problem="its courier could not reach the site agent")
+                return SiteReply(node, None, problem="its courier could not reach the site agent")
             reply = parse_reply(record)
             asked = (request.kind, request.query, request.run, request.round, request.attempt)
             if (reply.kind, reply.query, reply.run, reply.round, reply.attempt) != asked:
-                return Answer(node, None, problem="answered another question")
+                return SiteReply(node, None, problem="answered another question")
             if not reply.ok:
-                return Answer(node, reply, problem=reply.reason, code=reply.code)
+                return SiteReply(node, reply, problem=reply.reason, code=reply.code)
             came = sent if isinstance(sent, ArrayRecord) else {}
             arrays = {name: unpack_array(array.data) for name, array in came.items()}
             self.bytes_up += len(reply.text)
             for name, array in arrays.items():
                 if name not in ALLOWED[request.kind] or array.dtype not in WORDS or array.ndim != 1:
-                    return Answer(node, None, problem=f"sent an array '{plain(name, 48)}' that may not travel")
+                    return SiteReply(node, None, problem=f"sent an array '{plain(name, 48)}' that may not travel")
                 self.bytes_up += array.nbytes
-            return Answer(node, reply, arrays)
+            return SiteReply(node, reply, arrays)
         except Exception as error:  # Flower's own reading fails in many ways; one site must not end the run
-            return Answer(node, None, problem=f"sent something unreadable ({type(error).__name__})")
+            return SiteReply(node, None, problem=f"sent something unreadable ({type(error).__name__})")

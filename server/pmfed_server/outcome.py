@@ -9,7 +9,7 @@ from pmfed.privacy.plan import PrivacyPlan
 
 
 @dataclass
-class Outcome:
+class RunOutcome:
     """What a finished run gives to `results`.
 
     Attributes

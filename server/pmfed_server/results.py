@@ -25,7 +25,7 @@ from pmfed.privacy.groups import patient_epsilon
 from pmfed.privacy.plan import AGAINST, Against, PrivacyPlan
 from pmfed.privacy.rounding import rounded_up
 from pmfed.study import Study
-from pmfed_server.outcome import Outcome
+from pmfed_server.outcome import RunOutcome
 from pmfed_server.report import write_method_report, write_report
 from pmfed_server.report.design import design_of
 from pmfed_server.spread import across_sites
@@ -70,7 +70,7 @@ def _commit() -> str:
     return head.strip() + ("+" if changed.strip() else "")
 
 
-def summarise(study: Study, plan: PrivacyPlan, outcome: Outcome, wall_s: float) -> dict[str, Any]:
+def summarise(study: Study, plan: PrivacyPlan, outcome: RunOutcome, wall_s: float) -> dict[str, Any]:
     """Return result.json of one run."""
     receipts = {site: json.loads(text) for site, text in outcome.receipts.items() if text}
     result: dict[str, Any] = {
@@ -183,7 +183,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return rounds
 
 
-def write_results(folder: Path, study: Study, outcome: Outcome, result: Mapping[str, Any]) -> None:
+def write_results(folder: Path, study: Study, outcome: RunOutcome, result: Mapping[str, Any]) -> None:
     """Write everything of one run into RUN/."""
     outcome.method.write()
     if any(outcome.receipts.values()):

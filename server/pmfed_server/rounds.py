@@ -24,7 +24,7 @@ from flwr.serverapp import Grid
 
 from pmfed.errors import BudgetError, RunError
 from pmfed.file_io import replace_file
-from pmfed.methods import Answer, Ask, Method, method_for, schedule
+from pmfed.methods import Ask, DecodedSum, Method, method_for, schedule
 from pmfed.privacy.plan import PrivacyPlan
 from pmfed.secagg.grid import Grid as Rounding
 from pmfed.study import Study
@@ -32,7 +32,7 @@ from pmfed.wire import Kind, Request
 from pmfed_server.checkpoint import read_checkpoint, write_checkpoint
 from pmfed_server.enrolment import Enrolment, Registered, listed, name
 from pmfed_server.fleet import Fleet
-from pmfed_server.outcome import Outcome
+from pmfed_server.outcome import RunOutcome
 from pmfed_server.sums import Summed, Sums
 
 log = logging.getLogger("pmfed.server")
@@ -98,7 +98,7 @@ class Rounds:
         self.spent = spending(plan, study.training.local_steps)
         self._line: dict[str, Any] | None = None  # of the round that was taken last, until it is written
 
-    def run(self) -> Outcome:
+    def run(self) -> RunOutcome:
         """Take the run from wherever it stands to its end.
 
         Raises
@@ -122,7 +122,7 @@ class Rounds:
         receipts = self._finish()
         many = max(1, len(self.names))
         refused = {site: why for site, why in self.enrolment.refused.items() if site not in self.names}
-        return Outcome(
+        return RunOutcome(
             self.names, self.plan, self.enrolment.masked, refused, self.method, receipts, dict(self.charged),
             self.train_seconds, self.fleet.bytes_up / many, self.fleet.bytes_down / many, self.enrolment.insecure,
             self.enrolment.versions, self.left,
@@ -207,7 +207,7 @@ class Rounds:
             if summed.total is not None:
                 for node in summed.nodes:
                     self.enrolment.strikes[node] = 0
-                self.method.take(ask, Answer(summed.total, tried.grid, len(summed.nodes)))
+                self.method.take(ask, DecodedSum(summed.total, tried.grid, len(summed.nodes)))
                 self._checkpoint()
                 seconds = time.perf_counter() - started
                 self.train_seconds += seconds
@@ -226,7 +226,7 @@ class Rounds:
                 break
         self.method.exhausted(query)
 
-    def _answer(self, ask: Ask) -> Answer | None:
+    def _answer(self, ask: Ask) -> DecodedSum | None:
         """Ask for a sum that is no round; None when there is none and the run can do without.
 
         What is charged once in a run cannot be asked for again: when a site is missing, the noise of the others is less
@@ -247,7 +247,7 @@ class Rounds:
                     own = {self.sites[node]: words for node, words in summed.own.items() if node in summed.nodes}
                     many = len(summed.nodes)
                     noise = self.plan[query.name].sum_std(many) if query.name in self.plan else 0.0
-                    return Answer(summed.total, tried.grid, many, own, noise)
+                    return DecodedSum(summed.total, tried.grid, many, own, noise)
                 if query.repeats:
                     continue
                 if query.needed:

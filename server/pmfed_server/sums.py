@@ -35,7 +35,7 @@ from pmfed.stored import Stored, parts
 from pmfed.study import Study
 from pmfed.wire import Request
 from pmfed_server.enrolment import Enrolment
-from pmfed_server.fleet import Answer, Fleet, State
+from pmfed_server.fleet import Fleet, SiteReply, State
 
 log = logging.getLogger("pmfed.server")
 
@@ -58,7 +58,7 @@ class Summed:
 
     total: npt.NDArray[Any] | None
     nodes: list[int]
-    failed: list[Answer]
+    failed: list[SiteReply]
     own: dict[int, npt.NDArray[Any]] = field(default_factory=dict)
 
 
@@ -131,7 +131,7 @@ class Sums:
         return found
 
     @staticmethod
-    def _add(found: Summed, total: Stored, answer: Answer) -> None:
+    def _add(found: Summed, total: Stored, answer: SiteReply) -> None:
         words = answer.arrays.get("sum")
         if not answer.ok or words is None or words.dtype != total.dtype or len(words) != len(total):
             found.failed.append(replace(answer, arrays={}))
@@ -148,7 +148,7 @@ class Sums:
 
     # -- dropout recovery ------------------------------------------------------------------------------------------
 
-    def _prepare(self, request: Request, nodes: Sequence[int]) -> list[Answer]:
+    def _prepare(self, request: Request, nodes: Sequence[int]) -> list[SiteReply]:
         """See that a slot is there whose shares these very sites hold; return who failed at it."""
         names = {self.sites[node] for node in nodes}
         if self._keys != self.enrolment.introductions:  # new keys, and shares of the old ones are worth nothing
@@ -170,7 +170,9 @@ class Sums:
             if [package.slot for package in packages] != list(range(first, first + AHEAD)) or any(
                 set(package.boxes) != names - {name} for package in packages
             ):
-                failed.append(answer if not answer.ok else Answer(answer.node, None, problem="sent no fitting shares"))
+                failed.append(
+                    answer if not answer.ok else SiteReply(answer.node, None, problem="sent no fitting shares")
+                )
                 continue
             for package in packages:
                 self._slots.setdefault(package.slot, {})[name] = package

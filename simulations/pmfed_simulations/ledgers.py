@@ -10,12 +10,12 @@ from pmfed_client.site.site import Site
 from pmfed.privacy import accounting
 from pmfed.privacy.rounding import rounded_up
 from pmfed_simulations.job import Job, plan_of
-from pmfed_simulations.protocols import Series
+from pmfed_simulations.protocols import TrainingSeries
 
 PLAN_GRID = 1e-3  # a price that is asked about need not be exact to the fourth digit
 
 
-def with_dry_ledgers(main: Series) -> Series:
+def with_dry_ledgers(main: TrainingSeries) -> TrainingSeries:
     """Give each training books of its own, in its folder: empty ones, under each site's own policy.
 
     Several seeds and folds measure one method; nobody would ever publish all of their models. What one of them alone
@@ -33,7 +33,7 @@ def with_dry_ledgers(main: Series) -> Series:
     return replace(main, jobs=tuple(tuple(moved(job) for job in row) for row in main.jobs))
 
 
-def price(main: Series) -> str:
+def price(main: TrainingSeries) -> str:
     """Return what the trainings of a federation would cost the ledgers in the sites' folders, in a sentence."""
     trainings: Counter[str] = Counter()
     sites: dict[str, Site] = {}

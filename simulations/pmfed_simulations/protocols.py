@@ -49,7 +49,7 @@ COMPARISONS = {
 
 
 @dataclass(frozen=True)
-class Series:
+class TrainingSeries:
     """A line of the comparison table: the same training over all folds and seeds.
 
     ``jobs[seed]`` lists the folds of that seed.
@@ -135,7 +135,7 @@ def federation(
     protocol: Protocol,
     seeds: int,
     reproducible: bool,
-) -> Series:
+) -> TrainingSeries:
     """Return the private federation itself, with ledgers kept."""
     single = protocol == "holdout" and seeds == 1
     rows = []
@@ -154,7 +154,7 @@ def federation(
                 )
             )
         rows.append(tuple(row))
-    return Series("federation", "federation, private", True, tuple(rows))
+    return TrainingSeries("federation", "federation, private", True, tuple(rows))
 
 
 def check_comparisons(names: Sequence[str]) -> None:
@@ -165,8 +165,8 @@ def check_comparisons(names: Sequence[str]) -> None:
 
 
 def comparison(
-    name: str, main: Series, sites: Sequence[Site], cohorts: Mapping[str, Cohort], out: Path
-) -> list[Series]:
+    name: str, main: TrainingSeries, sites: Sequence[Site], cohorts: Mapping[str, Cohort], out: Path
+) -> list[TrainingSeries]:
     """Return the lines of the table that one ``--compare`` name stands for, cut exactly as the federation is.
 
     None but the federation without noise has anything personal: they are what stands beside it.
@@ -190,10 +190,12 @@ def comparison(
     label = {"no-privacy": "federation, no noise", "pooled": "all data in one place, no noise"}.get(
         name, COMPARISONS[name]
     )
-    return [Series(name, label, books == "private", _over(main, lambda job: _beside(job, name, books, sites, out)))]
+    return [
+        TrainingSeries(name, label, books == "private", _over(main, lambda job: _beside(job, name, books, sites, out)))
+    ]
 
 
-def without_absent(line: Series, main: Series) -> Series:
+def without_absent(line: TrainingSeries, main: TrainingSeries) -> TrainingSeries:
     """Return a comparison without the sites that are not in the federation's own figures, once those are there.
 
     Whoever they are, refused or gone before the end, their patients are in no line: neither learned from nor scored.
@@ -209,7 +211,7 @@ def without_absent(line: Series, main: Series) -> Series:
     return replace(line, jobs=_over(line, change))
 
 
-def _over(main: Series, change: Callable[[Job], Job | None]) -> tuple[tuple[Job, ...], ...]:
+def _over(main: TrainingSeries, change: Callable[[Job], Job | None]) -> tuple[tuple[Job, ...], ...]:
     rows = tuple(tuple(job for job in map(change, row) if job is not None) for row in main.jobs)
     return tuple(row for row in rows if row)
 
@@ -228,7 +230,9 @@ def _beside(job: Job, name: str, books: Books, sites: Sequence[Site], out: Path)
     )  # fmt: skip
 
 
-def _alone(name: str, site: Site, main: Series, sites: Sequence[Site], cohort: Cohort, out: Path) -> Series:
+def _alone(
+    name: str, site: Site, main: TrainingSeries, sites: Sequence[Site], cohort: Cohort, out: Path
+) -> TrainingSeries:
     """One hospital that trains by itself, scored on everyone's held-out patients."""
     books: Books = "private" if name == "local-private" else "noiseless"
 
@@ -250,10 +254,12 @@ def _alone(name: str, site: Site, main: Series, sites: Sequence[Site], cohort: C
         )  # fmt: skip
 
     suffix = ", same epsilon" if name == "local-private" else ""
-    return Series(f"{name}:{site.name}", f"{site.name} alone{suffix}", name == "local-private", _over(main, change))
+    return TrainingSeries(
+        f"{name}:{site.name}", f"{site.name} alone{suffix}", name == "local-private", _over(main, change)
+    )
 
 
-def _ablation(name: str, main: Series, sites: Sequence[Site], out: Path) -> list[Series]:
+def _ablation(name: str, main: TrainingSeries, sites: Sequence[Site], out: Path) -> list[TrainingSeries]:
     """The federation on each modality alone and on each pair, scored on the same patients: whoever has none is, too."""
     every = sorted(main.jobs[0][0].study.modalities)
     if len(every) < 2:
@@ -261,14 +267,14 @@ def _ablation(name: str, main: Series, sites: Sequence[Site], out: Path) -> list
     books: Books = "noiseless" if name == "ablation-no-privacy" else "private"
     suffix = ", no noise" if books == "noiseless" else ", private"
 
-    def line(chosen: tuple[str, ...]) -> Series:
+    def line(chosen: tuple[str, ...]) -> TrainingSeries:
         def change(job: Job) -> Job:
             return Job(
                 _folder(job, f"{name}-{'+'.join(chosen)}", out), job.study.replace(personal=None, evaluation=ONCE).only(chosen),
                 job.sites, job.training, books, False, _scored(job, sites), job.seed,
             )  # fmt: skip
 
-        return Series(
+        return TrainingSeries(
             f"{name}:{'+'.join(chosen)}",
             f"only {' and '.join(chosen)}{suffix}",
             books == "private",

@@ -34,7 +34,7 @@ from pmfed_simulations.planning import far_off
 from pmfed_simulations.protocols import (
     PROTOCOLS,
     Protocol,
-    Series,
+    TrainingSeries,
     check_comparisons,
     comparison,
     federation,
@@ -92,8 +92,8 @@ class Simulation:
     study: Study
     sites: tuple[Site, ...]
     cohorts: dict[str, Cohort]
-    main: Series
-    others: tuple[Series, ...]
+    main: TrainingSeries
+    others: tuple[TrainingSeries, ...]
     best: dict[str, float] | None
     verdicts: tuple[str, ...] = ()
 

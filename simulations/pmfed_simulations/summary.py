@@ -26,7 +26,7 @@ from pmfed.study import Study
 from pmfed.tasks import task_for
 from pmfed_simulations.job import Job, Sum, plan_of
 from pmfed_simulations.planning import far_off
-from pmfed_simulations.protocols import Protocol, Series
+from pmfed_simulations.protocols import Protocol, TrainingSeries
 
 log = logging.getLogger("pmfed.simulation")
 ENDS = ("_low", "_high")
@@ -46,7 +46,7 @@ def gather(row: Sequence[Job]) -> Evaluated:
     return Evaluated(np.sum(list(per_site.values()), axis=0), per_site)
 
 
-def over_seeds(series: Series) -> Metrics:
+def over_seeds(series: TrainingSeries) -> Metrics:
     """Return the metrics of a line: the mean over seeds, ``_sd`` where there are several, the mean interval."""
     detailed = not series.name.startswith("local")  # a hospital alone is compared, and no model that anyone reports
     found = [metrics_of(row[0].scoring, gather(row), _noise(row[0]), detailed=detailed) for row in series.jobs]
@@ -58,7 +58,7 @@ def _noise(job: Job) -> float:
     return 0.0 if job.scored else evaluation_noise(plan_of(job.study, len(job.sites), job.books))
 
 
-def per_site(series: Series) -> dict[str, Metrics]:
+def per_site(series: TrainingSeries) -> dict[str, Metrics]:
     """Return the metrics of a line at each site, averaged over seeds."""
     study = series.jobs[0][0].scoring
     told = [gather(row).per_site for row in series.jobs]
@@ -69,7 +69,7 @@ def per_site(series: Series) -> dict[str, Metrics]:
     }
 
 
-def personal(series: Series) -> dict[str, Any]:
+def personal(series: TrainingSeries) -> dict[str, Any]:
     """Return the metrics of the sites' own models, all together and at each site, averaged over seeds."""
     study = series.jobs[0][0].scoring
     told = []
@@ -93,7 +93,7 @@ def personal(series: Series) -> dict[str, Any]:
     }
 
 
-def _further(series: Series) -> dict[str, Any]:
+def _further(series: TrainingSeries) -> dict[str, Any]:
     """Return the figures by subgroup and with altered inputs, of the first seed: sums of all its folds together."""
     row = series.jobs[0]
     sums: dict[str, Sum] = {}
@@ -129,7 +129,11 @@ def _widen(mean: dict[str, float], name: str, seeds: int) -> None:
 
 
 def summarise_series(
-    study: Study, main: Series, others: Sequence[Series], protocol: Protocol, cohorts: Mapping[str, Cohort]
+    study: Study,
+    main: TrainingSeries,
+    others: Sequence[TrainingSeries],
+    protocol: Protocol,
+    cohorts: Mapping[str, Cohort],
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return result.json of a whole simulation, and the curves of its report.
 
@@ -212,7 +216,7 @@ def _all_runs(jobs: Sequence[Job], name: str) -> float | None:
     return rounded_up(max(found, default=0.0))
 
 
-def _difference(metric: str, main: Series, series: Series) -> dict[str, float] | None:
+def _difference(metric: str, main: TrainingSeries, series: TrainingSeries) -> dict[str, float] | None:
     """Return how much more the federation has of a metric than a line, sums of all seeds together.
 
     It is paired over sites; over the folds at each where there are fewer than five sites.
@@ -233,7 +237,7 @@ def _difference(metric: str, main: Series, series: Series) -> dict[str, float] |
     return paired(task_for(study), metric, both[0], both[1], study.evaluation.average)
 
 
-def _line(series: Series, metrics: Metrics, sites: dict[str, Metrics], epsilon: float) -> dict[str, Any]:
+def _line(series: TrainingSeries, metrics: Metrics, sites: dict[str, Metrics], epsilon: float) -> dict[str, Any]:
     return {
         "name": series.name,
         "label": series.label,

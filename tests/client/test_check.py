@@ -8,7 +8,7 @@ from pathlib import Path
 import federation
 import pandas as pd
 import pytest
-from pmfed_client.site.check import Checked, Line, check, sections
+from pmfed_client.site.check import Checked, CheckLine, check, sections
 from pmfed_client.site.check_page import write_page
 from pmfed_client.site.site import Site
 
@@ -166,6 +166,6 @@ def test_a_page_that_cannot_be_written_is_said_before_anything_is_read(
     (site.folder / "patients.csv").unlink()
     with pytest.raises(UsageError, match="no such folder"):
         run("site", "check", folder / "study.toml", site.folder, "--page", tmp_path / "none" / "page.html")
-    line = (Line("patients", "60"),)
+    line = (CheckLine("patients", "60"),)
     with pytest.raises(UsageError, match="cannot be written"):
         write_page(Checked("study", "site", line, line, line, line, line, ()), tmp_path)

@@ -20,7 +20,7 @@ from forged import FORGED, TAGS, clean
 from pmfed_client.connection.agent_process import Reticent
 from pmfed_client.site.approve import approve, terms, withdraw
 from pmfed_client.site.audit_log import AuditLog, words_of
-from pmfed_client.site.check import Checked, Line, show
+from pmfed_client.site.check import Checked, CheckLine, show
 from pmfed_client.site.check_page import write_page
 from pmfed_client.site.consent import MARGIN, page, price_typed
 from pmfed_client.site.policy_changes import note_policy
@@ -216,7 +216,7 @@ def test_the_pages_of_a_check_show_forged_words_as_text(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str
 ) -> None:
     """The hospital's own files hold words from elsewhere, too: a DICOM header, a column's name."""
-    lines = (Line(text, "7", 0.5),)
+    lines = (CheckLine(text, "7", 0.5),)
     checked = Checked(
         text, text, lines, lines, lines, lines, lines, (text,), PolicyError(text, text), (text,), lines, {text: text}
     )

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from pmfed_client.site.site import Coordinator, Site, read_sites
+from pmfed_client.site.site import CoordinatorAddress, Site, read_sites
 
 from pmfed.errors import PolicyError, StudyError
 
@@ -137,7 +137,7 @@ ADDRESSES = {
 @pytest.mark.parametrize(("address", "wrong"), ADDRESSES.items())
 def test_an_address_that_cannot_be_one_is_refused(address: str, wrong: str) -> None:
     if not wrong:
-        assert Coordinator(address=address).address == address
+        assert CoordinatorAddress(address=address).address == address
         return
     with pytest.raises(ValueError, match=wrong):
-        Coordinator(address=address)
+        CoordinatorAddress(address=address)

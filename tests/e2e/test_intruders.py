@@ -27,7 +27,7 @@ from flwr.supercore.routers.runtime.router import router as runtime
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.superlink.routers.control.router import router as control
 from flwr.superlink.routers.fleet.router import router as fleet
-from pmfed_client.connection.courier import PROTECTED
+from pmfed_client.connection.flower_internals import PROTECTED
 from pmfed_client.site.approve import approve
 from pmfed_client.site.site import Site
 from pmfed_client.site.trust import card_of

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -102,6 +103,9 @@ def test_what_a_run_leaves_behind(pmfed: Command, fed: Path) -> None:
         "traffic", "versions",
     }  # fmt: skip
     assert (result["study"], result["fingerprint"]) == ("tiny", study.fingerprint())
+    digests = [site.pop("data") for site in result["sites"]]
+    assert len(set(digests)) == len(SITES)
+    assert all(len(one) == 64 for one in digests)
     assert result["sites"] == [{"name": name, "patients": 60, "held_out": one} for name, one in zip(SITES, (18, 17, 7), strict=True)]  # fmt: skip
     assert (result["rounds"], result["parameters"], result["secure_aggregation"]) == (6, 7, True)
     assert result["metrics"]["test"].keys() >= {"auroc", "auroc_low", "auroc_high", "accuracy", "brier"}
@@ -141,6 +145,7 @@ def test_what_a_run_leaves_behind(pmfed: Command, fed: Path) -> None:
     assert federation.ID_CANARY not in said.out
     assert federation.VALUE_CANARY not in said.out
     beside = [path.name for name in SITES for path in (fed / "sites" / name).rglob("*") if path.is_file()]
+    beside = [name for name in beside if not re.fullmatch(r"[0-9a-f]{32}", name)]  # digests of the data, by run
     assert not (set(beside) - {"site.toml", "patients.csv", "identity.pem", "roster.json"}) - {
         "ledger.db", "ledger.db-wal", "ledger.db-shm", "ledger.head"
     }  # fmt: skip

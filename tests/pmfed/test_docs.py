@@ -11,7 +11,7 @@ from typing import Any, get_args
 import pytest
 import typer
 from pmfed_client.site.policy import Policy
-from pmfed_client.site.site import Accepted, Coordinator, Resident, _About, _Described, _File
+from pmfed_client.site.site import Accepted, CoordinatorAddress, Resident, _About, _Described, _File
 from pmfed_simulations.protocols import COMPARISONS, PROTOCOLS
 from pmfed_simulations.public import find
 from pmfed_simulations.studies import built_in_studies
@@ -90,7 +90,7 @@ SOURCES = {
         '`kind = "nifti"`': scans.Nifti,
     },
 }
-SITE = {"`[site]`": _About, "`[coordinator]`": Coordinator, "`[agent]`": Resident, "`[policy]`": Policy,
+SITE = {"`[site]`": _About, "`[coordinator]`": CoordinatorAddress, "`[agent]`": Resident, "`[policy]`": Policy,
     "How a table is written": _Described, "A view of a database": View, "`[[accept]]`": Accepted,
 }  # fmt: skip
 

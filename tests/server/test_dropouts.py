@@ -22,12 +22,12 @@ from pmfed_client.connection import agent_address as resident
 from pmfed_client.connection.app import app as client_app
 from pmfed_client.site.site import read_sites
 from pmfed_server.fleet import MESSAGE_TYPES, Fleet
-from pmfed_server.rounds import Outcome, Rounds
+from pmfed_server.rounds import Rounds, RunOutcome
 from pmfed_simulations.grid import LocalGrid
 from pmfed_simulations.rosters import pin_rosters
 
 from pmfed.errors import RunError
-from pmfed.methods import Answer, Ask, plan_for
+from pmfed.methods import Ask, DecodedSum, plan_for
 from pmfed.queries.gradient import step_of
 from pmfed.study import Study
 from pmfed.wire import Reply, Request, dump, parse_request
@@ -71,7 +71,7 @@ class Noted(Rounds):
         self.totals: dict[int, tuple[npt.NDArray[np.float64], int]] = {}
         take = self.method.take
 
-        def noting(ask: Ask, answer: Answer) -> None:
+        def noting(ask: Ask, answer: DecodedSum) -> None:
             if ask.query.name == "step":
                 self.totals[self.method.round + 1] = answer.total, answer.sites
             take(ask, answer)
@@ -99,7 +99,7 @@ class Crowd:
         site = next(site for site in self.sites if site.name == name)
         return Agent(site, rehearsal=Rehearsal(seed=7))
 
-    def run(self, away: Away | None = None, nodes: Mapping[int, str] | None = None) -> Outcome:
+    def run(self, away: Away | None = None, nodes: Mapping[int, str] | None = None) -> RunOutcome:
         self.away = away or self.away
         for name in self.agents:
             resident.register(name, Shaky(self, name))  # type: ignore[arg-type]

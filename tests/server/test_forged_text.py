@@ -17,7 +17,7 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from forged import FORGED, LONG, TAGS, clean
 from pmfed_server.enrolment import Enrolment
-from pmfed_server.fleet import Answer, Fleet
+from pmfed_server.fleet import Fleet, SiteReply
 from pmfed_server.report import write_report
 from pmfed_server.report.shown import show_result
 
@@ -139,7 +139,7 @@ def test_nor_does_the_version_it_claims_reach_the_report(text: str) -> None:
 
         def ask(self, request: Request, nodes: Any) -> list[Any]:
             said = json.dumps({"pmfed": f"{__version__}{text}", "card": None})
-            return [Answer(1, Reply(kind="enroll", run=RUN, site="north", text=said))]
+            return [SiteReply(1, Reply(kind="enroll", run=RUN, site="north", text=said))]
 
     enrolment = Enrolment.__new__(Enrolment)
     enrolment.fleet, enrolment.study = Told(), example_study()  # type: ignore[assignment]

@@ -15,12 +15,12 @@ from pmfed_client.connection import agent_address as resident
 from pmfed_client.connection.app import app as client_app
 from pmfed_client.site.site import read_sites
 from pmfed_server.results import summarise, write_results
-from pmfed_server.rounds import Outcome, Rounds
+from pmfed_server.rounds import Rounds, RunOutcome
 from pmfed_simulations.grid import LocalGrid
 from pmfed_simulations.rosters import pin_rosters
 from safetensors.numpy import load_file
 
-from pmfed.methods import Answer, Ask, plan_for
+from pmfed.methods import Ask, DecodedSum, plan_for
 from pmfed.models import build, flatten
 from pmfed.secagg.keys import verify
 from pmfed.study import Study
@@ -56,7 +56,7 @@ class Federation:
         self.seen.append((name, request, {key: value.copy() for key, value in sums.items()}))
         return answer, sums
 
-    def run(self) -> Outcome:
+    def run(self) -> RunOutcome:
         class Watched:
             def __init__(self, name: str, handle: Any) -> None:
                 self.name, self._handle = name, handle
@@ -148,7 +148,7 @@ def test_a_coordinator_killed_before_the_own_models_goes_on_with_them(
 
     true = Rounds._answer
 
-    def killed(self: Rounds, ask: Ask) -> Answer | None:
+    def killed(self: Rounds, ask: Ask) -> DecodedSum | None:
         if ask.query.name == "personal-evaluation":
             raise KeyboardInterrupt
         return true(self, ask)

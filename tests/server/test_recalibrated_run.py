@@ -25,7 +25,7 @@ from safetensors.numpy import load_file, save_file
 
 from pmfed.cohort import read_cohort
 from pmfed.errors import ProtocolError, StudyError
-from pmfed.methods import Answer, plan_for, schedule
+from pmfed.methods import DecodedSum, plan_for, schedule
 from pmfed.methods.gradient import Gradient
 from pmfed.privacy.accounting import epsilon
 from pmfed.privacy.noise import SecretSource
@@ -115,7 +115,7 @@ def follow(method: Gradient, lose: bool) -> Iterator[tuple[str, int, dict[str, A
             words = np.full(ask.query.size, 5000).astype(grid.word)
             if ask.query.name == "recalibration":  # twice as many as were expected
                 words = grid.encode(np.repeat([4.0, 16.0], 8))
-            method.take(ask, Answer(words, grid, 3, noise=1.0))
+            method.take(ask, DecodedSum(words, grid, 3, noise=1.0))
 
 
 @pytest.mark.parametrize("lose", [False, True])

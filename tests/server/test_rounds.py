@@ -18,7 +18,7 @@ from pmfed_client.connection.app import app as client_app
 from pmfed_client.ledger.ledger import Ledger
 from pmfed_client.site.site import Site, read_sites
 from pmfed_server.enrolment import Owner, misfit
-from pmfed_server.rounds import Outcome, Rounds, spending
+from pmfed_server.rounds import Rounds, RunOutcome, spending
 from pmfed_simulations.grid import LocalGrid
 from pmfed_simulations.rosters import pin_rosters
 
@@ -90,7 +90,7 @@ class Federation:
             for number, name in enumerate(federation.SITES, start=1)
         }
 
-    def registered(self, owners: dict[int, Owner]) -> Outcome:
+    def registered(self, owners: dict[int, Owner]) -> RunOutcome:
         """Run with a coordinator who knows whose the nodes are."""
         for name in federation.SITES:
             resident.register(name, Agent(self.site(name)))
@@ -100,7 +100,7 @@ class Federation:
                 grid, self.study, self.plan, self.folder, run=RUN, sites=3, patience=30.0, registered=lambda: owners
             ).run()
 
-    def run(self, before: Before | None = None, after: After | None = None, there: int = 3) -> Outcome:
+    def run(self, before: Before | None = None, after: After | None = None, there: int = 3) -> RunOutcome:
         """Run with so many of the sites."""
         agents = {site.name: Agent(site, rehearsal=self.rehearsal) for site in self.sites}
         for name, agent in agents.items():

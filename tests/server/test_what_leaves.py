@@ -152,7 +152,7 @@ def test_what_one_site_sends_is_chance(left: list[Left], kind: str) -> None:
 CARD = {"what", "version", "run", "study", "roster", "site", "exchange", "signature"}
 RECEIPT = {
     "site", "run", "study", "finished", "charges", "cohorts", "epsilon", "delta", "first", "last", "rows", "head", "key",
-    "insecure",
+    "insecure", "data",
 }  # fmt: skip
 HEAD = {"site", "run", "head", "key"}
 HEX = re.compile(r"[0-9a-f]+")
@@ -180,11 +180,13 @@ def test_documents_hold_what_the_protocol_names_and_nothing_else(left: list[Left
 
 
 def test_receipts_of_sites_with_other_patients_tell_the_same(left: list[Left], study: Study) -> None:
-    """Charges, epsilon and rows follow from the study alone; hashes and names are a site's own."""
+    """Charges, epsilon and rows follow from the study alone; hashes and names are a site's own, and so is the digest of its
+    data, whose key nobody else has and no other run uses.
+    """
     told = []
     for text in texts(left, "finish"):
         receipt = verify(text)
-        for own in ("site", "key", "first", "last", "head"):
+        for own in ("site", "key", "first", "last", "head", "data"):
             assert re.fullmatch(r"[0-9a-f]{64}|site-\d", receipt.pop(own))
         told.append(receipt)
     assert len(told) == len(NAMES)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pmfed_client.site.site import Site, read_sites
 from pmfed_simulations.jobs import _cut, run_jobs
-from pmfed_simulations.protocols import Series, comparison, federation
+from pmfed_simulations.protocols import TrainingSeries, comparison, federation
 from pmfed_simulations.studies import find_study
 from pmfed_simulations.studies.hospitals.sites import write_hospitals
 from safetensors.numpy import load_file
@@ -22,7 +22,7 @@ STUDY = find_study("hospitals").replace(
     training={"rounds": 2, "modality_dropout": 0.2},
     cohort={"expected_patients": 100},
 )
-Found = tuple[tuple[Site, ...], dict[str, Cohort], Series, Path]
+Found = tuple[tuple[Site, ...], dict[str, Cohort], TrainingSeries, Path]
 
 
 @pytest.fixture(scope="module")

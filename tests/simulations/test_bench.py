@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
-from pmfed_simulations.bench import GROUPS, Row, compare, rates, run_bench
+from pmfed_simulations.bench import GROUPS, BenchRow, compare, rates, run_bench
 
 from pmfed.errors import UsageError
 
@@ -18,13 +18,13 @@ def test_medians_ratios_and_rates() -> None:
     assert (row.ours_s, row.other_s, row.ratio) == (2.0, 4.0, 0.5)
     assert (row.ours_mb, row.other_mb) == (10.0, None)
     assert rates(row) == "500 / 250 images"
-    assert rates(Row("x", 1.0, 1.0, 1.0, None)) == ""
+    assert rates(BenchRow("x", 1.0, 1.0, 1.0, None)) == ""
 
 
 @pytest.fixture
 def one_row(monkeypatch: pytest.MonkeyPatch) -> None:
     module = importlib.import_module("pmfed_simulations.bench.noise")
-    monkeypatch.setattr(module, "rows", lambda: [Row("scans", 2.0, 1.0, 2.0, 1.5, work=(400, "images"))])
+    monkeypatch.setattr(module, "rows", lambda: [BenchRow("scans", 2.0, 1.0, 2.0, 1.5, work=(400, "images"))])
 
 
 def test_the_table_and_the_file(one_row: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

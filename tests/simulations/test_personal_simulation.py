@@ -37,7 +37,7 @@ def test_own_models_stand_beside_the_common_one_and_each_hospital_alone(tmp_path
     assert set(lines["no-privacy"]["personal"]["per_site"]) == set(federation.SITES)
     assert lines["no-privacy"]["personal"]["test"] != result["personal"]["test"]
     (shown,) = [page.content(result, [], {})["hospitals"]]
-    assert {"together", "personal", "alone_private"} <= shown["has"]
+    assert {"together", "personal", "alone_private"} <= set(shown["columns"])
     for line in shown["lines"]:
         site = line["label"]
         own = result["personal"]["per_site"][site]["auroc"]

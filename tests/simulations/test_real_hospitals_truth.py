@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from pmfed_simulations.hospitals.habits import HABITS
-from pmfed_simulations.hospitals.history import Events, Hospital, Scans, draw_hospital, draw_hospitals
+from pmfed_simulations.hospitals.history import EventHistory, Hospital, Scans, draw_hospital, draw_hospitals
 from pmfed_simulations.hospitals.model import (
     FREQUENCIES,
     LABS,
@@ -121,7 +121,7 @@ def test_belief_is_of_what_was_recorded_before_the_index_date(hospitals: list[Ho
         assert not early.all()
         known = replace(
             hospital,
-            events=Events(**{name: part[early] for name, part in vars(hospital.events).items()}),
+            events=EventHistory(**{name: part[early] for name, part in vars(hospital.events).items()}),
             scans=Scans(**{name: part[sooner] for name, part in vars(scans).items()}),
         )
         belief, again = believed(hospital), believed(known)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pmfed.cohort.invented import invented
 from pmfed.errors import PmfedError, StudyError
-from pmfed.methods import Answer, Ask, Method, method_for, plan_for, schedule
+from pmfed.methods import Ask, DecodedSum, Method, method_for, plan_for, schedule
 from pmfed.privacy.noise import SecretSource
 from pmfed.privacy.plan import PrivacyPlan
 from pmfed.queries.query import check_state
@@ -87,4 +87,4 @@ def _ask(method: Method, site: Answers, ask: Ask) -> None:
     if query.stage != "last":
         ride_along()
     own = {"invented": words["site"]} if "site" in words else {}
-    method.take(ask, Answer(words["sum"], query.grid(site.plan.sites), 1, own))
+    method.take(ask, DecodedSum(words["sum"], query.grid(site.plan.sites), 1, own))

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from pmfed.processes import no_proxies
 from pmfed_client.connection.app import app
-from pmfed_client.connection.flower_internals import Task, Waiting, not_carried
+from pmfed_client.connection.flower_internals import FlowerTask, Waiting, not_carried
 
 log = logging.getLogger("pmfed.courier")
 
@@ -72,12 +72,12 @@ def _give_up(address: str, token: str) -> None:
     Else it answers in a minute itself, that its courier has crashed; takes that for the answer to whatever message is
     under way by then; and hands out every later answer one message late.
     """
-    Task(address, token, patient=False).end(completed=False)
+    FlowerTask(address, token, patient=False).end(completed=False)
 
 
 def carry_one(address: str, token: str) -> None:
     """Carry one message to the agent and its answer back."""
-    task = Task(address, token)
+    task = FlowerTask(address, token)
     task.keep_alive()  # a step may take longer than Flower's patience
     completed = False
     try:

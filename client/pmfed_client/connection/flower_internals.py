@@ -40,7 +40,7 @@ class Waiting:
         return found.token if found.HasField("task") and found.token else None
 
 
-class Task:
+class FlowerTask:
     """One message under way between SuperNode and agent, in the place of a ClientApp process.
 
     Parameters

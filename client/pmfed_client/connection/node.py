@@ -19,19 +19,19 @@ from pmfed.modality import Name
 from pmfed.validate import Frozen, read_toml
 from pmfed_client.site.create import write_private
 from pmfed_client.site.site import FILE as SITE_FILE
-from pmfed_client.site.site import Coordinator, Site
+from pmfed_client.site.site import CoordinatorAddress, Site
 
 FILE, KEY, CERTIFICATE = "node.toml", "node.key", "ca.crt"
 
 
-class _About(Frozen):
+class _NodeAbout(Frozen):
     site: Name
     socket: str
 
 
-class _File(Frozen):
-    node: _About
-    coordinator: Coordinator
+class _NodeFile(Frozen):
+    node: _NodeAbout
+    coordinator: CoordinatorAddress
 
 
 @dataclass(frozen=True)
@@ -72,12 +72,12 @@ class Node:
     def read(cls, folder: Path) -> Node:
         """Read FOLDER/node.toml; StudyError, naming file and line, when it is missing or does not fit."""
         folder = folder.absolute()
-        file = read_toml(folder / FILE, _File)
+        file = read_toml(folder / FILE, _NodeFile)
         certificate = folder / file.coordinator.certificate
         return cls(file.coordinator.address, certificate, folder / KEY, folder, Path(file.node.socket))
 
 
-def coordinator_of(site: Site) -> Coordinator:
+def coordinator_of(site: Site) -> CoordinatorAddress:
     """Return whom a site connects to; StudyError when it says nothing about that."""
     if site.coordinator is None:
         raise StudyError(
@@ -117,9 +117,9 @@ def split(site: Site, folder: Path) -> Node:
         )
     folder.mkdir(parents=True, exist_ok=True)
     os.chmod(folder, 0o700)
-    file = _File(
-        node=_About(site=site.name, socket=str(site.socket)),
-        coordinator=Coordinator(address=told.address, certificate=CERTIFICATE),
+    file = _NodeFile(
+        node=_NodeAbout(site=site.name, socket=str(site.socket)),
+        coordinator=CoordinatorAddress(address=told.address, certificate=CERTIFICATE),
     )
     write_private(folder / FILE, tomli_w.dumps(file.model_dump()).encode())
     write_private(folder / CERTIFICATE, certificate.read_bytes())

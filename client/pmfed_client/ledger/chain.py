@@ -26,7 +26,7 @@ FORM = 2
 
 
 @dataclass(frozen=True)
-class Row:
+class LedgerRow:
     """One line of the ledger; what a kind has no use for is None.
 
     ``count`` is the number of releases that were reserved, charged or given back, each of the ``mechanism`` with its
@@ -71,7 +71,7 @@ class Row:
     def _names(self, names: tuple[str, ...]) -> tuple[str, ...]:
         return names if self.form is not None else tuple(name for name in names if name not in SINCE_FORM_2)
 
-    def after(self, previous: Head) -> Row:
+    def after(self, previous: Head) -> LedgerRow:
         """Return this row as the next one after ``previous``, with its hash."""
         row = replace(self, seq=previous.rows + 1, previous=previous.hash, hash="")
         object.__setattr__(row, "hash", row.digest())  # nobody else has seen it yet
@@ -90,17 +90,17 @@ class Head:
     hash: str
 
 
-COLUMNS = tuple(field.name for field in fields(Row))
+COLUMNS = tuple(field.name for field in fields(LedgerRow))
 HASHED = tuple(name for name in COLUMNS if name != "hash")
 SINCE_FORM_2 = COLUMNS[COLUMNS.index("form") :]
 _spell = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
 
 
-def _json(row: Row, names: tuple[str, ...]) -> str:
+def _json(row: LedgerRow, names: tuple[str, ...]) -> str:
     return _spell({name: getattr(row, name) for name in names})
 
 
-def check_link(row: Row, seq: int, head: str, where: Path) -> None:
+def check_link(row: LedgerRow, seq: int, head: str, where: Path) -> None:
     """Raise LedgerError, naming the row, unless ``row`` is whole and follows row ``seq`` with hash ``head``."""
     expected = seq + 1
     if row.seq != expected:

@@ -22,7 +22,7 @@ from pmfed.privacy.accounting import Release
 from pmfed.privacy.mechanism import SAMPLED_GAUSSIAN, Role
 from pmfed.privacy.plan import PrivacyPlan
 from pmfed.study import Study
-from pmfed_client.ledger.chain import Row
+from pmfed_client.ledger.chain import LedgerRow
 
 Value = TypeVar("Value")
 
@@ -82,7 +82,7 @@ class Entry:
 
 
 @dataclass
-class Line:
+class RunLine:
     """One entry of a run, and what was charged on it."""
 
     cohort: str
@@ -106,7 +106,7 @@ class Run:
     rows: int = 0
     finished: bool = False
     ended: bool = False  # by the site, before the coordinator had asked for the receipt
-    lines: dict[str, Line] = field(default_factory=dict)
+    lines: dict[str, RunLine] = field(default_factory=dict)
 
     @property
     def began(self) -> bool:
@@ -125,7 +125,7 @@ class Book:
         self.runs: dict[str, Run] = {}
         self._form: int | None = None  # of the newest row
 
-    def fold(self, row: Row) -> None:
+    def fold(self, row: LedgerRow) -> None:
         """Take in the next row; LedgerError when it makes no sense after those before it."""
         try:
             self._fold(row)
@@ -135,7 +135,7 @@ class Book:
                 "It was written by something else than pmfed, or by a newer one.",
             ) from None
 
-    def _fold(self, row: Row) -> None:
+    def _fold(self, row: LedgerRow) -> None:
         if self._form is not None and row.form is None:
             raise ValueError("an older row after a newer one")
         self._form = row.form
@@ -149,7 +149,7 @@ class Book:
             what = entry.what
             run = self.runs.setdefault(row.run, Run(row.study, budget, row.hash))
             run.budget, run.approval = budget, row.approval
-            run.lines.setdefault(what, Line(_held(row.cohort), entry))  # a second time: only the budget is new
+            run.lines.setdefault(what, RunLine(_held(row.cohort), entry))  # a second time: only the budget is new
         elif row.kind == "charge":
             run = self.runs[row.run]
             entry = _entry(row)
@@ -201,7 +201,7 @@ def by_what(releases: Mapping[str, Iterable[Entry]]) -> dict[str, tuple[str, Ent
     return found
 
 
-def _entry(row: Row) -> Entry:
+def _entry(row: LedgerRow) -> Entry:
     """Return what a row reserves or charges; ValueError where it holds anything that this pmfed does not know."""
     if row.form is None:
         numbers = _held(row.sampling_rate), _held(row.noise_multiplier), _held(row.clip)

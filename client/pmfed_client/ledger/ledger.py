@@ -34,7 +34,7 @@ from pmfed.errors import BudgetError, LedgerError
 from pmfed.privacy.accounting import Release, epsilon
 from pmfed.privacy.mechanism import SAMPLED_GAUSSIAN
 from pmfed_client.ledger.admission import Allowance, admit, admit_approved, admit_study
-from pmfed_client.ledger.chain import Kind, Row
+from pmfed_client.ledger.chain import Kind, LedgerRow
 from pmfed_client.ledger.entries import ACCOUNT, Book, Entry, Run, as_releases, by_what, cohorts
 from pmfed_client.ledger.store import Store
 
@@ -332,7 +332,7 @@ class Ledger:
                 "first": known.first, "last": known.latest, "rows": known.rows, "head": self._store.head,
             }  # fmt: skip
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterator[LedgerRow]:
         """Yield every row, oldest first.
 
         Guarantee
@@ -381,7 +381,7 @@ class Ledger:
             }
         now = datetime.now(UTC).isoformat(timespec="seconds")
         role = None if cohort is None else cohort.partition(":")[0]
-        self._store.append(Row(0, now, kind, run, study, cohort, account=ACCOUNT, role=role, **more))
+        self._store.append(LedgerRow(0, now, kind, run, study, cohort, account=ACCOUNT, role=role, **more))
 
     def _reserved(self, run: str) -> Run:
         known = self._book.runs.get(run)

@@ -22,7 +22,7 @@ from pmfed_client.ledger.chain import (
     SINCE_FORM_2,
     UNTRUSTED,
     Head,
-    Row,
+    LedgerRow,
     check_link,
     read_head,
     write_head,
@@ -102,7 +102,7 @@ class Store:
                 self._abandon()
                 raise
 
-    def news(self) -> Iterator[Row]:
+    def news(self) -> Iterator[LedgerRow]:
         """Yield the rows not handed out before, each verified; then check the file's own count, and the anchor."""
         meta = self._meta()
         if not self._read.hash:
@@ -125,17 +125,17 @@ class Store:
             db.execute(f"ALTER TABLE rows ADD COLUMN {name}")
         db.execute(_FORM)
 
-    def _carry_over(self) -> Row:
+    def _carry_over(self) -> LedgerRow:
         """Note, as one more row, that the file has the new schema now; the old rows stay as they are, hash by hash."""
         assert self._db is not None
         now = datetime.now(UTC).isoformat(timespec="seconds")
         parameters = json.dumps({"from": OLDER, "to": SCHEMA}, sort_keys=True, separators=(",", ":"))
-        row = self.append(Row(0, now, "migrate", "", "", parameters=parameters))
+        row = self.append(LedgerRow(0, now, "migrate", "", "", parameters=parameters))
         self._db.execute("UPDATE meta SET schema = ?", (SCHEMA,))
         self._read = self._end
         return row
 
-    def append(self, row: Row) -> Row:
+    def append(self, row: LedgerRow) -> LedgerRow:
         """Write a row and return it as it stands there, inside a transaction and after ``news``; seq, previous hash and hash are set here."""
         assert self._db is not None
         sealed = replace(row, form=FORM).after(self._end)
@@ -153,7 +153,7 @@ class Store:
         """Write the anchor anew, inside a write transaction that adds no rows: it must never be ahead of them."""
         write_head(self.anchor, self._read)
 
-    def walk(self) -> Iterator[Row]:
+    def walk(self) -> Iterator[LedgerRow]:
         """Yield all rows from the first, inside a transaction; each verified, and at the end their number."""
         meta = self._meta()
         end = Head(0, meta.genesis)
@@ -168,11 +168,11 @@ class Store:
         self._check_anchor(self._meta())
         return rows
 
-    def _rows(self, end: Head) -> Iterator[Row]:
+    def _rows(self, end: Head) -> Iterator[LedgerRow]:
         assert self._db is not None
         while page := self._db.execute(_PAGE, (end.rows,)).fetchall():
             for values in page:
-                row = Row(*values)
+                row = LedgerRow(*values)
                 check_link(row, end.rows, end.hash, self.path)
                 yield row
                 end = Head(row.seq, row.hash)

@@ -33,7 +33,7 @@ _COUNTED = re.compile(
 
 
 @dataclass(frozen=True)
-class Line:
+class CheckLine:
     """One count beside the whole it is part of: ``of`` is 0 where there is none."""
 
     name: str
@@ -62,15 +62,15 @@ class Checked:
 
     study: str
     site: str
-    facts: tuple[Line, ...]
-    coverage: tuple[Line, ...]
-    outcome: tuple[Line, ...]
-    missing: tuple[Line, ...]
-    seen: tuple[Line, ...]
+    facts: tuple[CheckLine, ...]
+    coverage: tuple[CheckLine, ...]
+    outcome: tuple[CheckLine, ...]
+    missing: tuple[CheckLine, ...]
+    seen: tuple[CheckLine, ...]
     warnings: tuple[str, ...]
     policy: PolicyError | None = None
     red: tuple[str, ...] = ()
-    losses: tuple[Line, ...] = ()
+    losses: tuple[CheckLine, ...] = ()
     inputs: dict[str, str] = field(default_factory=dict)
 
 
@@ -86,17 +86,17 @@ def check(site: Site, study: Study, places: Places | None = None) -> Checked:
     found, least = cohort.findings, site.policy.min_patients
     total = found.patients
 
-    def line(name: str, number: int, whole: int = 0) -> Line:
+    def line(name: str, number: int, whole: int = 0) -> CheckLine:
         small = 0 < number < least
         share = None if small or not whole else number / whole
-        return Line(name, f"<{least}" if small else f"{number:,}", share)
+        return CheckLine(name, f"<{least}" if small else f"{number:,}", share)
 
-    def parts(counted: list[tuple[str, int]]) -> list[Line]:
+    def parts(counted: list[tuple[str, int]]) -> list[CheckLine]:
         """Of parts of a whole that is shown, one small one would follow from the others: the largest is not told."""
         lines = [line(name, number, total) for name, number in counted]
         if any(0 < number < least for _, number in counted):
             largest = max(range(len(counted)), key=lambda place: counted[place][1])
-            lines[largest] = Line(counted[largest][0], "the rest")
+            lines[largest] = CheckLine(counted[largest][0], "the rest")
         return lines
 
     reasons = lost_values.red(site, found.uses)
@@ -114,20 +114,22 @@ def check(site: Site, study: Study, places: Places | None = None) -> Checked:
         site=site.title or site.name,
         facts=facts,
         coverage=tuple(
-            Line(name, f"all but <{least}") if 0 < total - number < least else line(name, number, total)
+            CheckLine(name, f"all but <{least}") if 0 < total - number < least else line(name, number, total)
             for name, number in sorted(found.coverage.items())
         ),
         outcome=tuple(parts(_balance(study, cohort))),
         missing=tuple(line(name, number, found.records) for name, number in sorted(found.missing.items()) if number),
         seen=tuple(
             # Variants are the study's, not patients'.
-            Line(name, f"{number:,}") if name.partition(": ")[2].startswith("variants") else line(name, number)
+            CheckLine(name, f"{number:,}") if name.partition(": ")[2].startswith("variants") else line(name, number)
             for name, number in sorted(found.counts.items())
         ),
         warnings=tuple(_veiled(warning, least) for warning in found.warnings),
         policy=_policy(site, study, cohort),
         red=tuple(reasons),
-        losses=tuple(Line(f"{name}: {what}", number) for name, what, number in lost_values.rows(found.uses, least)),
+        losses=tuple(
+            CheckLine(f"{name}: {what}", number) for name, what, number in lost_values.rows(found.uses, least)
+        ),
         inputs={name: " x ".join(map(str, m.shape)) for name, m in sorted(study.modalities.items())},
     )
 
@@ -196,7 +198,7 @@ def show(checked: Checked) -> None:
         screen.print("NOT READY", plain(reason), style="bold red", soft_wrap=True)
 
 
-def sections(checked: Checked) -> list[tuple[str, tuple[Line, ...]]]:
+def sections(checked: Checked) -> list[tuple[str, tuple[CheckLine, ...]]]:
     """Return the parts of a check that hold anything, with their titles."""
     parts = (
         ("cohort", checked.facts),

@@ -48,7 +48,7 @@ class _About(Frozen):
     precision: Precision = "float32"
 
 
-class Coordinator(Frozen):
+class CoordinatorAddress(Frozen):
     """``[coordinator]``: whom this site connects to, and the certificate of the authority it believes."""
 
     address: Annotated[str, Field(pattern=r"^[A-Za-z0-9._\[\]:-]+:[0-9]{1,5}$"), AfterValidator(_address)]
@@ -95,7 +95,7 @@ class _File(Frozen):
     site: _About
     data: dict[Annotated[str, Field(min_length=1)], _Source] = Field(default_factory=dict)
     accept: tuple[Accepted, ...] = ()
-    coordinator: Coordinator | None = None
+    coordinator: CoordinatorAddress | None = None
     agent: Resident = Resident()
     policy: Policy | None = None
 
@@ -134,7 +134,7 @@ class Site(Frozen):
     folder: Path
     sources: dict[str, Path | str] = Field(default_factory=dict)
     policy: Policy
-    coordinator: Coordinator | None = None
+    coordinator: CoordinatorAddress | None = None
     node_user: str | None = None
     agent_socket: str = "agent.sock"
     accept: tuple[Accepted, ...] = ()

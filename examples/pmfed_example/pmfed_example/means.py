@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pmfed.file_io import replace_file
-from pmfed.methods.method import Answer, Ask, Method, Section, Vectors
+from pmfed.methods.method import Ask, DecodedSum, Method, Section, Vectors
 from pmfed.privacy.mechanism import Role
 from pmfed.privacy.plan import PrivacyPlan
-from pmfed.queries.query import Floats, Patients, Query, RowSum
+from pmfed.queries.query import Floats, Query, RowSum, SitePatients
 from pmfed.stored import Stored
 from pmfed.study import Study
 from pmfed.study.method import PluginMethod
@@ -64,7 +64,7 @@ class Sums(RowSum):
     def leaves(self) -> str:
         return "means of all inputs"  # pmfed shows its own words instead
 
-    def rows(self, patients: Patients, state: Mapping[str, NDArray[Any]]) -> Iterator[Floats]:
+    def rows(self, patients: SitePatients, state: Mapping[str, NDArray[Any]]) -> Iterator[Floats]:
         cohort = patients.cohort  # pmfed lends one patient at a time
         blocks = [cohort.inputs[name].reshape(cohort.records, -1) for name in self.study.inputs]
         inputs = np.clip(np.concatenate(blocks, axis=1, dtype=np.float64), -self.most, self.most)
@@ -89,7 +89,7 @@ class Means(Method):
     def next(self) -> Ask | None:
         return Ask(self.query, 0) if self.total is None else None
 
-    def take(self, ask: Ask, answer: Answer) -> None:
+    def take(self, ask: Ask, answer: DecodedSum) -> None:
         self.total = answer.total
 
     def result(self, plan: PrivacyPlan) -> dict[str, Any]:

@@ -143,7 +143,7 @@ def _single(column: Ints) -> int | None:
     return at if int((column == column[at]).sum()) == 1 else None
 
 
-class Seen:
+class SeenRows:
     """Remembers rows by their digests, 8 bytes each, however many come."""
 
     def __init__(self) -> None:

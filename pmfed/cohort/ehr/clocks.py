@@ -11,7 +11,7 @@ import numpy as np
 
 from pmfed.cohort.contract.times import STYLES, Dated, dated, of_epochs, span
 from pmfed.cohort.contract.written import Written
-from pmfed.cohort.ehr.database import Table
+from pmfed.cohort.ehr.database import DatabaseTable
 from pmfed.errors import DataError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class Clock:
         How dates that are text are written, and where the hospital is.
     """
 
-    def __init__(self, table: Table, start: str, written: Written, zone: ZoneInfo | None) -> None:
+    def __init__(self, table: DatabaseTable, start: str, written: Written, zone: ZoneInfo | None) -> None:
         self._table, self._date, self._moment = table, f"{start}_date", f"{start}_datetime"
         self._style, self._zone = written.dates, zone
         self._odd: dict[str, Counter[str]] = {}

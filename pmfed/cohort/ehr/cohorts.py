@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pmfed.cohort.contract.times import NEVER, Moments
 from pmfed.cohort.ehr.codes import Matcher
-from pmfed.cohort.ehr.events import Asked, Chunk, Source
+from pmfed.cohort.ehr.events import Asked, Chunk, EventSource
 from pmfed.cohort.ehr.source import open_source
 from pmfed.cohort.ehr.window import seconds
 from pmfed.cohort.tables import Problems, count, labels, read_table
@@ -99,7 +99,7 @@ def derive_cohort(
     return table, counts
 
 
-def _dates(spec: EventCohort, source: Source, ids: list[str]) -> tuple[Moments, list[Chunk]]:
+def _dates(spec: EventCohort, source: EventSource, ids: list[str]) -> tuple[Moments, list[Chunk]]:
     """Return each patient's index date, NaT for none, and every event of the outcome."""
     index = np.full(len(ids), NEVER)
     outcomes: list[Chunk] = []

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pmfed.cohort.contract.written import PLAIN, Written
 from pmfed.cohort.detected import is_utf8
-from pmfed.cohort.sql import MINUTES, Session, duckdb_engine, duckdb_file, require, server
+from pmfed.cohort.sql import MINUTES, DatabaseSession, duckdb_engine, duckdb_file, require, server
 from pmfed.cohort.table_rows import read_head
 from pmfed.errors import DataError
 
@@ -21,7 +21,7 @@ _WORDS = frozenset({"vocabulary_id", "domain_id", "concept_class_id", "relations
 _NUMBERS = frozenset({"year_of_birth", "month_of_birth", "day_of_birth", "concept_id_1", "concept_id_2"})
 
 
-class Table:
+class DatabaseTable:
     """A table of the database with the columns it has, and their types; one it lacks is NULL in every row."""
 
     def __init__(self, clause: sa.TableClause, columns: dict[str, str], kinds: dict[str, str]) -> None:
@@ -70,9 +70,9 @@ class Database:
         It cannot be reached or listed.
     """
 
-    def __init__(self, session: Session, schemas: Sequence[str] = ()) -> None:
+    def __init__(self, session: DatabaseSession, schemas: Sequence[str] = ()) -> None:
         self.session, self.name = session, session.name
-        self.tables: dict[str, Table] = {}
+        self.tables: dict[str, DatabaseTable] = {}
         self._list(schemas)
 
     def _list(self, schemas: Sequence[str]) -> None:
@@ -95,7 +95,7 @@ class Database:
                 columns = {low: name for low, (name, _) in told.items()}
                 clause = sa.table(table, *(sa.column(name) for name in columns.values()), schema=schema)
                 kinds = {low: kind for low, (_, kind) in told.items()}
-                self.tables.setdefault(table.lower(), Table(clause, columns, kinds))
+                self.tables.setdefault(table.lower(), DatabaseTable(clause, columns, kinds))
 
     def rows(self, query: sa.Select[Any]) -> Iterator[Sequence[Any]]:
         """Return the rows of a query, batch by batch; never all at once.
@@ -167,7 +167,7 @@ def _folder(folder: Path, written: Written, minutes: float) -> Database:
 
     root = os.path.realpath(folder)
     engine = duckdb_engine(":memory:", read_only=False)
-    session = Session(engine, str(folder), minutes)
+    session = DatabaseSession(engine, str(folder), minutes)
     with session.safely(), engine.begin() as connection:
         for path in sorted(folder.iterdir()):
             if not path.name.lower().endswith(_TABLES):

@@ -13,7 +13,7 @@ from pmfed.cohort.contract.numbers import UNDECLARED
 from pmfed.cohort.contract.times import EAST, WEST, Moments, tomorrow
 from pmfed.cohort.contract.uses import EARLIER, LATER, LIMIT, NO_ZONE, NOT_MEASURED, OUTSIDE, UNIT, Passed, Use
 from pmfed.cohort.ehr.codes import Matcher
-from pmfed.cohort.ehr.events import Chunk, Floats, Ints, Source
+from pmfed.cohort.ehr.events import Chunk, EventSource, Floats, Ints
 from pmfed.cohort.ehr.units import conversion, named, shown
 from pmfed.cohort.ehr.window import Window
 from pmfed.cohort.tables import Problems, count
@@ -25,7 +25,7 @@ FEW = 0.5
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Counted:
+class CountedEvents:
     """N events that count for a record: record, feature, seconds before the index date (above 0) and value."""
 
     record: Ints
@@ -33,10 +33,10 @@ class Counted:
     ago: Ints
     value: Floats
 
-    def of(self, feature: int) -> Counted:
+    def of(self, feature: int) -> CountedEvents:
         """Return those of one feature."""
         here = self.feature == feature
-        return Counted(self.record[here], self.feature[here], self.ago[here], self.value[here])
+        return CountedEvents(self.record[here], self.feature[here], self.ago[here], self.value[here])
 
 
 class EventPass:
@@ -55,7 +55,7 @@ class EventPass:
     """
 
     def __init__(
-        self, source: Source, features: Mapping[str, EventFeature], window: Window, censored: Censored = "bound"
+        self, source: EventSource, features: Mapping[str, EventFeature], window: Window, censored: Censored = "bound"
     ) -> None:
         self.source, self.window = source, window
         self.keys = sorted(features)
@@ -72,7 +72,7 @@ class EventPass:
         self._passed, self._undeclared = Passed(), False
         self._future = tomorrow()
 
-    def __iter__(self) -> Iterator[Counted]:
+    def __iter__(self) -> Iterator[CountedEvents]:
         for chunk in self.source.events(self.matcher, self.window.asked):
             self.counts["events dated in the future"] += int((chunk.when > self._future).sum())
             record, row, ago = self.window.rows(chunk)
@@ -84,7 +84,7 @@ class EventPass:
             taken = good[place]
             if taken.any():
                 at = place[taken]
-                yield Counted(record[taken], events.concept[at], ago[taken], value[at])
+                yield CountedEvents(record[taken], events.concept[at], ago[taken], value[at])
 
     def _pass_outside(self, chunk: Chunk, inside: Ints) -> None:
         """Count what counts for no record."""

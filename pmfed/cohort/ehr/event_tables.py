@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pmfed.cohort.contract.identity import Seen, row_digests
+from pmfed.cohort.contract.identity import SeenRows, row_digests
 from pmfed.cohort.contract.numbers import TWO_UNITS, Values
 from pmfed.cohort.contract.refused import Refused
 from pmfed.cohort.contract.times import Bools, Dated, Moments, dated, from_offsets, middle
@@ -70,9 +70,12 @@ class EventTables:
             )
         place = {one: rank for rank, one in enumerate(asked.ids)}
         present: set[str] = set()
-        seen_of: dict[str, Seen] = {}  # files of one form may overlap: a row that two of them hold is one row
+        seen_of: dict[str, SeenRows] = {}  # files of one form may overlap: a row that two of them hold is one row
         for table in self.file.tables:
-            seen, odd = seen_of.setdefault(table.model_copy(update={"file": ""}).model_dump_json(), Seen()), Refused()
+            seen, odd = (
+                seen_of.setdefault(table.model_copy(update={"file": ""}).model_dump_json(), SeenRows()),
+                Refused(),
+            )
             for frame in self._batches(table, matcher.asks_answers):
                 check_ids(self._inside(table.file), table.patient, frame)
                 patient = _placed(frame[table.patient], place, present)
@@ -100,7 +103,7 @@ class EventTables:
         yield from batches(path, [table.patient, table.when, *recorded, table.code], also, whole=True)
 
     def _chunks(
-        self, table: EventTable, frame: pd.DataFrame, patient: Ints, matcher: Matcher, seen: Seen, odd: Refused
+        self, table: EventTable, frame: pd.DataFrame, patient: Ints, matcher: Matcher, seen: SeenRows, odd: Refused
     ) -> Iterator[Chunk]:
         if not table.columns:
             kinds, found = self._kinds(table, frame, matcher)
@@ -127,7 +130,7 @@ class EventTables:
             units = np.zeros(len(frame), dtype=np.int64)
             yield self._chunk(table, frame, patient, row, concept, values, units, [spec.unit], odd, column, matcher)
 
-    def _once(self, frame: pd.DataFrame, row: Ints, concept: Ints, seen: Seen) -> tuple[Ints, Ints]:
+    def _once(self, frame: pd.DataFrame, row: Ints, concept: Ints, seen: SeenRows) -> tuple[Ints, Ints]:
         """Return the events of rows that were not there before: the same row again is the same event."""
         used, place = np.unique(row, return_inverse=True)
         fresh = seen.new(row_digests(frame.take(used)))
@@ -255,7 +258,7 @@ class EventTables:
         place = {one: rank for rank, one in enumerate(asked.ids)}
         present: set[str] = set()
         for table in self.file.notes:
-            path, seen, odd = self._inside(table.file), Seen(), Refused()
+            path, seen, odd = self._inside(table.file), SeenRows(), Refused()
             recorded = [table.recorded] if table.recorded else []
             for frame in batches(path, [table.patient, table.text, *recorded], [table.when], whole=True):
                 patient = _placed(frame[table.patient], place, present)

@@ -160,7 +160,7 @@ class Texts:
     text: list[str]
 
 
-class Source(Protocol):
+class EventSource(Protocol):
     """Where a hospital keeps health records.
 
     Attributes
@@ -202,7 +202,7 @@ class Source(Protocol):
 
 
 @dataclass
-class Rows:
+class EventRows:
     """Events gathered one by one, for sources that read record after record.
 
     ``origin`` is a number of the source's own that says which record an event comes from.

@@ -21,7 +21,7 @@ from pmfed.errors import DataError
 Resource = dict[str, Any]
 
 
-class Entry(NamedTuple):
+class ExportEntry(NamedTuple):
     """Full URL ("" for none), resource, and where it stands: the number of its file and of the line or the entry."""
 
     url: str
@@ -76,7 +76,7 @@ class Export:
             raise DataError(f"{where}: holds no .ndjson or .json file.", "Check the path in [data] of site.toml.")
         self.files = files
 
-    def documents(self, types: frozenset[str]) -> Iterator[list[Entry]]:
+    def documents(self, types: frozenset[str]) -> Iterator[list[ExportEntry]]:
         """Yield what belongs together: the entries of a Bundle, or one resource.
 
         Parameters
@@ -154,7 +154,7 @@ def holds_resources(path: Path) -> bool:
     return any(_kind(one) or begins_as_resource(one) for one in files if not one.name.startswith("."))
 
 
-def _documents(path: Path, place: str, types: frozenset[str]) -> Iterator[list[Entry]]:
+def _documents(path: Path, place: str, types: frozenset[str]) -> Iterator[list[ExportEntry]]:
     try:
         with _opened(path) as file:
             if _kind(path) in LINES:
@@ -184,11 +184,11 @@ def _alone(line: bytes) -> bool:
     return isinstance(found, dict)
 
 
-def _numbered(entries: list[Entry]) -> list[Entry]:
+def _numbered(entries: list[ExportEntry]) -> list[ExportEntry]:
     return [entry._replace(place=number) for number, entry in enumerate(entries, 1)]
 
 
-def _lines(file: IO[bytes], place: str, types: frozenset[str], named: str) -> Iterator[list[Entry]]:
+def _lines(file: IO[bytes], place: str, types: frozenset[str], named: str) -> Iterator[list[ExportEntry]]:
     number, wanted, other = 0, {name.encode() for name in types} | {b"Bundle"}, False
     while line := file.readline(LONGEST_LINE + 1):
         number += 1
@@ -219,7 +219,7 @@ def _no_number(word: str) -> float:
     raise ValueError  # NaN and Infinity are no JSON
 
 
-def _entries(document: Any, depth: int = 0) -> list[Entry]:
+def _entries(document: Any, depth: int = 0) -> list[ExportEntry]:
     """Return the resources of a Bundle or a list, or a resource alone; nothing for JSON of another kind.
 
     What a Bundle says was deleted is a resource of that type and id with the status ``deleted``.
@@ -229,8 +229,8 @@ def _entries(document: Any, depth: int = 0) -> list[Entry]:
     if not isinstance(document, dict):
         return []
     if document.get("resourceType") != "Bundle" or depth > 3:
-        return [Entry("", document)]
-    found: list[Entry] = []
+        return [ExportEntry("", document)]
+    found: list[ExportEntry] = []
     entries = document.get("entry")
     for entry in entries if isinstance(entries, list) else []:
         if not isinstance(entry, dict):
@@ -239,9 +239,9 @@ def _entries(document: Any, depth: int = 0) -> list[Entry]:
         if isinstance(entry.get("resource"), dict):
             inner = _entries(entry["resource"], depth + 1)
             alone = len(inner) == 1 and inner[0].resource is entry["resource"]
-            found += [Entry(url if isinstance(url, str) else "", entry["resource"])] if alone else inner
+            found += [ExportEntry(url if isinstance(url, str) else "", entry["resource"])] if alone else inner
         elif deleted := _deleted(entry):
-            found.append(Entry("", deleted))
+            found.append(ExportEntry("", deleted))
     return found
 
 

@@ -29,13 +29,13 @@ from pmfed.cohort.contract.uses import (
 from pmfed.cohort.ehr.codes import Coding, Matcher
 from pmfed.cohort.ehr.described import SourceFile
 from pmfed.cohort.ehr.event_tables import SEXES
-from pmfed.cohort.ehr.events import CHUNK, Asked, Chunk, Ints, Persons, Rows, Texts
-from pmfed.cohort.ehr.exports import Entry, Export, Resource
+from pmfed.cohort.ehr.events import CHUNK, Asked, Chunk, EventRows, Ints, Persons, Texts
+from pmfed.cohort.ehr.exports import Export, ExportEntry, Resource
 from pmfed.cohort.ehr.fhir_people import Registry, server_of, urls_of
 from pmfed.cohort.ehr.resources import (
     KINDS,
     VISITS,
-    Kind,
+    ResourceKind,
     about_another,
     answers,
     at,
@@ -119,7 +119,7 @@ class Fhir:
         place = self._registry.people.places(asked.ids)
         domains = {concept.domain for concept in matcher.concepts}
         wanted = frozenset(name for name, kind in KINDS.items() if None in domains or domains & kind.domains)
-        rows, versions, held = Rows(), Versions(), list[tuple[Chunk, Ints]]()
+        rows, versions, held = EventRows(), Versions(), list[tuple[Chunk, Ints]]()
         for document in self.export.documents(wanted | {"Patient", "Medication"} | OLDEST):
             urls = urls_of(document)
             for entry in document:
@@ -211,7 +211,13 @@ class Fhir:
         return self._registry.people.of_id(one) if system == self.identifier else ""
 
     def _translate(
-        self, entry: Entry, number: int, urls: dict[str, str], matcher: Matcher, place: dict[str, int], rows: Rows
+        self,
+        entry: ExportEntry,
+        number: int,
+        urls: dict[str, str],
+        matcher: Matcher,
+        place: dict[str, int],
+        rows: EventRows,
     ) -> None:
         """Add what a resource says happened."""
         resource = entry.resource
@@ -251,7 +257,7 @@ class Fhir:
             adrift = when.adrift or (entered is not None and entered.adrift)
             rows.add(patient, when.last, known, concepts, said, adrift, number)
 
-    def _never(self, resource: Resource, kind: Kind) -> str:
+    def _never(self, resource: Resource, kind: ResourceKind) -> str:
         """Return why a resource tells of nothing that happened to its patient; "" where it does."""
         if not happened(resource, kind):
             return NOT_DONE
@@ -309,7 +315,7 @@ class Fhir:
             self.counts["references to drugs the export does not hold"] += 1
         return list(self._registry.drugs.get(name, ())), strange
 
-    def _deaths(self, matcher: Matcher, place: dict[str, int], rows: Rows) -> None:
+    def _deaths(self, matcher: Matcher, place: dict[str, int], rows: EventRows) -> None:
         concepts = matcher.choose(matcher.of_coding("DEATH", "death"), frozenset({"death"}))
         dead: set[int] = set()
         for key, told in self._registry.patients.items() if concepts else ():
@@ -363,7 +369,7 @@ class Fhir:
                 yield Texts(np.array(patients, dtype=np.int64), when, when, texts)
         self._finish()
 
-    def _notes_of(self) -> Iterator[Entry]:
+    def _notes_of(self) -> Iterator[ExportEntry]:
         for document in self.export.documents(frozenset({NOTE})):
             yield from (entry for entry in document if word(entry.resource, "resourceType") == NOTE)
 
@@ -384,7 +390,7 @@ class Fhir:
         return "\n".join(found)
 
 
-def _added(versions: Versions, entry: Entry) -> int:
+def _added(versions: Versions, entry: ExportEntry) -> int:
     """Add a record to those whose versions are told apart; one without an id is all that it says."""
     resource = entry.resource
     kind, one = word(resource, "resourceType"), word(resource, "id")

@@ -13,7 +13,7 @@ from pmfed.cohort.contract.identity import GONE, NONE, Version, newest
 from pmfed.cohort.contract.people import CURRENT, OLD, People, Person
 from pmfed.cohort.contract.times import DAY, span, today
 from pmfed.cohort.ehr.codes import Coding
-from pmfed.cohort.ehr.exports import Entry, Export, Resource
+from pmfed.cohort.ehr.exports import Export, ExportEntry, Resource
 from pmfed.cohort.ehr.resources import codings, each, reference, target, version, word
 from pmfed.errors import DataError
 
@@ -24,7 +24,7 @@ _Said = TypeVar("_Said")
 
 
 @dataclass(frozen=True, repr=False)
-class Told:
+class PersonTold:
     """What one version of a Patient says: who it is, when they died, whom it replaces and which server it is of."""
 
     person: Person
@@ -55,7 +55,7 @@ class Registry:
 
     def __init__(self, export: Export, identifier: str | None, systems: dict[str, str], name: str) -> None:
         self._identifier = identifier
-        patients: dict[str, list[tuple[Version, Told]]] = {}
+        patients: dict[str, list[tuple[Version, PersonTold]]] = {}
         drugs: dict[str, list[tuple[Version, tuple[Coding, ...]]]] = {}
         for document in export.documents(frozenset({"Patient", "Medication"})):
             urls = urls_of(document)
@@ -86,7 +86,7 @@ class Registry:
         self.people = People(self._linked(), name)
         self.without_id = sum(not told.person.ids for told in self.patients.values())
 
-    def _told(self, resource: Resource, key: str, url: str, urls: dict[str, str]) -> Told:
+    def _told(self, resource: Resource, key: str, url: str, urls: dict[str, str]) -> PersonTold:
         links = [
             (word(link, "type") or word(link, "code"), target(reference(link, "other"), "Patient", urls))
             for link in each(resource, "link")
@@ -95,7 +95,7 @@ class Registry:
             (other for kind, other in links if kind in ("replaced-by", "replace") and other not in ("", key)), ""
         )
         ids = tuple(self._ids(resource)) if self._identifier else ((key, CURRENT),)
-        return Told(
+        return PersonTold(
             Person(ids, word(resource, "birthDate"), word(resource, "gender"), after),
             word(resource, "deceasedDateTime") or ("?" if resource.get("deceasedBoolean") is True else ""),
             tuple(other for kind, other in links if kind == "replaces" and other not in ("", key)),
@@ -122,7 +122,7 @@ class Registry:
         return people
 
 
-def urls_of(document: Sequence[Entry]) -> dict[str, str]:
+def urls_of(document: Sequence[ExportEntry]) -> dict[str, str]:
     """Return the full URLs of a document that may be referred to -> TYPE/ID."""
     return {
         url: f"{word(resource, 'resourceType')}/{word(resource, 'id') or url}"
@@ -151,7 +151,7 @@ def _latest(listed: list[tuple[Version, _Said]]) -> tuple[Version, _Said] | None
     return _latest(distinct)
 
 
-def _two_people(listed: list[tuple[Version, Told]]) -> bool:
+def _two_people(listed: list[tuple[Version, PersonTold]]) -> bool:
     """Return whether what stands under one id are two people: of two servers, or of one version that differ."""
     if len({told.server for _, told in listed if told.server}) > 1:
         return len({(told.person.birth, told.person.sex) for _, told in listed}) > 1

@@ -9,17 +9,17 @@ from pathlib import Path
 
 import numpy as np
 
-from pmfed.cohort.contract.identity import Seen
+from pmfed.cohort.contract.identity import SeenRows
 from pmfed.cohort.contract.times import middle
 from pmfed.cohort.contract.uses import Passed
 from pmfed.cohort.ehr.clocks import Clock
 from pmfed.cohort.ehr.codes import Matcher
 from pmfed.cohort.ehr.concepts import resolve
-from pmfed.cohort.ehr.database import Database, Table, among, open_database
+from pmfed.cohort.ehr.database import Database, DatabaseTable, among, open_database
 from pmfed.cohort.ehr.described import OmopPlace, SourceFile
 from pmfed.cohort.ehr.event_tables import SEXES
 from pmfed.cohort.ehr.events import Asked, Chunk, Persons, Texts
-from pmfed.cohort.ehr.omop_tables import KINDS, Keys, Kind, TableReader
+from pmfed.cohort.ehr.omop_tables import KINDS, Keys, OmopKind, TableReader
 from pmfed.cohort.tables import count
 from pmfed.errors import DataError
 
@@ -55,7 +55,7 @@ class Omop:
             self.limits.append(f"{self.name}: this user may change its tables: give pmfed one who may only read.")
         self._people: dict[tuple[str, ...], dict[int, int]] = {}
 
-    def _table(self, name: str) -> Table:
+    def _table(self, name: str) -> DatabaseTable:
         if name not in self.database.tables:
             raise DataError(
                 f"{self.name}: lacks the table '{name}', which the study needs.",
@@ -85,7 +85,7 @@ class Omop:
             reader.finish()
             self._count_unmapped(kind, people)
 
-    def _count_unmapped(self, kind: Kind, people: dict[int, int]) -> None:
+    def _count_unmapped(self, kind: OmopKind, people: dict[int, int]) -> None:
         import sqlalchemy as sa
 
         if kind.domain in ("visit", "death"):
@@ -152,7 +152,7 @@ class Omop:
 
         people, table = self._place_of(asked), self._table("note")
         person = table["person_id"]
-        clock, keys, seen = Clock(table, "note", self.written, self.zone), Keys(table, "note_id"), Seen()
+        clock, keys, seen = Clock(table, "note", self.written, self.zone), Keys(table, "note_id"), SeenRows()
         query = sa.select(person, *clock.columns, table["note_text"], *keys.columns).where(
             person.in_(among(list(people)))
         )
@@ -168,7 +168,7 @@ class Omop:
         self.refused += clock.errors(f"{self.name}: table 'note'")
 
 
-def _may_be(matcher: Matcher, place: int, kind: Kind) -> bool:
+def _may_be(matcher: Matcher, place: int, kind: OmopKind) -> bool:
     """Return whether a concept may be in a table."""
     domain = matcher.concepts[place].domain
     if domain is not None and domain != kind.domain:

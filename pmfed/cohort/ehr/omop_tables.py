@@ -12,14 +12,14 @@ from zoneinfo import ZoneInfo
 import numpy as np
 from numpy.typing import NDArray
 
-from pmfed.cohort.contract.identity import Seen, digest
+from pmfed.cohort.contract.identity import SeenRows, digest
 from pmfed.cohort.contract.numbers import LIMITS, NOTHING, UNDECLARED, Value, read_value
 from pmfed.cohort.contract.uses import NO_DATE, Passed
 from pmfed.cohort.contract.written import Written
 from pmfed.cohort.ehr.clocks import Clock
 from pmfed.cohort.ehr.codes import Coding, Matcher, system_of
 from pmfed.cohort.ehr.concepts import OWN, Concepts
-from pmfed.cohort.ehr.database import Database, Table, among
+from pmfed.cohort.ehr.database import Database, DatabaseTable, among
 from pmfed.cohort.ehr.events import Asked, Chunk, expand
 from pmfed.cohort.ehr.resources import COMPARATOR
 from pmfed.cohort.tables import count
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Kind:
+class OmopKind:
     """A clinical table: what its events are, and how its columns begin."""
 
     table: str
@@ -46,13 +46,13 @@ class Kind:
 
 
 KINDS = (
-    Kind("condition_occurrence", "condition", "condition", "condition_start"),
-    Kind("drug_exposure", "drug", "drug", "drug_exposure_start"),
-    Kind("measurement", "measurement", "measurement", "measurement", numbers=True),
-    Kind("observation", "observation", "observation", "observation", numbers=True),
-    Kind("procedure_occurrence", "procedure", "procedure", "procedure"),
-    Kind("visit_occurrence", "visit", "visit", "visit_start"),
-    Kind("death", "death", "cause", "death"),
+    OmopKind("condition_occurrence", "condition", "condition", "condition_start"),
+    OmopKind("drug_exposure", "drug", "drug", "drug_exposure_start"),
+    OmopKind("measurement", "measurement", "measurement", "measurement", numbers=True),
+    OmopKind("observation", "observation", "observation", "observation", numbers=True),
+    OmopKind("procedure_occurrence", "procedure", "procedure", "procedure"),
+    OmopKind("visit_occurrence", "visit", "visit", "visit_start"),
+    OmopKind("death", "death", "cause", "death"),
 )
 
 VISITS = {
@@ -85,7 +85,7 @@ class Holder(Protocol):
 class Keys:
     """What makes a row one record: its primary key, or all of its columns where the table has none."""
 
-    def __init__(self, table: Table, key: str) -> None:
+    def __init__(self, table: DatabaseTable, key: str) -> None:
         import sqlalchemy as sa
 
         self.columns: list[sa.ColumnElement[Any]] = [table[key]]
@@ -105,13 +105,13 @@ class TableReader:
     """Reads one clinical table."""
 
     def __init__(
-        self, source: Holder, kind: Kind, matcher: Matcher, concepts: Concepts, people: dict[int, int]
+        self, source: Holder, kind: OmopKind, matcher: Matcher, concepts: Concepts, people: dict[int, int]
     ) -> None:
         self.source, self.kind, self.matcher, self.concepts, self.people = source, kind, matcher, concepts, people
         self.table = source.database.tables[kind.table]
         self.clock = Clock(self.table, kind.date, source.written, source.zone)
         self._visits = {place for place, codes in enumerate(matcher.codes) for code in codes if code.system == "visit"}
-        self._keys, self._seen, self._repeated, self._commas = Keys(self.table, kind.key), Seen(), 0, 0
+        self._keys, self._seen, self._repeated, self._commas = Keys(self.table, kind.key), SeenRows(), 0, 0
         self._twice = self._shared_keys()
         self._rows: dict[int, int] = {}
 

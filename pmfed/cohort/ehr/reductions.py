@@ -26,7 +26,7 @@ class Reduction(Protocol):
         """Return the numbers."""
 
 
-class Count:
+class CountReduction:
     """How many events there were; 0 where none."""
 
     def __init__(self, cells: int) -> None:
@@ -41,7 +41,7 @@ class Count:
         return self.number
 
 
-class Ever(Count):
+class Ever(CountReduction):
     """Whether there was an event."""
 
     def result(self) -> Floats:
@@ -133,8 +133,8 @@ def reduction(value: str, cells: int, window: float) -> Reduction:
         return Extreme(cells, 1 if value == "maximum" else -1)
     if value == "trend":
         return Trend(cells, window)
-    kinds: dict[str, type[Count] | type[Mean] | type[Last]] = {
-        "count": Count,
+    kinds: dict[str, type[CountReduction] | type[Mean] | type[Last]] = {
+        "count": CountReduction,
         "ever": Ever,
         "mean": Mean,
         "last": Last,

@@ -26,7 +26,7 @@ COMPARATOR = "a comparator that says neither more nor less"
 
 
 @dataclass(frozen=True)
-class Kind:
+class ResourceKind:
     """A type of resource as events.
 
     Attributes
@@ -54,45 +54,45 @@ _ERROR = frozenset({"entered-in-error", "deleted"})
 _DRUG = ("medication",)
 
 KINDS = {
-    "Condition": Kind(
+    "Condition": ResourceKind(
         frozenset({"condition"}), ("code",), ("onsetDateTime", "onsetPeriod.start", "recordedDate", "assertedDate"),
         ("recordedDate", "assertedDate"), _ERROR | {"refuted", "differential"},
     ),
     # A value that stands for a period is known at its end.
-    "Observation": Kind(
+    "Observation": ResourceKind(
         frozenset({"measurement", "observation"}), ("code",),
         ("effectiveDateTime", "effectiveInstant", "effectivePeriod.end", "effectiveTiming.event", "issued",
          "effectivePeriod.start"),
         ("issued",), _ERROR | {"cancelled"},
     ),
-    "MedicationRequest": Kind(
+    "MedicationRequest": ResourceKind(
         frozenset({"drug"}), _DRUG, ("authoredOn",), (), _ERROR | {"cancelled", "draft", "proposal", "plan", "option"}
     ),
-    "MedicationStatement": Kind(
+    "MedicationStatement": ResourceKind(
         frozenset({"drug"}), _DRUG, ("effectiveDateTime", "effectivePeriod.start", "effectiveTiming.event", "dateAsserted"),
         ("dateAsserted",), _ERROR | {"not-taken", "intended", "draft", "n", "na", "not-taking", "never-taken"},
     ),
-    "MedicationAdministration": Kind(
+    "MedicationAdministration": ResourceKind(
         frozenset({"drug"}), _DRUG,
         ("effectiveDateTime", "effectivePeriod.start", "occurenceDateTime", "occurencePeriod.start", "occurrenceDateTime",
          "occurrencePeriod.start", "occurenceTiming.event"),
         ("recorded",), _ERROR | {"not-done"},
     ),
-    "MedicationDispense": Kind(
+    "MedicationDispense": ResourceKind(
         frozenset({"drug"}), _DRUG, ("whenHandedOver", "whenPrepared"), (),
         _ERROR | {"cancelled", "declined", "preparation"},
     ),
-    "Immunization": Kind(
+    "Immunization": ResourceKind(
         frozenset({"drug"}), ("vaccineCode",), ("occurrenceDateTime", "date", "recorded"), ("recorded",),
         _ERROR | {"not-done"},
     ),
-    "Procedure": Kind(
+    "Procedure": ResourceKind(
         frozenset({"procedure"}), ("code",),
         ("performedDateTime", "performedPeriod.start", "occurrenceDateTime", "occurrencePeriod.start",
          "occurrenceTiming.event"),
         ("recorded",), _ERROR | {"not-done", "preparation"},
     ),
-    "Encounter": Kind(
+    "Encounter": ResourceKind(
         frozenset({"visit"}), ("type",), ("period.start", "actualPeriod.start"), (), _ERROR | {"cancelled", "planned"}
     ),
 }  # fmt: skip
@@ -151,7 +151,7 @@ def each(resource: Any, path: str) -> Iterator[Resource]:
             yield one
 
 
-def happened(resource: Resource, kind: Kind) -> bool:
+def happened(resource: Resource, kind: ResourceKind) -> bool:
     """Return whether a resource says that something happened, by its status and by whatever else its release has."""
     if any(
         resource.get(name) is True for name in ("doNotPerform", "notDone", "notGiven", "wasNotGiven", "wasNotTaken")

@@ -22,9 +22,9 @@ from pmfed.cohort.ehr.traces import (
     TWICE,
     UNEVEN,
     UNREADABLE,
-    Description,
     Trace,
     UnusableError,
+    WaveDescription,
     plain,
     the_one,
 )
@@ -44,7 +44,7 @@ _CALLED = re.compile(r"(?P<name>.*?)\s*[\[(]\s*(?P<unit>[^\[\]()]+?)\s*[\])]")
 _CLOCK = re.compile(r"(?:(\d+):)?(\d+):(\d\d(?:\.\d+)?)")
 
 
-def read_csv(wanted: Sequence[str], seconds: float, rate: float, path: Path, described: Description) -> list[Trace]:
+def read_csv(wanted: Sequence[str], seconds: float, rate: float, path: Path, described: WaveDescription) -> list[Trace]:
     """Read channels of a file from its start.
 
     Parameters
@@ -76,7 +76,7 @@ def read_csv(wanted: Sequence[str], seconds: float, rate: float, path: Path, des
         raise UnusableError(UNREADABLE) from None  # the library's own words may quote a row
 
 
-def _read(wanted: Sequence[str], seconds: float, rate: float, path: Path, described: Description) -> list[Trace]:
+def _read(wanted: Sequence[str], seconds: float, rate: float, path: Path, described: WaveDescription) -> list[Trace]:
     encoding, mark, names = _start(path)
     called = [_called(name) for name in names]
     at, unit = _time(called, described)
@@ -157,7 +157,7 @@ def _place(wanted: str, names: list[str], bare: list[str]) -> int:
     return place
 
 
-def _time(called: list[tuple[str, str | None]], described: Description) -> tuple[int, str | None]:
+def _time(called: list[tuple[str, str | None]], described: WaveDescription) -> tuple[int, str | None]:
     """Return the column with the time, and what its name, or the site, says of its unit ("index" where it counts)."""
     found = []
     for place, (name, unit) in enumerate(called):
@@ -187,7 +187,7 @@ def _text(cell: object) -> str:
     return str(cell).strip(" '\"[]")
 
 
-def _times(column: pd.Series, unit: str | None, described: Description) -> tuple[Floats, bool]:
+def _times(column: pd.Series, unit: str | None, described: WaveDescription) -> tuple[Floats, bool]:
     """Return the time column in seconds, and whether they are: where nobody says, it may count something else."""
     text = column.str.strip(" '\"[]")
     parts = text.str.extract(rf"^{_CLOCK.pattern}$")

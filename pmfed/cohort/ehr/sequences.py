@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from pmfed.cohort.block import Block
 from pmfed.cohort.contract.uses import told
-from pmfed.cohort.ehr.event_pass import Counted, EventPass
+from pmfed.cohort.ehr.event_pass import CountedEvents, EventPass
 from pmfed.cohort.ehr.events import Floats, Ints
 from pmfed.cohort.ehr.features import attendance, bounded, scaled
 from pmfed.cohort.ehr.reductions import reduction
@@ -91,7 +91,7 @@ class _Grid:
         channels = [spec.channels[key] for key in sorted(spec.channels)]
         self.parts = [reduction(channel.value, records * spec.length, self.width) for channel in channels]
 
-    def add(self, counted: Counted) -> None:
+    def add(self, counted: CountedEvents) -> None:
         """Take events."""
         back = np.minimum(((counted.ago - 1) / self.width).astype(np.int64), self.steps - 1)
         cell = counted.record * self.steps + self.steps - 1 - back
@@ -112,10 +112,10 @@ class _Moments:
     def __init__(self, spec: EventSequence, records: int) -> None:
         self.records, self.steps, self.span = records, spec.length, spec.span_hours * 3600
         self.channels = [spec.channels[key] for key in sorted(spec.channels)]
-        self.held: list[Counted] = []
+        self.held: list[CountedEvents] = []
         self.number = 0
 
-    def add(self, counted: Counted) -> None:
+    def add(self, counted: CountedEvents) -> None:
         """Take events; drop those that can no longer be among the last."""
         self.held.append(counted)
         self.number += len(counted.record)
@@ -123,7 +123,7 @@ class _Moments:
             kept, _ = self._latest()
             self.held, self.number = [kept], 0  # counted anew: what was kept is never dropped twice
 
-    def _latest(self) -> tuple[Counted, Ints]:
+    def _latest(self) -> tuple[CountedEvents, Ints]:
         """Return the events of each record's last moments, and which of these, 0 for the last one."""
         record, feature, ago, value = (
             np.concatenate([getattr(one, name) for one in self.held] or [np.zeros(0, dtype=np.int64)])
@@ -140,7 +140,7 @@ class _Moments:
         first = moment[np.maximum.accumulate(np.where(starts, np.arange(len(record)), 0))]
         rank = moment - first
         keep = rank < self.steps
-        return Counted(record[keep], feature[keep], ago[keep], value[keep]), rank[keep]
+        return CountedEvents(record[keep], feature[keep], ago[keep], value[keep]), rank[keep]
 
     def result(self) -> tuple[list[Floats], Floats]:
         """Return per channel (R, T) values, and the ages of the steps, (R, T) in seconds; the whole span where empty."""

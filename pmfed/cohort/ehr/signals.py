@@ -22,9 +22,9 @@ from pmfed.cohort.ehr.traces import (
     REMEDIES,
     SHORT,
     UNIT,
-    Description,
     Trace,
     UnusableError,
+    WaveDescription,
 )
 from pmfed.cohort.ehr.units import convert
 from pmfed.cohort.ehr.wfdb_files import read_wfdb
@@ -44,7 +44,7 @@ def read_signals(reading: Reading[Signals]) -> Block:
 
     A table lists files by their path inside a folder: a WFDB header, with or without ``.hea``, or a CSV with a column
     ``time`` and one per channel. What leads out of the folder is not opened; that holds for signal files a header names too.
-    A ``signals.toml`` in it says what they do not: see `pmfed.cohort.ehr.traces.Description`. A waveform that was not over
+    A ``signals.toml`` in it says what they do not: see `pmfed.cohort.ehr.traces.WaveDescription`. A waveform that was not over
     before the index date is not used.
 
     Returns
@@ -78,7 +78,7 @@ def read_signals(reading: Reading[Signals]) -> Block:
         if late.any():
             told.append(f"{path}: {count(int(late.sum()), 'waveform')} not over before the index date left out.")
     try:
-        described = Description.of(folder)
+        described = WaveDescription.of(folder)
     except StudyError as error:
         problems.add(error.what, error.remedy)
         return nothing
@@ -118,7 +118,9 @@ def _told(path: Path, counts: Counter[str], number: int) -> list[str]:
     return [f"{path}: {what}: {counts[what]:,} of {number:,}, {rest}" for what, rest in then.items() if counts[what]]
 
 
-def _read(spec: Signals, described: Description, folder: Path, file: str, counts: Counter[str]) -> NDArray[np.float32]:
+def _read(
+    spec: Signals, described: WaveDescription, folder: Path, file: str, counts: Counter[str]
+) -> NDArray[np.float32]:
     """Return one file as (T, C)."""
     try:
         real = inside(folder, file)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pmfed.cohort.contract.written import ViewPath, Written, written_of
 from pmfed.cohort.ehr.described import EventTable, FhirPlace, NoteTable, OmopPlace, PersonTable, SourceFile
-from pmfed.cohort.ehr.events import Source
+from pmfed.cohort.ehr.events import EventSource
 from pmfed.cohort.ehr.exports import holds_resources
 from pmfed.cohort.ehr.folder import inside
 from pmfed.cohort.table_rows import ENDINGS as TABLES
@@ -16,7 +16,7 @@ from pmfed.validate import read_toml
 DATABASES = (".duckdb", ".ddb", ".db")
 
 
-def open_source(source: Path | str, patient: str = "patient_id") -> Source:
+def open_source(source: Path | str, patient: str = "patient_id") -> EventSource:
     """Open health records, whatever they are kept in.
 
     Parameters
@@ -48,7 +48,7 @@ def open_source(source: Path | str, patient: str = "patient_id") -> Source:
     return _found(path, patient, written)
 
 
-def _described(path: Path, file: SourceFile) -> Source:
+def _described(path: Path, file: SourceFile) -> EventSource:
     folder = path.parent
     if file.omop:
         where = file.omop.database
@@ -58,7 +58,7 @@ def _described(path: Path, file: SourceFile) -> Source:
     return _tables(folder, file, str(path))
 
 
-def _found(path: Path, patient: str, written: Written) -> Source:
+def _found(path: Path, patient: str, written: Written) -> EventSource:
     """Open what a path alone tells."""
     name = path.name.lower()
     if path.is_dir():
@@ -122,19 +122,19 @@ def _folder(files: dict[str, str], patient: str, written: Written) -> SourceFile
     )
 
 
-def _omop(where: Path | str, file: SourceFile) -> Source:
+def _omop(where: Path | str, file: SourceFile) -> EventSource:
     from pmfed.cohort.ehr.omop import Omop
 
     return Omop(where, file)
 
 
-def _fhir(where: Path, file: SourceFile) -> Source:
+def _fhir(where: Path, file: SourceFile) -> EventSource:
     from pmfed.cohort.ehr.fhir import Fhir
 
     return Fhir(where, file)
 
 
-def _tables(folder: Path, file: SourceFile, name: str) -> Source:
+def _tables(folder: Path, file: SourceFile, name: str) -> EventSource:
     from pmfed.cohort.ehr.event_tables import EventTables
 
     return EventTables(folder, file, name)

@@ -77,7 +77,7 @@ class DescribedChannel(Frozen):
     unit: str | None = None
 
 
-class Description(Frozen):
+class WaveDescription(Frozen):
     """A site's ``signals.toml``: what its files do not say themselves.
 
     ``time`` is the unit of a CSV's time column, ``"index"`` where it counts samples, of which ``rate`` are a second.
@@ -88,13 +88,13 @@ class Description(Frozen):
     channels: dict[str, DescribedChannel] = Field(default_factory=dict)
 
     @model_validator(mode="after")
-    def _fits(self) -> Description:
+    def _fits(self) -> WaveDescription:
         if (self.time == "index") != (self.rate is not None):
             raise ValueError("time = \"index\" and 'rate', its samples a second, go together")
         return self
 
     @classmethod
-    def of(cls, folder: Path) -> Description:
+    def of(cls, folder: Path) -> WaveDescription:
         """Read a folder's; an empty one where there is none.
 
         Raises

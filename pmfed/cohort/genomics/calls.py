@@ -26,7 +26,7 @@ UNMEASURED = ("calls missing", "calls on Y of females")
 
 
 @dataclass(frozen=True, repr=False)
-class Found:
+class FoundCalls:
     """One variant as a file has it.
 
     Attributes
@@ -48,7 +48,7 @@ class Found:
 
 
 @dataclass(repr=False)
-class Seen:
+class SeenCalls:
     """What reading a file has come to so far; variants by their name in the study.
 
     Attributes
@@ -75,7 +75,7 @@ class Seen:
         What was seen, as counts of variants.
     """
 
-    found: dict[str, Found] = field(default_factory=dict)
+    found: dict[str, FoundCalls] = field(default_factory=dict)
     others: set[str] = field(default_factory=set)
     ambiguous: set[str] = field(default_factory=set)
     elsewhere: set[str] = field(default_factory=set)
@@ -149,7 +149,7 @@ class Lookup:
         """Return those of `by_name` that the panel knows by id alone."""
         return [key for key in self.by_name(name) if self.variants[key].place is None]
 
-    def check_name(self, place: tuple[str, int], name: str, covered: Collection[str], seen: Seen) -> None:
+    def check_name(self, place: tuple[str, int], name: str, covered: Collection[str], seen: SeenCalls) -> None:
         """Note whether a record's id stands where the panel says."""
         for key in self.by_name(name):
             if self.variants[key].place is None:

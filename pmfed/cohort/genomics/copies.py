@@ -15,9 +15,9 @@ from pmfed.cohort.contract.uses import of_gaps
 from pmfed.cohort.genomics.builds import check_build
 from pmfed.cohort.genomics.container import open_container
 from pmfed.cohort.genomics.ft import failing
-from pmfed.cohort.genomics.records import ABSENT, Record, Records
+from pmfed.cohort.genomics.records import ABSENT, Record, VariantRecords
 from pmfed.cohort.genomics.samples import map_of, pair_samples
-from pmfed.cohort.genomics.structural import BREAKENDS, INSERTED, OTHERS, EndlessError, Event, events
+from pmfed.cohort.genomics.structural import BREAKENDS, INSERTED, OTHERS, EndlessError, StructuralEvent, events
 from pmfed.cohort.reading import Reading
 from pmfed.cohort.tables import count
 from pmfed.errors import DataError
@@ -68,7 +68,7 @@ def read_copy_number(reading: Reading[CopyNumber]) -> Block:
             raise DataError(f"{source}: its header declares neither CN nor GT.", "Export it with the patients' calls.")
         if paired is None:
             return absent
-        found = _read(spec, Records(file, paired.places.tolist()), len(paired.places))
+        found = _read(spec, VariantRecords(file, paired.places.tolist()), len(paired.places))
     except DataError as error:
         problems.note(error)
         return absent
@@ -129,7 +129,7 @@ class _Regions:
         long = max(last - first, len(alternative)) >= shortest
         return long or any(sign in alternative for sign in "<[]")
 
-    def shares(self, plain: str, event: Event | None) -> list[float]:
+    def shares(self, plain: str, event: StructuralEvent | None) -> list[float]:
         """Return how much of each region an event covers, 0 where it is too little to count."""
         found = [0.0] * len(self.spans)
         for row, (other, first, last) in enumerate(self.spans):
@@ -154,7 +154,7 @@ class _Regions:
 
 
 @dataclass(frozen=True, repr=False)
-class _Calls:
+class _CopyCalls:
     """The calls of a structural record: CN where it tells, and the alleles."""
 
     told: Floats
@@ -166,7 +166,7 @@ class _Calls:
         carriers: NDArray[np.bool_] = (self.alleles == allele).any(axis=1) & ~self.bad
         return carriers
 
-    def copies(self, found: Sequence[Event | None]) -> Floats:
+    def copies(self, found: Sequence[StructuralEvent | None]) -> Floats:
         """Return the copies each sample has of a region that some of the alleles cover, NaN where that is not told."""
         worth = np.array([1.0, *(1.0 if one is None or one.neutral else one.copies for one in found)])
         copies = np.full(len(self.told), np.nan)
@@ -184,11 +184,11 @@ class _Claim:
 
     share: float
     copies: Floats
-    only: tuple[str, Event] | None
+    only: tuple[str, StructuralEvent] | None
     carried: NDArray[np.integer]
 
 
-def _read(spec: CopyNumber, records: Records, size: int) -> _Found:
+def _read(spec: CopyNumber, records: VariantRecords, size: int) -> _Found:
     regions = _Regions(spec, size)
     endless = 0
     for _, group in groupby(records.through(regions.wanted), lambda record: record.place):
@@ -223,7 +223,7 @@ def _read(spec: CopyNumber, records: Records, size: int) -> _Found:
     return _Found(regions.settled(), regions.tally)
 
 
-def _claim(record: Record, covering: Sequence[Event | None], share: float, calls: _Calls) -> _Claim:
+def _claim(record: Record, covering: Sequence[StructuralEvent | None], share: float, calls: _CopyCalls) -> _Claim:
     only = covering[0] if len(covering) == 1 and np.isnan(calls.told).all() else None
     return _Claim(
         share=share,
@@ -253,7 +253,7 @@ def _joined(claims: Sequence[_Claim]) -> list[_Claim]:
     return found
 
 
-def _note(regions: _Regions, row: int, covering: Sequence[Event | None], calls: _Calls) -> None:
+def _note(regions: _Regions, row: int, covering: Sequence[StructuralEvent | None], calls: _CopyCalls) -> None:
     """Count who carries an allele that does not tell how many copies are left."""
     for allele, one in enumerate(covering, 1):
         if one is not None and one.doubt:
@@ -263,10 +263,10 @@ def _note(regions: _Regions, row: int, covering: Sequence[Event | None], calls: 
                 regions.unknown[row] |= carriers
 
 
-def _calls(record: Record, passed: bool, size: int, tally: Counter[str]) -> _Calls:
+def _calls(record: Record, passed: bool, size: int, tally: Counter[str]) -> _CopyCalls:
     told, genotypes = record.numbers("CN"), record.genotypes()
     copies = np.full(size, np.nan) if told is None else np.where(told[:, 0] >= 0, told[:, 0], np.nan)
     alleles = np.full((size, 2), ABSENT) if genotypes is None else genotypes.alleles
     bad = failing(record) if passed else None
     tally["structural calls failing FT"] += 0 if bad is None else int(bad.sum())
-    return _Calls(copies, alleles, np.zeros(size, dtype=bool) if bad is None else bad)
+    return _CopyCalls(copies, alleles, np.zeros(size, dtype=bool) if bad is None else bad)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pmfed.cohort.genomics.container import Container
-from pmfed.cohort.genomics.lines import Line, malformed
+from pmfed.cohort.genomics.lines import VcfLine, malformed
 from pmfed.errors import DataError
 
 ABSENT, PADDING = -1, -2  # of alleles called: a missing one, and none where a sample has fewer than others
@@ -31,7 +31,7 @@ class LineCalls:
         Which of its samples: a slice or an array of places.
     """
 
-    def __init__(self, file: Container, line: Line, rows: Any) -> None:
+    def __init__(self, file: Container, line: VcfLine, rows: Any) -> None:
         self._file, self._line, self._rows = file, line, rows
         self._samples: list[list[bytes]] | None = None
 

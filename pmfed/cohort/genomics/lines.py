@@ -21,7 +21,7 @@ _QUALITY = re.compile(r"\.|[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|nan", re.IG
 
 
 @dataclass(frozen=True, repr=False, slots=True)
-class Line:
+class VcfLine:
     """A line of a file, its columns as they stand.
 
     Attributes
@@ -61,7 +61,7 @@ class Names:
         return self._plains[name]
 
 
-def lines(file: Container, wanted: Wanted) -> Iterator[Line]:
+def lines(file: Container, wanted: Wanted) -> Iterator[VcfLine]:
     """Yield the lines that are wanted.
 
     Raises
@@ -75,7 +75,7 @@ def lines(file: Container, wanted: Wanted) -> Iterator[Line]:
             yield found
 
 
-def parse(file: Container, line: bytes, number: int | None, wanted: Wanted, names: Names) -> Line | None:
+def parse(file: Container, line: bytes, number: int | None, wanted: Wanted, names: Names) -> VcfLine | None:
     """Return a line if it is wanted.
 
     Raises
@@ -104,7 +104,9 @@ def parse(file: Container, line: bytes, number: int | None, wanted: Wanted, name
     if not _QUALITY.fullmatch(quality):
         raise malformed(file, number, "has no number in the column QUAL")
     told = tuple(formats.split(":"))
-    return Line(number, plain, position, last, name, reference, alternative, quality, filters, info, told, columns[9])
+    return VcfLine(
+        number, plain, position, last, name, reference, alternative, quality, filters, info, told, columns[9]
+    )
 
 
 def _lines(file: Container) -> Iterator[tuple[int, bytes]]:

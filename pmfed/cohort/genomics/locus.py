@@ -28,7 +28,7 @@ from pmfed.cohort.genomics.outcomes import (
     outcomes,
     spelled,
 )
-from pmfed.cohort.genomics.parts import Counts, Part, Told
+from pmfed.cohort.genomics.parts import AlleleRecord, Counts, PlacedAlleles
 
 SLACK = 1e-3  # imputed dosages are rounded in text
 
@@ -66,7 +66,7 @@ class ResolvedVariant:
 
 
 @dataclass(frozen=True, repr=False)
-class Settled:
+class SettledLocus:
     """A variant as its records tell it.
 
     Attributes
@@ -97,7 +97,7 @@ class Settled:
     repeated: int
 
 
-def settle(pair: Pair, at: int, parts: Sequence[Part]) -> Settled | Fail | None:
+def settle(pair: Pair, at: int, parts: Sequence[AlleleRecord]) -> SettledLocus | Fail | None:
     """Put the records of a variant together.
 
     Parameters
@@ -120,8 +120,8 @@ def settle(pair: Pair, at: int, parts: Sequence[Part]) -> Settled | Fail | None:
     found = read_letters(pair, tuple((part.start - at, part.alleles) for part in once))
     if not isinstance(found, ResolvedVariant):
         return found
-    about = [Told(part, one) for part, one in zip(once, found.outcomes, strict=True) if one is not None]
-    judges = [Told(once[place], found.outcomes[place] or ()) for place in found.judges]
+    about = [PlacedAlleles(part, one) for part, one in zip(once, found.outcomes, strict=True) if one is not None]
+    judges = [PlacedAlleles(once[place], found.outcomes[place] or ()) for place in found.judges]
     tally: Counter[str] = Counter()
     if failed := not any(one.part.passes for one in judges):
         dosages: Floats = np.full(len(judges[0].part.called), np.nan, dtype=np.float32)
@@ -133,7 +133,7 @@ def settle(pair: Pair, at: int, parts: Sequence[Part]) -> Settled | Fail | None:
     if not all(one.part.plain for one in judges):
         one_copy = (judges[0].part.copies == 1) & (judges[0].part.absent == 0)
     repeated = len(parts) - len(once)
-    return Settled(dosages, found.match, one_copy, failed, tally, len(about), found.alleles, repeated)
+    return SettledLocus(dosages, found.match, one_copy, failed, tally, len(about), found.alleles, repeated)
 
 
 @lru_cache(maxsize=4096)
@@ -185,7 +185,12 @@ def _listed_twice(about: Sequence[tuple[str, ...] | None], records: Written) -> 
 
 
 def _counted(
-    target: str | None, base: str, about: Sequence[Told], judges: Sequence[Told], at: int, tally: Counter[str]
+    target: str | None,
+    base: str,
+    about: Sequence[PlacedAlleles],
+    judges: Sequence[PlacedAlleles],
+    at: int,
+    tally: Counter[str],
 ) -> Floats:
     """Return dosages on the scale 0 to 2, NaN where they are not told."""
     copies = np.max([one.part.copies for one in judges], axis=0)

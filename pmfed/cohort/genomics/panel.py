@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pmfed.cohort.block import Block
 from pmfed.cohort.contract.uses import NOT_MEASURED, Use
 from pmfed.cohort.genomics.builds import check_build, check_ends
-from pmfed.cohort.genomics.calls import ONE_COPY, UNMEASURED, Bools, Found, Seen
+from pmfed.cohort.genomics.calls import ONE_COPY, UNMEASURED, Bools, FoundCalls, SeenCalls
 from pmfed.cohort.genomics.plink import PlinkPanel
 from pmfed.cohort.genomics.quality import check_variants, named
 from pmfed.cohort.genomics.samples import Ints, Samples, map_of, pair_samples
@@ -81,7 +81,7 @@ def _sex(paired: Samples, file: PlinkPanel | VcfPanel) -> Ints:
 
 
 def _check_absent(
-    spec: Panel, path: Path, seen: Seen, problems: Problems, read_whole: bool, warnings: list[str]
+    spec: Panel, path: Path, seen: SeenCalls, problems: Problems, read_whole: bool, warnings: list[str]
 ) -> None:
     """Note variants that the file does not tell of."""
     told = seen.found.keys() | seen.others | seen.ambiguous | seen.elsewhere | seen.twice | seen.either | seen.coded
@@ -102,7 +102,7 @@ def _check_absent(
 
 
 def _check_alleles(
-    spec: Panel, path: Path, seen: Seen, problems: Problems, either_strand: bool, warnings: list[str]
+    spec: Panel, path: Path, seen: SeenCalls, problems: Problems, either_strand: bool, warnings: list[str]
 ) -> None:
     """Note variants that cannot be resolved against the panel."""
     found = seen.found
@@ -152,7 +152,7 @@ def _check_alleles(
         )
 
 
-def _block(spec: Panel, path: Path, seen: Seen, paired: Samples, sex: Ints, warnings: list[str]) -> Block:
+def _block(spec: Panel, path: Path, seen: SeenCalls, paired: Samples, sex: Ints, warnings: list[str]) -> Block:
     here = _enough(spec, seen, len(paired.places))
     warnings += [f"{path}: {line}" for line in check_variants(spec, seen.found, here, sex)]
     if poor := int((~here).sum()):
@@ -179,7 +179,7 @@ def _block(spec: Panel, path: Path, seen: Seen, paired: Samples, sex: Ints, warn
     return Block(inputs, present, gaps, _counts(spec, seen, paired, poor), tuple(warnings), uses)
 
 
-def _use(key: str, seen: Seen, gaps: int, records: int) -> Use:
+def _use(key: str, seen: SeenCalls, gaps: int, records: int) -> Use:
     """Return what became of the calls of a variant that ``gaps`` of the records lack."""
     if key in seen.failed:
         return Use(records - gaps, passed={"of a record that fails FILTER or QUAL": gaps})
@@ -190,7 +190,7 @@ def _use(key: str, seen: Seen, gaps: int, records: int) -> Use:
 
 
 def _inputs(
-    spec: Panel, found: Mapping[str, Found], present: Bools, rows: Ints
+    spec: Panel, found: Mapping[str, FoundCalls], present: Bools, rows: Ints
 ) -> tuple[NDArray[np.float32], dict[str, int]]:
     """Return the inputs of all records, and how many of those present lack each variant; ``rows`` are their samples."""
     keys = sorted(spec.variants)
@@ -229,7 +229,7 @@ def _inputs(
     return inputs, gaps
 
 
-def _enough(spec: Panel, seen: Seen, samples: int) -> Bools:
+def _enough(spec: Panel, seen: SeenCalls, samples: int) -> Bools:
     """Return which samples have enough of the panel's variants called, of those the file can tell of."""
     usable = [one.dosages for key, one in seen.found.items() if key not in seen.failed]
     if spec.minimum_sample_call_rate is None or not usable:
@@ -241,8 +241,8 @@ def _enough(spec: Panel, seen: Seen, samples: int) -> Bools:
     return enough
 
 
-def _counts(spec: Panel, seen: Seen, paired: Samples, poor: int) -> dict[str, int]:
-    found: list[Found] = list(seen.found.values())
+def _counts(spec: Panel, seen: SeenCalls, paired: Samples, poor: int) -> dict[str, int]:
+    found: list[FoundCalls] = list(seen.found.values())
     tally: Counter[str] = Counter(seen.tally)
     for one in found:
         if one.tally:

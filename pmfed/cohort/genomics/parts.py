@@ -17,7 +17,7 @@ _FOLD = np.uint16(257)  # adds the lower of two bytes to the upper
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class Part:
+class AlleleRecord:
     """One record.
 
     Attributes
@@ -65,7 +65,7 @@ class Part:
             doubtful |= one
         return doubtful
 
-    def repeats(self, other: Part) -> bool:
+    def repeats(self, other: AlleleRecord) -> bool:
         """Return whether another record says the same."""
         return (
             (self.start, self.alleles, self.passes) == (other.start, other.alleles, other.passes)
@@ -80,10 +80,10 @@ class Part:
 
 
 @dataclass(frozen=True, repr=False)
-class Told:
+class PlacedAlleles:
     """A record, and what each of its alleles puts at the variant's place (`outcomes`)."""
 
-    part: Part
+    part: AlleleRecord
     outcomes: tuple[str, ...]
 
     @property

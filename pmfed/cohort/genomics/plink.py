@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from pmfed.cohort.genomics.alleles import Match, match_pair
 from pmfed.cohort.genomics.builds import chromosome
-from pmfed.cohort.genomics.calls import Floats, Found, Lookup, Seen, settle_sex
+from pmfed.cohort.genomics.calls import Floats, FoundCalls, Lookup, SeenCalls, settle_sex
 from pmfed.cohort.genomics.container import beside
 from pmfed.cohort.genomics.outcomes import change, is_single
 from pmfed.cohort.genomics.samples import Ints
@@ -80,7 +80,7 @@ class PlinkPanel:
         self.last: dict[str, int] = {}
         self._lines = 0
 
-    def read(self, spec: Panel, places: Sequence[int], sex: Ints) -> Seen:
+    def read(self, spec: Panel, places: Sequence[int], sex: Ints) -> SeenCalls:
         """Find the panel's variants.
 
         Parameters
@@ -93,7 +93,7 @@ class PlinkPanel:
             1 male, 2 female, 0 unknown.
         """
         self._check_rules(spec)
-        seen = Seen()
+        seen = SeenCalls()
         lookup = Lookup(spec, places=self._places_of_ids(spec, seen))
         rows: dict[str, list[_Row]] = {}
         for plain, row, name in self._rows(lookup):
@@ -103,7 +103,7 @@ class PlinkPanel:
             for key in covered:
                 rows.setdefault(key, []).append(row)
         self._check_size(self._lines)
-        calls = _Calls(self.path, len(self.samples), places)
+        calls = _PlinkCalls(self.path, len(self.samples), places)
         calls.check([row.line for found in rows.values() for row in found])
         taken = {key: one for key, found in rows.items() if (one := _taken(lookup, key, found, seen)) is not None}
         every: Floats = calls.dosages([(one.line, one.match.counted) for one in taken.values()])
@@ -115,12 +115,12 @@ class PlinkPanel:
             gaps = int(np.isnan(dosages).sum() if one.others else missing[number])
             tally = Counter({"calls missing": gaps} if gaps else ())
             settle_sex(spec, place, dosages, None, sex, tally)
-            seen.found[key] = Found(dosages, one.match, place, tally)
+            seen.found[key] = FoundCalls(dosages, one.match, place, tally)
         for key in seen.twice:
             seen.found.pop(key, None)
         return seen
 
-    def _places_of_ids(self, spec: Panel, seen: Seen) -> dict[str, tuple[str, int]]:
+    def _places_of_ids(self, spec: Panel, seen: SeenCalls) -> dict[str, tuple[str, int]]:
         """Return where the variants stand that the panel knows by id alone; lines without the id may be about them."""
         found: dict[str, tuple[str, int]] = {}
         if not (unplaced := [key for key, variant in spec.variants.items() if variant.place is None]):
@@ -242,7 +242,7 @@ class _Taken:
     others: list[tuple[int, tuple[str, str], Match | None]]
 
 
-def _taken(lookup: Lookup, key: str, rows: Sequence[_Row], seen: Seen) -> _Taken | None:
+def _taken(lookup: Lookup, key: str, rows: Sequence[_Row], seen: SeenCalls) -> _Taken | None:
     """Return how a variant is told, None where it is not."""
     variant, (_, at) = lookup.variants[key], lookup.places[key]
     good, other = [], []
@@ -284,8 +284,8 @@ def _compare(
     dosages: Floats,
     taken: _Taken,
     other: tuple[int, tuple[str, str], Match | None],
-    calls: _Calls,
-    seen: Seen,
+    calls: _PlinkCalls,
+    seen: SeenCalls,
 ) -> None:
     """Bring another line of the same place in: the same once more, or an allele that was split off into it."""
     line, pair, match = other
@@ -305,7 +305,7 @@ def _compare(
     seen.tally["variants over several records"] += 1
 
 
-class _Calls:
+class _PlinkCalls:
     """The calls of some samples in a .bed file."""
 
     def __init__(self, path: Path, people: int, places: Sequence[int]) -> None:

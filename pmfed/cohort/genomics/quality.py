@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.special import gammaln
 
 from pmfed.cohort.genomics.builds import haploid
-from pmfed.cohort.genomics.calls import Floats, Found
+from pmfed.cohort.genomics.calls import Floats, FoundCalls
 from pmfed.cohort.genomics.samples import FEMALE, Ints
 from pmfed.modality.genomics import Panel
 
@@ -27,7 +27,7 @@ def named(keys: Sequence[str]) -> str:
     return f"{shown} and {more:,} more" if more > 0 else shown
 
 
-def check_variants(spec: Panel, found: Mapping[str, Found], here: NDArray[np.bool_], sex: Ints) -> list[str]:
+def check_variants(spec: Panel, found: Mapping[str, FoundCalls], here: NDArray[np.bool_], sex: Ints) -> list[str]:
     """Return a warning per rule that variants break, with the names of the variants.
 
     Parameters
@@ -66,7 +66,7 @@ def check_variants(spec: Panel, found: Mapping[str, Found], here: NDArray[np.boo
     return [f"variants {what}: {named(keys)}; they are used all the same." for keys, what in lines if keys]
 
 
-def _with_two_copies(spec: Panel, one: Found, here: NDArray[np.bool_], sex: Ints) -> Floats:
+def _with_two_copies(spec: Panel, one: FoundCalls, here: NDArray[np.bool_], sex: Ints) -> Floats:
     """Return the dosages of those who have two copies: on X outside the pseudoautosomal regions, known females."""
     chromosome, position = one.place
     if not haploid(spec.build, chromosome, position):

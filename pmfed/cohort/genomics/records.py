@@ -18,14 +18,14 @@ from pmfed.cohort.genomics import bcf
 from pmfed.cohort.genomics.builds import spellings
 from pmfed.cohort.genomics.container import DAMAGED, Container
 from pmfed.cohort.genomics.line_calls import ABSENT, PADDING, LineCalls
-from pmfed.cohort.genomics.lines import Line, Names, Wanted, lines, parse
+from pmfed.cohort.genomics.lines import Names, VcfLine, Wanted, lines, parse
 from pmfed.errors import DataError
 
-__all__ = ["ABSENT", "PADDING", "Genotypes", "Record", "Records"]
+__all__ = ["ABSENT", "PADDING", "GenotypeCalls", "Record", "VariantRecords"]
 
 
 @dataclass(frozen=True, repr=False)
-class Genotypes:
+class GenotypeCalls:
     """The calls of a record.
 
     Attributes
@@ -80,7 +80,7 @@ class Record:
             return False
         return minimum_quality is None or (self.quality is not None and self.quality >= minimum_quality)
 
-    def genotypes(self) -> Genotypes | None:
+    def genotypes(self) -> GenotypeCalls | None:
         """Return the calls, None where the record has no GT.
 
         Raises
@@ -97,7 +97,7 @@ class Record:
         listed = len(self.alleles)
         if least < PADDING or (most >= listed and told.max(initial=0) >= listed):
             raise DataError(f"{self.path}: a call (GT) names an allele that its record does not list.", DAMAGED)
-        return Genotypes(told, plain=told.shape[1] == 2 and least >= 0)
+        return GenotypeCalls(told, plain=told.shape[1] == 2 and least >= 0)
 
     def numbers(self, name: str) -> NDArray[np.float64] | None:
         """Return a field of the calls, (S, n), NaN where a sample has none; None where the record lacks the field."""
@@ -147,7 +147,7 @@ class _Calls(Protocol):
         ...
 
 
-class Records:
+class VariantRecords:
     """The records of a file, of some of its samples.
 
     Parameters
@@ -191,7 +191,7 @@ class Records:
                     f"{self.file.path}: cannot be unpacked: the file is damaged or cut off.", DAMAGED
                 ) from None
 
-    def _of_line(self, line: Line) -> Record:
+    def _of_line(self, line: VcfLine) -> Record:
         alternative = line.alternative
         return Record(
             path=self.file.path,

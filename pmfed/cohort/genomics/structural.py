@@ -27,7 +27,7 @@ REPEATS = "tandem repeats over the regions"
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class StructuralEvent:
     """What an allele does.
 
     Attributes
@@ -53,7 +53,7 @@ class EndlessError(Exception):
     """A symbolic allele with neither END nor SVLEN."""
 
 
-def events(record: Record, version: tuple[int, int]) -> list[Event | None]:
+def events(record: Record, version: tuple[int, int]) -> list[StructuralEvent | None]:
     """Return what each ALT of a record does; None for one that changes no number of copies.
 
     Raises
@@ -63,33 +63,33 @@ def events(record: Record, version: tuple[int, int]) -> list[Event | None]:
     """
     found = [_event(record, place, one, version) for place, one in enumerate(record.alleles[1:])]
     if not found and "CN" in record.formats and record.last > record.place[1]:  # a segment without a change of its own
-        return [Event(record.place[1] + 1, record.last, math.nan)]
+        return [StructuralEvent(record.place[1] + 1, record.last, math.nan)]
     return found
 
 
-def _event(record: Record, place: int, alternative: str, version: tuple[int, int]) -> Event | None:
+def _event(record: Record, place: int, alternative: str, version: tuple[int, int]) -> StructuralEvent | None:
     start = record.place[1]
     if "[" in alternative or "]" in alternative:
         return _joined(record, alternative)
     if alternative.isalpha():
         first, gone, come = change(start, record.alleles[0], alternative)
         if len(come) > len(gone):
-            return Event(first, first + len(come) - 1, math.nan, INSERTED, neutral=True)
-        return Event(first, first + len(gone) - 1, 0.0) if gone and len(come) <= _LEFT * len(gone) else None
+            return StructuralEvent(first, first + len(come) - 1, math.nan, INSERTED, neutral=True)
+        return StructuralEvent(first, first + len(gone) - 1, 0.0) if gone and len(come) <= _LEFT * len(gone) else None
     kind = _COPIES.fullmatch(alternative)
     if kind is None:
         if not alternative.startswith("<") or _NEUTRAL.fullmatch(alternative):
             return None
         end = _end(record, place, version)
-        return None if end is None else Event(start + 1, end, math.nan, OTHERS)
+        return None if end is None else StructuralEvent(start + 1, end, math.nan, OTHERS)
     end = _end(record, place, version)
     if end is None:
         raise EndlessError
     if kind[1] == "CNV" and kind[3] and kind[3].startswith(":TR"):
-        return Event(start + 1, end, math.nan, REPEATS, neutral=True)
+        return StructuralEvent(start + 1, end, math.nan, REPEATS, neutral=True)
     if kind[1] in ("DEL", "DUP") and _of(record.info("SVCLAIM"), place) == "J":
-        return Event(start + 1, end, math.nan, BREAKENDS)  # it claims an adjacency, no change of depth
-    return Event(start + 1, end, _left(record, place, kind))
+        return StructuralEvent(start + 1, end, math.nan, BREAKENDS)  # it claims an adjacency, no change of depth
+    return StructuralEvent(start + 1, end, _left(record, place, kind))
 
 
 def _left(record: Record, place: int, kind: re.Match[str]) -> float:
@@ -114,7 +114,7 @@ def _end(record: Record, place: int, version: tuple[int, int]) -> int | None:
     return next((int(one) for one in ends if one > start), None)
 
 
-def _joined(record: Record, alternative: str) -> Event | None:
+def _joined(record: Record, alternative: str) -> StructuralEvent | None:
     """Return the stretch between two joined ends, if they lie as those of a deletion or a repeat do."""
     found = _JOINED.fullmatch(alternative)
     if not found or chromosome(found[3]) != record.place[0] or bool(found[1]) == bool(found[5]):
@@ -125,7 +125,7 @@ def _joined(record: Record, alternative: str) -> Event | None:
     low, high = min(here, there), max(here, there)
     gone = (there > here) == bool(found[1])
     first, last = (low + 1, high - 1) if gone else (low, high)
-    return Event(first, last, math.nan, BREAKENDS) if first <= last else None
+    return StructuralEvent(first, last, math.nan, BREAKENDS) if first <= last else None
 
 
 def _of(values: tuple[str | None, ...], place: int) -> str | None:

@@ -8,20 +8,20 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pmfed.cohort.genomics.calls import Bools, Found, Lookup, Seen, settle_sex
+from pmfed.cohort.genomics.calls import Bools, FoundCalls, Lookup, SeenCalls, settle_sex
 from pmfed.cohort.genomics.container import open_container
 from pmfed.cohort.genomics.ft import failing
 from pmfed.cohort.genomics.lines import BLOCKS
 from pmfed.cohort.genomics.locus import SLACK, settle
 from pmfed.cohort.genomics.outcomes import changes
-from pmfed.cohort.genomics.parts import Part
-from pmfed.cohort.genomics.records import ABSENT, PADDING, Record, Records
+from pmfed.cohort.genomics.parts import AlleleRecord
+from pmfed.cohort.genomics.records import ABSENT, PADDING, Record, VariantRecords
 from pmfed.cohort.genomics.samples import Ints
 from pmfed.errors import DataError
 from pmfed.modality.genomics import Panel
 
 NEAR = 1000  # bases; looking up a place costs about as much as reading the records of so many in a dense file
-Parts = dict[str, list[Part]]
+Parts = dict[str, list[AlleleRecord]]
 
 
 class VcfPanel:
@@ -31,7 +31,7 @@ class VcfPanel:
         self.file = open_container(path)
         self.samples = self.file.samples
 
-    def read(self, spec: Panel, places: Sequence[int], sex: Ints) -> Seen:
+    def read(self, spec: Panel, places: Sequence[int], sex: Ints) -> SeenCalls:
         """Find the panel's variants.
 
         Parameters
@@ -44,8 +44,8 @@ class VcfPanel:
             1 male, 2 female, 0 unknown.
         """
         self._check_rules(spec)
-        seen = Seen()
-        records = Records(self.file, places)
+        seen = SeenCalls()
+        records = VariantRecords(self.file, places)
         named = self._places_of_ids(spec, records, seen)
         lookup = Lookup(spec, places=named)
         rest = set(lookup.variants)
@@ -61,7 +61,7 @@ class VcfPanel:
             self._gather(spec, records.through(lookup.may_hold), lookup, sex, seen)
         return seen
 
-    def _places_of_ids(self, spec: Panel, records: Records, seen: Seen) -> dict[str, tuple[str, int]]:
+    def _places_of_ids(self, spec: Panel, records: VariantRecords, seen: SeenCalls) -> dict[str, tuple[str, int]]:
         """Return where the variants stand that the panel knows by id alone; records without the id may be about them."""
         found: dict[str, tuple[str, int]] = {}
         if not (unplaced := [key for key, variant in spec.variants.items() if variant.place is None]):
@@ -77,7 +77,7 @@ class VcfPanel:
                     seen.twice.add(key)
         return found
 
-    def _gather(self, spec: Panel, records: Iterable[Record], lookup: Lookup, sex: Ints, seen: Seen) -> None:
+    def _gather(self, spec: Panel, records: Iterable[Record], lookup: Lookup, sex: Ints, seen: SeenCalls) -> None:
         """Settle the variants of which there are records."""
         parts: Parts = {}
         for record in records:
@@ -120,7 +120,7 @@ def _stretches(places: Iterable[tuple[str, int]]) -> list[tuple[str, int, int]]:
     return found
 
 
-def _settle(spec: Panel, lookup: Lookup, key: str, parts: Sequence[Part], sex: Ints, seen: Seen) -> None:
+def _settle(spec: Panel, lookup: Lookup, key: str, parts: Sequence[AlleleRecord], sex: Ints, seen: SeenCalls) -> None:
     """Note what the records of a variant say of it."""
     place = lookup.places[key]
     variant = lookup.variants[key]
@@ -141,10 +141,10 @@ def _settle(spec: Panel, lookup: Lookup, key: str, parts: Sequence[Part], sex: I
         seen.failed.add(key)
     else:
         settle_sex(spec, place, found.dosages, found.one_copy, sex, found.tally)
-    seen.found[key] = Found(found.dosages, found.match, place, found.tally)
+    seen.found[key] = FoundCalls(found.dosages, found.match, place, found.tally)
 
 
-def _part(spec: Panel, record: Record, size: int) -> Part:
+def _part(spec: Panel, record: Record, size: int) -> AlleleRecord:
     """Return what a record says of each sample."""
     genotypes = record.genotypes()
     called = np.full((size, 2), ABSENT, dtype=np.int8) if genotypes is None else genotypes.alleles
@@ -153,7 +153,7 @@ def _part(spec: Panel, record: Record, size: int) -> Part:
         single = ((called != PADDING).sum(axis=1) == 1) & (called[:, 0] != ABSENT)
         called = np.stack([np.zeros(size, dtype=np.int8), np.where(single, PADDING, 0).astype(np.int8)], axis=1)
         plain, imputed = not single.any(), _imputed(record, np.where(single, 1.0, 2.0))
-    return Part(
+    return AlleleRecord(
         start=record.place[1],
         alleles=record.alleles,
         passes=record.passes(spec.passed, spec.minimum_quality),

@@ -22,7 +22,7 @@ from pmfed.cohort.imaging.geometry import Plane, Stack, stack
 from pmfed.cohort.imaging.header import Header
 from pmfed.cohort.imaging.measures import UPTAKE, fits_window, uptake
 from pmfed.cohort.imaging.pixels import MOST_VALUES, Picture, Pixels
-from pmfed.cohort.imaging.series import Found
+from pmfed.cohort.imaging.series import FoundSeries
 from pmfed.modality.scans import Dicom
 
 Floats = NDArray[np.float32]
@@ -44,7 +44,7 @@ class Need:
     by_number: bool = False
 
 
-def needed(spec: Dicom, found: Found) -> Need:
+def needed(spec: Dicom, found: FoundSeries) -> Need:
     """Return what has to be read of a series.
 
     Raises

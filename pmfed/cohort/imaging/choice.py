@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-class Dated(Protocol):
+class DatedScan(Protocol):
     """A scan."""
 
     @property
@@ -24,7 +24,7 @@ class Dated(Protocol):
 
 NOT_BEFORE = "records whose scans are not before the index date, or without a date"
 
-Scan = TypeVar("Scan", bound=Dated)
+Scan = TypeVar("Scan", bound=DatedScan)
 
 
 def choose(found: Sequence[Scan], latest: int | None, take: str) -> Scan | None:

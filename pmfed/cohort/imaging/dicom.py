@@ -22,7 +22,7 @@ from pmfed.cohort.imaging.measures import STORED, UNSPECIFIED
 from pmfed.cohort.imaging.owners import Owners
 from pmfed.cohort.imaging.places import Places
 from pmfed.cohort.imaging.quality import looked_at
-from pmfed.cohort.imaging.series import Found, Selection, select
+from pmfed.cohort.imaging.series import FoundSeries, Selection, select
 from pmfed.cohort.reading import Reading
 from pmfed.cohort.tables import Problems
 from pmfed.modality.scans import MAKING, Dicom
@@ -125,7 +125,7 @@ def _note_issuers(source: Path, number: int, problems: Problems) -> None:
     )
 
 
-def _scan(spec: Dicom, found: Found, index: Index, cache: Cache, places: Places) -> Made:
+def _scan(spec: Dicom, found: FoundSeries, index: Index, cache: Cache, places: Places) -> Made:
     """Return one scan: from the cache, or from the files, which then go into the cache."""
     check_twins(found, index)
     need = needed(spec, found)
@@ -164,7 +164,7 @@ def _let_go(contents: list[bytes]) -> Iterator[bytes]:
         yield contents.pop()
 
 
-def _warn_units(spec: Dicom, source: Path, wanted: Iterable[Found], warnings: list[str]) -> None:
+def _warn_units(spec: Dicom, source: Path, wanted: Iterable[FoundSeries], warnings: list[str]) -> None:
     """Say what of a unit was taken on trust: where a header names none, and where the window is the scan's own."""
     units = Counter[str]()
     for found in wanted:

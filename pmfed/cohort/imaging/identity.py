@@ -10,12 +10,12 @@ from pmfed.cohort.imaging.header import Header
 from pmfed.cohort.imaging.index import Index
 from pmfed.cohort.imaging.inside import read_bytes
 from pmfed.cohort.imaging.pixels import Picture
-from pmfed.cohort.imaging.series import Found
+from pmfed.cohort.imaging.series import FoundSeries
 
 File = tuple[str, Header]
 
 
-def check_twins(found: Found, index: Index) -> None:
+def check_twins(found: FoundSeries, index: Index) -> None:
     """Compare second copies in a series with the first: each of them counts once if they are the same picture.
 
     Raises

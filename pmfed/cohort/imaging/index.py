@@ -21,7 +21,7 @@ FIELDS = tuple(one.name for one in fields(Header))
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Entry:
+class IndexEntry:
     """One file of the folder.
 
     ``header`` is None for what is no picture; ``state`` then says what it is, or why it cannot be read. ``digest`` is
@@ -48,7 +48,7 @@ class Index:
     """
 
     folder: Path
-    entries: dict[str, Entry] = field(repr=False)
+    entries: dict[str, IndexEntry] = field(repr=False)
     refused: dict[str, str] = field(repr=False)
     _seal: Seal | None = field(default=None, repr=False)
     _changed: bool = field(default=False, repr=False)
@@ -110,7 +110,7 @@ def read_index(folder: Path, cache: Path | None = None, progress: Progress | Non
     seal = Seal.of(folder, cache, "index")
     known = _known(seal)
     found = walk(folder)
-    entries: dict[str, Entry] = {}
+    entries: dict[str, IndexEntry] = {}
     root = os.path.realpath(folder)
     changed = len(known) != len(found.files)
     with quiet():
@@ -128,15 +128,15 @@ def read_index(folder: Path, cache: Path | None = None, progress: Progress | Non
     return index
 
 
-def _read(path: str, stamp: Stamp) -> Entry:
+def _read(path: str, stamp: Stamp) -> IndexEntry:
     try:
         header = read_header(path)
     except ScanError as error:
-        return Entry(stamp, error.reason)
-    return Entry(stamp, header) if isinstance(header, str) else Entry(stamp, PICTURE, header)
+        return IndexEntry(stamp, error.reason)
+    return IndexEntry(stamp, header) if isinstance(header, str) else IndexEntry(stamp, PICTURE, header)
 
 
-def _known(seal: Seal | None) -> dict[str, Entry]:
+def _known(seal: Seal | None) -> dict[str, IndexEntry]:
     """Return the entries of the last start; none of them when what was kept is of another form."""
     kept: Any = seal.load() if seal is not None else None
     if not isinstance(kept, dict) or kept.get("fields") != list(FIELDS):
@@ -144,15 +144,17 @@ def _known(seal: Seal | None) -> dict[str, Entry]:
     return {path: _entry(*row) for path, *row in kept["files"]}
 
 
-def _row(path: str, entry: Entry) -> list[Any]:
+def _row(path: str, entry: IndexEntry) -> list[Any]:
     header = entry.header
     said = None if header is None else [getattr(header, name) for name in FIELDS]
     return [path, *entry.stamp.parts, entry.state, entry.digest, said]
 
 
-def _entry(size: int, modified: int, changed: int, state: str, digest: str | None, said: list[Any] | None) -> Entry:
+def _entry(
+    size: int, modified: int, changed: int, state: str, digest: str | None, said: list[Any] | None
+) -> IndexEntry:
     stamp = Stamp(size, modified, changed)
     if said is None:
-        return Entry(stamp, state, None, digest)
+        return IndexEntry(stamp, state, None, digest)
     fixed: Any = (tuple(value) if isinstance(value, list) else value for value in said)
-    return Entry(stamp, state, Header(*fixed), digest)
+    return IndexEntry(stamp, state, Header(*fixed), digest)

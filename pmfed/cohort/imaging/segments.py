@@ -40,7 +40,7 @@ from pmfed.cohort.imaging.libraries import quiet
 from pmfed.cohort.imaging.masks import Floats, Masks, class_by_class
 from pmfed.cohort.imaging.owners import Owners
 from pmfed.cohort.imaging.pixels import Picture
-from pmfed.cohort.imaging.series import Found, select
+from pmfed.cohort.imaging.series import FoundSeries, select
 from pmfed.cohort.reading import MaskReading
 from pmfed.modality.scans import Dicom
 from pmfed.study.outcome import Masks as Drawn
@@ -113,7 +113,7 @@ def read_segmentations(asked: MaskReading[Dicom]) -> Masks:
     return masks
 
 
-def _lies(spec: Dicom, found: Found, index: Index) -> _Scan:
+def _lies(spec: Dicom, found: FoundSeries, index: Index) -> _Scan:
     """Return where the frames of a series lie, and which of them `assemble` takes."""
     need = needed(spec, found)
     headers, placed = [header for _, header in found.files], need.stack

@@ -14,7 +14,7 @@ from pmfed.modality.scans import Dicom, Series
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Found:
+class FoundSeries:
     """One series of one patient: its files with their headers, ascending by path, each instance once.
 
     ``twins`` are files with the SOPInstanceUID of one of ``files``: second copies, unless their pixels differ.
@@ -52,7 +52,7 @@ class Selection:
     ``issuers`` are those of the patients' ids, where an id was taken without regard to its issuer.
     """
 
-    by_patient: dict[str, list[Found]] = field(repr=False, default_factory=dict)
+    by_patient: dict[str, list[FoundSeries]] = field(repr=False, default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
     issuers: set[str] = field(repr=False, default_factory=set)
 
@@ -118,7 +118,7 @@ def _matches(pattern: str, text: str) -> bool:
     return re.match(translate(plain), text.casefold()) is not None
 
 
-def _once(owner: str, files: Sequence[tuple[str, Header]]) -> Found:
+def _once(owner: str, files: Sequence[tuple[str, Header]]) -> FoundSeries:
     """Set second copies of an instance aside: the same SOPInstanceUID in another file."""
     seen: dict[str, tuple[str, Header]] = {}
     twins = []
@@ -126,4 +126,4 @@ def _once(owner: str, files: Sequence[tuple[str, Header]]) -> Found:
         first = seen.setdefault(header.instance or path, (path, header))
         if first[0] != path:
             twins.append((first, (path, header)))
-    return Found(owner, tuple(seen.values()), tuple(twins))
+    return FoundSeries(owner, tuple(seen.values()), tuple(twins))

@@ -13,7 +13,7 @@ import numpy as np
 from pmfed.cohort.contract.identity import digest
 from pmfed.cohort.ehr.codes import split
 from pmfed.cohort.ehr.event_tables import EventTables
-from pmfed.cohort.ehr.events import Source
+from pmfed.cohort.ehr.events import EventSource
 from pmfed.cohort.ehr.exports import Resource
 from pmfed.cohort.ehr.fhir import Fhir
 from pmfed.cohort.ehr.folder import inside
@@ -72,7 +72,7 @@ class _Told:
         self.numbers += number
 
 
-def codes_of(path: Path, source: Source) -> RecordsFound:
+def codes_of(path: Path, source: EventSource) -> RecordsFound:
     """Return the codes of a source."""
     kind, found, notes = _KINDS.get(type(source).__name__, _omop)(source)
     ids = frozenset(digest(one) for one in source.patients())

@@ -43,7 +43,7 @@ _WHO = re.compile(
 
 
 @dataclass(frozen=True)
-class Column:
+class ColumnFound:
     """A column by its name, what it holds, and of a category the words that many patients share.
 
     Attributes
@@ -84,13 +84,13 @@ class TableFound:
     """
 
     path: Path
-    columns: tuple[Column, ...]
+    columns: tuple[ColumnFound, ...]
     hidden: int
     patient: str
     several: bool
     ids: dict[str, frozenset[int]] = field(default_factory=dict, repr=False)
 
-    def named(self, *holds: Holds) -> list[Column]:
+    def named(self, *holds: Holds) -> list[ColumnFound]:
         """Return the columns that hold one of these."""
         return [column for column in self.columns if column.holds in holds]
 
@@ -128,7 +128,7 @@ def look(path: Path, written: Written, common: Mapping[str, int]) -> TableFound:
     who = _patient(names, frame, common)
     owner = labels(frame[who])[0] if who else np.arange(len(frame))
     columns = tuple(
-        Column(name, "id") if name == who else _column(name, frame[name], owner, told.written) for name in names
+        ColumnFound(name, "id") if name == who else _column(name, frame[name], owner, told.written) for name in names
     )
     ids = {one.name: _digests(frame[one.name]) for one in columns if one.holds in ("id", "text", "files")}
     several = bool(who) and len(np.unique(owner)) < len(frame)
@@ -156,13 +156,13 @@ def _digests(cells: pd.Series) -> frozenset[int]:
     return frozenset(digest(text) for text in labels(cells)[1] if text not in MISSING)
 
 
-def _column(name: str, cells: pd.Series, owner: NDArray[np.int64], written: Written) -> Column:
+def _column(name: str, cells: pd.Series, owner: NDArray[np.int64], written: Written) -> ColumnFound:
     codes, texts = labels(cells)
     nothing = written.nothing(name)
     known = np.array([text not in MISSING and text not in nothing for text in texts] or [False], dtype=bool)
     some = list(islice((one for one, there in zip(texts, known, strict=False) if there), _SOME))
     if not some:
-        return Column(name, "nothing")
+        return ColumnFound(name, "nothing")
     shared = _shared(codes, owner, len(texts))
     filled = int(known[codes].sum())
     kind = _by_form(some, cells, written, name)
@@ -177,10 +177,10 @@ def _column(name: str, cells: pd.Series, owner: NDArray[np.int64], written: Writ
     if kind == "text" and int(known.sum()) == filled >= MANY and max(map(len, some)) <= 40:
         kind = "id"
     if kind.startswith("codes"):
-        return Column(name, "codes", system=kind.partition(":")[2])
+        return ColumnFound(name, "codes", system=kind.partition(":")[2])
     if kind == "category":
-        return Column(name, "category", tuple(sorted(told)), more=covered < filled)
-    return Column(name, kind)  # type: ignore[arg-type]
+        return ColumnFound(name, "category", tuple(sorted(told)), more=covered < filled)
+    return ColumnFound(name, kind)  # type: ignore[arg-type]
 
 
 def _shared(codes: NDArray[np.int64], owner: NDArray[np.int64], size: int) -> NDArray[np.int64]:

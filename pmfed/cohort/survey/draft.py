@@ -13,7 +13,7 @@ import tomli_w
 
 from pmfed.cohort.contract.written import PLAIN, Written, written_of
 from pmfed.cohort.survey.codes import RecordsFound
-from pmfed.cohort.survey.columns import Column, TableFound
+from pmfed.cohort.survey.columns import ColumnFound, TableFound
 from pmfed.cohort.survey.files import FilesFound, GenomesFound, ScansFound
 from pmfed.cohort.survey.folder import Survey
 from pmfed.cohort.survey.names import key_of
@@ -93,7 +93,7 @@ def _cohort(tables: Sequence[TableFound]) -> TableFound | None:
     return max(with_ids, key=lambda one: (not one.several, _likely(one) is not None, len(one.columns)), default=None)
 
 
-def _likely(table: TableFound) -> Column | None:
+def _likely(table: TableFound) -> ColumnFound | None:
     """Return the column that seems to be an outcome: two words, and called like one."""
     pairs = [one for one in table.named("category") if len(one.words) == 2 and not one.more]
     return next((one for word in _OUTCOMES for one in pairs if word in one.name.lower()), None)
@@ -182,7 +182,7 @@ def _table(table: TableFound, source: str, skipped: set[str]) -> Iterator[str]:
 _BOUNDS = ("# minimum =   # FILL IN: what is possible, not what was seen", "# maximum =")
 
 
-def _calls(columns: Sequence[Column], source: str, name: str) -> Iterator[str]:
+def _calls(columns: Sequence[ColumnFound], source: str, name: str) -> Iterator[str]:
     yield _line("kind", "genotypes")
     yield _line("table", source)
     keys: list[str] = []

@@ -16,7 +16,7 @@ from PIL import Image
 from pmfed.cohort.contract.identity import digest
 from pmfed.cohort.genomics.container import Container, open_container
 from pmfed.cohort.genomics.plink import PlinkPanel
-from pmfed.cohort.genomics.records import Records
+from pmfed.cohort.genomics.records import VariantRecords
 from pmfed.cohort.imaging.archive import reader_of
 from pmfed.cohort.imaging.failures import ScanError
 from pmfed.cohort.imaging.index import read_index
@@ -89,7 +89,7 @@ def genomes(path: Path) -> GenomesFound:
         return GenomesFound(path, "panel", "", _of_bim(path.with_suffix(".bim")), _digests(plink.samples))
     file = open_container(path)
     found, structural, number = [], 0, 0
-    for record in Records(file, []).through(lambda *_: True):
+    for record in VariantRecords(file, []).through(lambda *_: True):
         number += 1
         structural += any(one.startswith("<") for one in record.alleles[1:])
         if number > FEW:

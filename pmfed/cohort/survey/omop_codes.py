@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pmfed.cohort.ehr.database import Database, among
-from pmfed.cohort.ehr.omop_tables import KINDS, Kind
+from pmfed.cohort.ehr.omop_tables import KINDS, OmopKind
 from pmfed.cohort.survey.code_found import CodeFound
 from pmfed.cohort.survey.names import MANY, harmless
 
@@ -20,7 +20,7 @@ def listed_codes(database: Database) -> Iterator[CodeFound]:
         yield code
 
 
-def _of(database: Database, kind: Kind) -> Iterator[tuple[int, CodeFound]]:
+def _of(database: Database, kind: OmopKind) -> Iterator[tuple[int, CodeFound]]:
     import sqlalchemy as sa
 
     table = database.tables[kind.table]

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from pmfed.privacy.batches import Patients
+from pmfed.privacy.batches import BatchPatients
 from pmfed.privacy.precision import Precision
 
 SLICE = 8 << 20
@@ -31,7 +31,7 @@ Positions = Callable[[Tensor | slice], tuple[Tensor, Tensor]]
 """Some of the records -> inputs (n, groups, T, in) and output gradients (n, groups, T, out)."""
 
 
-class Entry(Protocol):
+class ParameterEntry(Protocol):
     """What is known of one parameter's gradient."""
 
     index: int
@@ -71,7 +71,7 @@ class Product:
     def __init__(
         self,
         index: int,
-        patients: Patients,
+        patients: BatchPatients,
         kept: tuple[Tensor, Tensor],
         positions: Positions,
         weighted: Callable[[Tensor], Tensor],
@@ -108,10 +108,10 @@ class Product:
         return sum(t.numel() * t.element_size() for t in self.kept)
 
 
-class Rows:
+class LookedUpRows:
     """Gradients of an embedding: only the rows that a patient looked up, added up per patient and row."""
 
-    def __init__(self, index: int, patients: Patients, ids: Tensor, gradients: Tensor, shape: torch.Size) -> None:
+    def __init__(self, index: int, patients: BatchPatients, ids: Tensor, gradients: Tensor, shape: torch.Size) -> None:
         self.index, self.patients, self.shape = index, patients, shape
         place = patients.place.view(-1, 1).expand_as(ids)
         keys, inverse = torch.unique(place * shape[0] + ids, return_inverse=True)
@@ -141,12 +141,12 @@ class Page:
     """One backward pass over some patients: what was noted of each parameter."""
 
     def __init__(
-        self, patients: Patients, parameters: Sequence[Tensor], constants: Iterable[Tensor], shared: set[int],
+        self, patients: BatchPatients, parameters: Sequence[Tensor], constants: Iterable[Tensor], shared: set[int],
         precision: Precision = "float32",
     ) -> None:  # fmt: skip
         self.patients, self.records = patients, patients.records
         self._low = precision == "bfloat16"
-        self.entries: list[Entry] = []
+        self.entries: list[ParameterEntry] = []
         self._leaves: dict[int, Tensor] = {}
         self.anchor = torch.zeros((), device=patients.device, requires_grad=True)  # gives every layer a backward
         self.marker: Tensor | None = None

@@ -24,7 +24,7 @@ from torch.func import vmap
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from pmfed.privacy.batches import Batch, Patients, room, rows, spread
+from pmfed.privacy.batches import Batch, BatchPatients, room, rows, spread
 from pmfed.privacy.engine import layers, recurrent
 from pmfed.privacy.engine.backward import Page, Shared
 from pmfed.privacy.functional import Shell
@@ -251,7 +251,7 @@ class BookKeeper:
         detached = {name: p.detach() for name, p in self.parameters.items()}
         constants = self._constants()
         tensors = list(detached.values())
-        patients = Patients(starts, ends, tensors[0].device)
+        patients = BatchPatients(starts, ends, tensors[0].device)
         page = Page(patients, tensors, constants.values(), self._shared, precision)
 
         def single(inputs: Mapping[str, Tensor], present: Mapping[str, Tensor], target: Tensor) -> Tensor:

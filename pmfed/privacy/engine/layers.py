@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pmfed.privacy.engine.backward import Page, Rows, apply, full
+from pmfed.privacy.engine.backward import LookedUpRows, Page, apply, full
 
 aten = torch.ops.aten
 
@@ -318,7 +318,7 @@ class _Embedding(torch.autograd.Function):
         slopes = g.reshape(page.records, flat.shape[1], -1)
         if ctx.padding >= 0:
             slopes = slopes * (flat != ctx.padding)[..., None]
-        page.entries.append(Rows(ctx.wanted, page.patients, flat, slopes, ctx.shape))
+        page.entries.append(LookedUpRows(ctx.wanted, page.patients, flat, slopes, ctx.shape))
         return None, None, None, None, None
 
 

@@ -6,6 +6,7 @@ import importlib
 import json
 import logging
 import math
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -150,6 +151,7 @@ def write_onnx(model: Model, path: Path) -> float:
     RunError
         The network cannot be written as ONNX, or answers otherwise there; nothing is kept.
     """
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # some versions tell their makers of their use, from Linux too
     try:
         runtime: Any = importlib.import_module("onnxruntime")
         onnx: Any = importlib.import_module("onnx")

@@ -15,7 +15,7 @@ from zlib import crc32
 
 from markupsafe import Markup, escape
 
-from pmfed_server.report.figures import Row, interval, number
+from pmfed_server.report.figures import FigureRow, interval, number
 
 MANY = 8  # more hospitals alone than this share one line
 
@@ -131,11 +131,11 @@ def y_axis(scale: Scale, left: float, right: float, label: str, most: int = 5) -
     return Markup("").join(parts)
 
 
-def forest(found: Sequence[Row], label: str, better: str, digits: int, title: str) -> Markup:
+def forest(found: Sequence[FigureRow], label: str, better: str, digits: int, title: str) -> Markup:
     """Return the comparison as dots with intervals, the numbers at the right; many hospitals alone share one line."""
     alone = [row for row in found if row.kind == "local" and row.value is not None]
     many = len(alone) > MANY
-    shown: list[Row | None] = [None] if many else []
+    shown: list[FigureRow | None] = [None] if many else []
     shown += [row for row in found if row.value is not None and not (many and row.kind == "local")]
     values = [v for row in found for v in (row.value, *(() if many and row.kind == "local" else (row.low, row.high)))]
     names = [f"Each of {len(alone)} hospitals alone" if row is None else row.label for row in shown]
@@ -177,8 +177,8 @@ class Pair:
     """One hospital: the model it would have alone, and the federation's, on its own held-out patients."""
 
     label: str
-    alone: Row | None
-    together: Row | None
+    alone: FigureRow | None
+    together: FigureRow | None
     patients: int | None
 
 

@@ -23,7 +23,7 @@ PROTOCOLS = {
 
 
 @dataclass(frozen=True)
-class Row:
+class FigureRow:
     """One line of the comparison.
 
     ``kind`` is ``local``, ``federation``, ``no-privacy``, ``pooled``, ``other``, ``reference`` or ``best``;
@@ -204,12 +204,12 @@ def keeps_parts(result: Result) -> bool:
 
 
 def kind_of(entry: Mapping[str, Any]) -> str:
-    """Return the kind of a comparison (see `Row`)."""
+    """Return the kind of a comparison (see `FigureRow`)."""
     name = str(entry["name"])
     return "local" if name.startswith("local:") else name if name in ("federation", "no-privacy", "pooled") else "other"
 
 
-def rows(result: Result) -> list[Row]:
+def rows(result: Result) -> list[FigureRow]:
     """Return the comparison on the main metric, hospitals alone first, published figures last."""
     metric = metric_name(result)
     titles = site_titles(result)
@@ -225,15 +225,17 @@ def rows(result: Result) -> list[Row]:
         gap = entry.get("difference") or {}
         parts = [finite(gap.get(key)) for key in ("value", "low", "high")]
         told = None if None in parts else (parts[0] or 0.0, parts[1] or 0.0, parts[2] or 0.0)
-        found.append(Row(kind, label, value, low, high, sd, epsilon, difference=told))
+        found.append(FigureRow(kind, label, value, low, high, sd, epsilon, difference=told))
     if (constant := no_information(result)) is not None:
-        found.append(Row("reference", "Commonest class for all", constant, note="what no model at all would reach"))
+        found.append(
+            FigureRow("reference", "Commonest class for all", constant, note="what no model at all would reach")
+        )
     for entry in result.get("reference") or ():
         note = str(entry.get("source") or "")
-        found.append(Row("reference", str(entry["label"]), finite(entry.get("value")), note=note))
+        found.append(FigureRow("reference", str(entry["label"]), finite(entry.get("value")), note=note))
     best = finite((result.get("best_possible") or {}).get(metric))
     if best is not None:
-        found.append(Row("best", "Best possible", best, note="from the rule that generated the data"))
+        found.append(FigureRow("best", "Best possible", best, note="from the rule that generated the data"))
     return found
 
 
@@ -247,7 +249,7 @@ def row_digits(result: Result) -> int:
     return digits_for(row.value for row in rows(result))
 
 
-def best_alone(result: Result) -> Row | None:
+def best_alone(result: Result) -> FigureRow | None:
     """Return the hospital that does best alone."""
     alone = [row for row in rows(result) if row.kind == "local" and row.value is not None]
     sign = 1 if result["metric"].get("higher_is_better", True) else -1

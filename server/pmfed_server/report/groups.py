@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pmfed_server.report import charts, figures, narrow
-from pmfed_server.report.figures import NONE, Result, Row, finite
+from pmfed_server.report.figures import NONE, FigureRow, Result, finite
 
 BESIDE = ("auroc", "sensitivity", "specificity", "oe")
 
@@ -59,6 +59,6 @@ def robustness(result: Result, digits: int) -> list[tuple[str, str, str, str]]:
     return found
 
 
-def _row(kind: str, label: str, metric: str, metrics: Mapping[str, Any]) -> Row:
+def _row(kind: str, label: str, metric: str, metrics: Mapping[str, Any]) -> FigureRow:
     value, low, high = (finite(metrics.get(metric + end)) for end in ("", "_low", "_high"))
-    return Row(kind, label, value, low, high)
+    return FigureRow(kind, label, value, low, high)

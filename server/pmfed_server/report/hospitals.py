@@ -81,14 +81,14 @@ def hospitals(result: Result, digits: int) -> dict[str, Any] | None:
     }
 
 
-def _at(label: str, metrics: Mapping[str, Any] | None, metric: str) -> figures.Row | None:
+def _at(label: str, metrics: Mapping[str, Any] | None, metric: str) -> figures.FigureRow | None:
     if not metrics or finite(metrics.get(metric)) is None:
         return None
     value, low, high = (finite(metrics.get(metric + end)) for end in ("", "_low", "_high"))
-    return figures.Row(label, label, value, low, high)
+    return figures.FigureRow(label, label, value, low, high)
 
 
-def _cell(row: figures.Row | None, digits: int) -> str:
+def _cell(row: figures.FigureRow | None, digits: int) -> str:
     if row is None:
         return ""
     spread = figures.interval(row.low, row.high, digits)

@@ -8,19 +8,19 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from pmfed_server.report.charts import MANY, Pair, Scale, dot, line, picture, shorten, span, text, x_axis
-from pmfed_server.report.figures import Row, interval, number
+from pmfed_server.report.figures import FigureRow, interval, number
 
 WIDTH, STEP, TOP = 360.0, 46.0, 8.0
 BESIDE = 28  # characters of a name that leave room for its figures
 
 
-def forest(found: Sequence[Row], label: str, better: str, digits: int, title: str) -> Markup:
+def forest(found: Sequence[FigureRow], label: str, better: str, digits: int, title: str) -> Markup:
     """Return the comparison, each name above its interval; many hospitals alone as their median."""
     alone = [row for row in found if row.kind == "local" and row.value is not None]
     shown = [row for row in found if row.value is not None and not (len(alone) > MANY and row.kind == "local")]
     if len(alone) > MANY:
         middle = statistics.median(row.value or 0.0 for row in alone)
-        shown.insert(0, Row("local", f"Median of {len(alone)} hospitals alone", middle))
+        shown.insert(0, FigureRow("local", f"Median of {len(alone)} hospitals alone", middle))
     values = [v for row in shown for v in (row.value, row.low, row.high)]
     below = 15.0 if any(len(row.label) > BESIDE for row in shown) else 0.0  # figures that would meet a long name
     step = STEP + below

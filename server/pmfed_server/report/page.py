@@ -124,14 +124,14 @@ def _cards(result: Result) -> list[tuple[str, str, list[str]]]:
     return cards
 
 
-def _order(found: Sequence[figures.Row]) -> list[figures.Row]:
+def _order(found: Sequence[figures.FigureRow]) -> list[figures.FigureRow]:
     """Return the rows with many hospitals alone last: nobody should scroll past twenty lines to the result."""
     alone = [row for row in found if row.kind == "local"]
     rest = [row for row in found if row.kind != "local"]
     return rest + alone if len(alone) > charts.MANY else alone + rest
 
 
-def _comparison(found: Sequence[figures.Row], digits: int) -> list[dict[str, str]]:
+def _comparison(found: Sequence[figures.FigureRow], digits: int) -> list[dict[str, str]]:
     return [
         {
             "kind": row.kind,
@@ -151,7 +151,7 @@ def _comparison(found: Sequence[figures.Row], digits: int) -> list[dict[str, str
     ]
 
 
-def _forest(result: Result, found: Sequence[figures.Row], digits: int) -> tuple[Markup, Markup] | None:
+def _forest(result: Result, found: Sequence[figures.FigureRow], digits: int) -> tuple[Markup, Markup] | None:
     """Return the comparison for a wide screen and for a narrow one."""
     if sum(row.value is not None for row in found) < 2:
         return None
@@ -160,7 +160,7 @@ def _forest(result: Result, found: Sequence[figures.Row], digits: int) -> tuple[
     return charts.forest(*told), narrow.forest(*told)
 
 
-def _gap(row: figures.Row, digits: int) -> str:
+def _gap(row: figures.FigureRow, digits: int) -> str:
     if row.difference is None:
         return ""
     value, low, high = row.difference

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from pmfed_server.report.figures import (
     NONE,
+    FigureRow,
     Result,
-    Row,
     delta_text,
     epsilon_text,
     finite,
@@ -57,11 +57,11 @@ def table(result: Result) -> Table:
     return built
 
 
-def _trained(row: Row) -> bool:
+def _trained(row: FigureRow) -> bool:
     return row.kind not in ("reference", "best")
 
 
-def _summary(alone: list[Row], result: Result) -> list[Row]:
+def _summary(alone: list[FigureRow], result: Result) -> list[FigureRow]:
     valued = sorted((row for row in alone if row.value is not None), key=lambda row: row.value or 0.0)
     if result["metric"].get("higher_is_better", True):
         valued.reverse()
@@ -69,15 +69,15 @@ def _summary(alone: list[Row], result: Result) -> list[Row]:
         return []
     middle = statistics.median(row.value or 0.0 for row in valued)
     return [
-        Row(
+        FigureRow(
             "local",
             f"Best of {len(alone)} hospitals alone: {valued[0].label}",
             valued[0].value,
             valued[0].low,
             valued[0].high,
         ),
-        Row("local", "Median hospital alone", middle),
-        Row("local", f"Weakest: {valued[-1].label}", valued[-1].value, valued[-1].low, valued[-1].high),
+        FigureRow("local", "Median hospital alone", middle),
+        FigureRow("local", f"Weakest: {valued[-1].label}", valued[-1].value, valued[-1].low, valued[-1].high),
     ]
 
 

@@ -30,7 +30,7 @@ ALONE = {
 
 
 @dataclass(frozen=True)
-class Row:
+class BenchRow:
     """One comparison. ``ratio`` is ours / other: lower is better; ``target`` is None where there is none.
 
     ``work`` is what both sides get through, such as (400, "images"), where that makes sense. ``ours_s`` and ``other_s``
@@ -59,7 +59,7 @@ def compare(
     target: float | None,
     repeats: int = REPEATS,
     work: tuple[int, str] | None = None,
-) -> Row:
+) -> BenchRow:
     """Measure two things in turn, ``repeats`` times each after one round to warm up, and compare medians.
 
     Parameters
@@ -82,7 +82,7 @@ def compare(
     memory = [[peak for pair in told if (peak := pair[side][1]) is not None] for side in (0, 1)]
     ours_mb, other_mb = (round(max(peaks), 1) if peaks else None for peaks in memory)
     ratio = round(mine / theirs, 3)
-    return Row(name, round(mine, 4), round(theirs, 4), ratio, target, ours_mb, other_mb, work=work)
+    return BenchRow(name, round(mine, 4), round(theirs, 4), ratio, target, ours_mb, other_mb, work=work)
 
 
 def timed(work: Callable[[], object]) -> Timed:
@@ -108,7 +108,7 @@ def run_bench(only: str | None, json_file: Path | None) -> None:
     """
     if only is not None and only not in (*GROUPS, *ALONE):
         raise UsageError(f"--only {only} is not one of {', '.join((*GROUPS, *ALONE))}.")
-    rows: list[Row] = []
+    rows: list[BenchRow] = []
     if only in ALONE:
         module, function = ALONE[only]
         rows = getattr(import_module(f"pmfed_simulations.bench.{module}"), function)()
@@ -130,7 +130,7 @@ def machine() -> dict[str, str | int]:
     }
 
 
-def _show(rows: Sequence[Row]) -> None:
+def _show(rows: Sequence[BenchRow]) -> None:
     table = Table(box=None, pad_edge=False)
     for column in ("what", "ours", "other", "ratio", "target", "peak MB", "a second: ours / other"):
         table.add_column(column, justify="left" if column == "what" else "right")
@@ -148,7 +148,7 @@ def _show(rows: Sequence[Row]) -> None:
     console.print(table)
 
 
-def rates(row: Row) -> str:
+def rates(row: BenchRow) -> str:
     """Return how much of its work a row gets through in a second, ours / other; empty where it does not say."""
     if row.work is None:
         return ""

@@ -23,7 +23,7 @@ from typing import Any
 from pmfed_server.results import read_lines
 
 from pmfed.errors import RunError
-from pmfed_simulations.bench import Row
+from pmfed_simulations.bench import BenchRow
 from pmfed_simulations.deployment import Deployment, Following, until
 from pmfed_simulations.studies import find_study, write_sites
 
@@ -37,7 +37,7 @@ HUB = ("superlink", "superexec", "proxy", "serverapp")
 EACH = ("agent", "node", "courier")
 
 
-def rows() -> list[Row]:
+def rows() -> list[BenchRow]:
     """Measure three sites: at rest, over 20 rounds of warfarin, with a model of 25 million parameters."""
     with federation(3) as there:
         until(lambda: there.online(*there.sites))
@@ -63,11 +63,11 @@ def rows() -> list[Row]:
         _row("... of that beyond its peak with a small model", large["serverapp"] - small["serverapp"], 4 * model, "MB"),
         _row("... the same of Flower's SuperLink", large["superlink"] - small["superlink"], 4 * model, "MB"),
         _row("... a training round", large["leg"], 60.0),
-        Row("load of this machine when it ended", 0, 0, 0, None, note=" ".join(f"{one:.1f}" for one in os.getloadavg())),
+        BenchRow("load of this machine when it ended", 0, 0, 0, None, note=" ".join(f"{one:.1f}" for one in os.getloadavg())),
     ]  # fmt: skip
 
 
-def crowd() -> list[Row]:
+def crowd() -> list[BenchRow]:
     """Start as many sites as fit, at most PMFED_BENCH_SITES (50), and take five rounds over all of them."""
     with federation(SITES, start=False) as there:
         began = []
@@ -84,14 +84,14 @@ def crowd() -> list[Row]:
         legs = [line["seconds"] for line in read_lines(run.out / "metrics.jsonl")]
         result = json.loads((run.out / "result.json").read_text(encoding="utf-8"))
     return [
-        Row(
+        BenchRow(
             f"deployed, {len(began)} sites x 5 rounds: whole run", round(seconds, 1), 0, 0, None,
             note=f"{seconds:.0f} s, round {statistics.median(legs):.1f} s, sites {len(result['sites'])}, {taken:.0f} MB left",
         )
     ]  # fmt: skip
 
 
-def soak() -> list[Row]:
+def soak() -> list[BenchRow]:
     """Take PMFED_BENCH_ROUNDS (200) rounds while one process after another is killed at random, resuming what fails."""
     dice = random.Random(os.environ.get("PMFED_BENCH_SEED", "1"))
     killed: dict[str, int] = {}
@@ -128,7 +128,7 @@ def soak() -> list[Row]:
     print(json.dumps({"killed": killed, "books": books, "resumes": resumes, "rounds": len(lines)}), flush=True)
     if any(left > charged for charged, left in books.values()):
         raise RunError(f"a ledger says less than was released: {books}.")
-    return [Row(f"deployed, {SOAK} rounds with random kills", round(seconds, 1), 0, 0, None, note=told)]
+    return [BenchRow(f"deployed, {SOAK} rounds with random kills", round(seconds, 1), 0, 0, None, note=told)]
 
 
 # -- what is measured ------------------------------------------------------------------------------------------------
@@ -239,5 +239,5 @@ def last(run: Following) -> str:
     return next((line for line in reversed(run.words().splitlines()) if line.startswith("error")), "")
 
 
-def _row(name: str, measured: float, limit: float, unit: str = "s") -> Row:
-    return Row(name, round(measured, 2), limit, round(measured / limit, 3), 1.0, unit=unit)
+def _row(name: str, measured: float, limit: float, unit: str = "s") -> BenchRow:
+    return BenchRow(name, round(measured, 2), limit, round(measured / limit, 3), 1.0, unit=unit)

@@ -31,7 +31,7 @@ from pmfed.models.imaging import SmallCNN
 from pmfed.models.repair import make_private
 from pmfed.privacy.gradients import PrivateStep
 from pmfed.privacy.mechanism import Mechanism
-from pmfed_simulations.bench import Row
+from pmfed_simulations.bench import BenchRow
 
 RECORDS = 256
 RATE = 0.01
@@ -54,7 +54,7 @@ class Case:
     opacus: tuple[str, ...] = (HOOKS, GHOST)
 
 
-class Recurrent(nn.Module):
+class BenchRecurrent(nn.Module):
     """A GRU and a linear head on its last state."""
 
     def __init__(self, private: bool = False) -> None:
@@ -101,16 +101,16 @@ def _resnet() -> nn.Module:
 
 CASES = {
     "mlp": Case("MLP, 1000 inputs", _mlp, (1000,), 2.0, 15),
-    "gru": Case("GRU, 48 x 64", Recurrent, (48, 64), 2.2, 7),
+    "gru": Case("GRU, 48 x 64", BenchRecurrent, (48, 64), 2.2, 7),
     "cnn": Case("small CNN, 1 x 64 x 64", _cnn, (1, 64, 64), 1.5, 5),
     "densenet": Case("MONAI DenseNet121, 1 x 64 x 64", _densenet, (1, 64, 64), 2.5, 1),
     "resnet": Case("MONAI ResNet18, 1 x 64 x 64", _resnet, (1, 64, 64), 2.5, 1),
 }
 
 
-def rows() -> list[Row]:
+def rows() -> list[BenchRow]:
     """Measure each network in processes of its own and return the rows."""
-    found: list[Row] = []
+    found: list[BenchRow] = []
     for key, case in CASES.items():
         times = _asked(key, "times")
         for threads in ("1", "2"):
@@ -119,18 +119,18 @@ def rows() -> list[Row]:
                 name = f"{case.name}, {threads} thread{'s' * (threads != '1')}: {way} / plain"
                 target = case.target if way == OURS else None
                 if isinstance(taken[way], str):
-                    found.append(Row(name, 0.0, 0.0, 0.0, target, note=taken[way]))
+                    found.append(BenchRow(name, 0.0, 0.0, 0.0, target, note=taken[way]))
                     continue
                 ratio = taken[way] / taken[PLAIN]
-                found.append(Row(name, round(taken[way], 4), round(taken[PLAIN], 4), round(ratio, 3), target))
+                found.append(BenchRow(name, round(taken[way], 4), round(taken[PLAIN], 4), round(ratio, 3), target))
         peaks = {way: _asked(key, way) for way in (PLAIN, OURS, *case.opacus)}
         for way in (OURS, *case.opacus):
             name, target = f"{case.name}, peak memory: {way} / plain", MEMORY if way == OURS else None
             mine, plain = peaks[way], peaks[PLAIN]
             if isinstance(mine, str) or isinstance(plain, str):
-                found.append(Row(name, 0.0, 0.0, 0.0, target, note=mine if isinstance(mine, str) else plain))
+                found.append(BenchRow(name, 0.0, 0.0, 0.0, target, note=mine if isinstance(mine, str) else plain))
                 continue
-            found.append(Row(name, 0.0, 0.0, round(mine / plain, 3), target, round(mine, 1), round(plain, 1)))
+            found.append(BenchRow(name, 0.0, 0.0, round(mine / plain, 3), target, round(mine, 1), round(plain, 1)))
     return found
 
 
@@ -196,8 +196,8 @@ def _status(field: str) -> float:
 def _step(case: Case, way: str, records: int = RECORDS) -> Step:
     torch.manual_seed(0)
     model = case.build()
-    if isinstance(model, Recurrent) and way in (HOOKS, GHOST):
-        model = Recurrent(private=True)
+    if isinstance(model, BenchRecurrent) and way in (HOOKS, GHOST):
+        model = BenchRecurrent(private=True)
     x, y = torch.randn(records, *case.shape), (torch.rand(records) < 0.5).float()
     return {PLAIN: _plain, OURS: _ours, HOOKS: _hooks, GHOST: _ghost}[way](model, x, y)
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 
 from pmfed.privacy.noise import SecretSource
-from pmfed_simulations.bench import Row, compare, timed
+from pmfed_simulations.bench import BenchRow, compare, timed
 
 TARGET = 15.0
 LARGE, SMALL, TIMES = 1_000_000, 30, 1_000
 
 
-def rows() -> list[Row]:
+def rows() -> list[BenchRow]:
     """Return a row for a large model's noise and one for a small model's, drawn many times."""
     source = SecretSource()
     return [

@@ -13,14 +13,14 @@ from pmfed.models.repair import make_private
 from pmfed.privacy.gradients import PrivateStep
 from pmfed.privacy.mechanism import Mechanism
 from pmfed.privacy.precision import Precision
-from pmfed_simulations.bench import Row, Timed, compare, timed
+from pmfed_simulations.bench import BenchRow, Timed, compare, timed
 from pmfed_simulations.bench.engine import Wrapped
 
 RECORDS, SIDE = 64, 64
 PLAN = Mechanism("step", "train", "patient", 1.0, 1.0, 0.1, 1, 1, 0)
 
 
-def rows() -> list[Row]:
+def rows() -> list[BenchRow]:
     """Return a row for a small CNN and one for MONAI's ResNet10, on the graphics card where there is one.
 
     Without units for bfloat16 the latter takes ten minutes.

@@ -21,7 +21,7 @@ from pmfed.cohort.reading import Reading
 from pmfed.cohort.tables import Problems
 from pmfed.modality.ehr import Events
 from pmfed.study import Study
-from pmfed_simulations.bench import Row, compare, timed
+from pmfed_simulations.bench import BenchRow, compare, timed
 
 PATIENTS = 10_000
 MANY = 100_000
@@ -47,10 +47,10 @@ SPEC = Events.model_validate(
 )  # fmt: skip
 
 
-def rows() -> list[Row]:
+def rows() -> list[BenchRow]:
     """Measure and return the rows; what cannot run is a row with the reason."""
     if importlib.util.find_spec("duckdb_engine") is None:
-        return [Row("health records", 0.0, 0.0, 0.0, None, note="skipped: pip install 'pmfed[ehr]'")]
+        return [BenchRow("health records", 0.0, 0.0, 0.0, None, note="skipped: pip install 'pmfed[ehr]'")]
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         events = _events()
@@ -75,7 +75,7 @@ def rows() -> list[Row]:
         ]  # fmt: skip
 
 
-def _large(folder: Path) -> list[Row]:
+def _large(folder: Path) -> list[BenchRow]:
     """Return the memory of a process that reads many patients, beside the most it may take."""
     (folder / "large").mkdir()
     events = _events(MANY)
@@ -89,7 +89,7 @@ def _large(folder: Path) -> list[Row]:
         said = subprocess.run(command, check=True, capture_output=True, text=True)
         seconds, peak = map(float, said.stdout.split())
         whole, ratio = f"{name}: memory of the process / 2 GB", round(peak / MOST_MB, 3)
-        found.append(Row(whole, seconds, 0.0, ratio, 1.0, peak, MOST_MB, work=(MANY, "patients")))
+        found.append(BenchRow(whole, seconds, 0.0, ratio, 1.0, peak, MOST_MB, work=(MANY, "patients")))
     return found
 
 

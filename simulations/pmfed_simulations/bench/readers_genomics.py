@@ -15,7 +15,7 @@ from pmfed.cohort.genomics import read_panel
 from pmfed.cohort.reading import Reading
 from pmfed.cohort.tables import Problems
 from pmfed.modality.genomics import Panel
-from pmfed_simulations.bench import Row, compare, timed
+from pmfed_simulations.bench import BenchRow, compare, timed
 
 TARGET = 1.5
 FOLDER = "hapmap3_1kg_genotypes"
@@ -27,19 +27,19 @@ MANY = 3000  # variants of the PLINK set
 Variants = dict[str, dict[str, Any]]
 
 
-def rows() -> list[Row]:
+def rows() -> list[BenchRow]:
     """Measure and return the rows; what cannot run is a row with the reason."""
     data = os.environ.get("PMFED_DATA")
     lacking = [name for name in ("cyvcf2", "pysam", "bed_reader") if find_spec(name) is None]
     if not data or lacking:
         why = f"pip install 'pmfed[genomics]' {' '.join(lacking)}" if data else "set PMFED_DATA"
-        return [Row("genotypes", 0.0, 0.0, 0.0, TARGET, note=f"skipped: {why}")]
+        return [BenchRow("genotypes", 0.0, 0.0, 0.0, TARGET, note=f"skipped: {why}")]
     folder = Path(data) / FOLDER
     with tempfile.TemporaryDirectory() as name:
         return [*_vcf(folder / VCF, Path(name)), _plink(folder / BED)]
 
 
-def _vcf(vcf: Path, scratch: Path) -> list[Row]:
+def _vcf(vcf: Path, scratch: Path) -> list[BenchRow]:
     library, pysam = import_module("cyvcf2"), import_module("pysam")
     indexed, bcf = scratch / "indexed.vcf.gz", scratch / "calls.bcf"
     with pysam.BGZFile(str(indexed), "w") as out:
@@ -74,7 +74,7 @@ def _vcf(vcf: Path, scratch: Path) -> list[Row]:
     ]
 
 
-def _plink(bed: Path) -> Row:
+def _plink(bed: Path) -> BenchRow:
     library = import_module("bed_reader")
     lines = [line.split() for line in bed.with_suffix(".bim").read_text().splitlines()][:MANY]
     people = [line.split()[1] for line in bed.with_suffix(".fam").read_text().splitlines()]
@@ -97,7 +97,7 @@ def _variant(name: str, at: str, reference: str, effect: str) -> dict[str, Any]:
 
 def _row(
     name: str, variants: Variants, path: Path, people: list[str], bare: Callable[[], None], build: str = "GRCh37"
-) -> Row:
+) -> BenchRow:
     spec = Panel.model_validate({"source": "calls", "build": build, "variants": variants})
 
     def ours() -> None:

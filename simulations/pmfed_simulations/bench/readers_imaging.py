@@ -17,7 +17,7 @@ from pmfed.cohort.imaging.places import Places
 from pmfed.cohort.reading import Reading
 from pmfed.cohort.tables import Problems
 from pmfed.modality.scans import Dicom, Series
-from pmfed_simulations.bench import Row, compare, timed
+from pmfed_simulations.bench import BenchRow, compare, timed
 
 PICTURES = 400
 PACKED = 100
@@ -27,10 +27,10 @@ CENTRE, WIDTH = 40.0, 400.0
 SPEC = Dicom(folder="pacs", size=(64, 64), fit="stretch", series=Series(modality=("CT",)), window=(CENTRE, WIDTH))
 
 
-def rows() -> list[Row]:
+def rows() -> list[BenchRow]:
     """Measure and return the rows; what cannot run is a row with the reason."""
     if importlib.util.find_spec("pydicom") is None:
-        return [Row("DICOM folders", 0.0, 0.0, 0.0, None, note="skipped: pip install 'pmfed[imaging]'")]
+        return [BenchRow("DICOM folders", 0.0, 0.0, 0.0, None, note="skipped: pip install 'pmfed[imaging]'")]
     with tempfile.TemporaryDirectory() as place:
         plain, packed = Path(place) / "plain", Path(place) / "packed"
         _write(plain, PICTURES, packed=False)

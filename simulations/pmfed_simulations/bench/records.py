@@ -130,7 +130,7 @@ def write_visits(folder: Path, seed: int, patients: int = PATIENTS) -> None:
 
 
 @dataclass(frozen=True)
-class Line:
+class BenchLine:
     """Held-out AUROC, mean and sd over cohorts, of one unit; and what the promise is to a patient of 30 visits."""
 
     epsilon: float
@@ -140,7 +140,7 @@ class Line:
     patient_epsilon: float
 
 
-def compare(seeds: int = SEEDS, epsilons: tuple[float, ...] = EPSILONS) -> list[Line]:
+def compare(seeds: int = SEEDS, epsilons: tuple[float, ...] = EPSILONS) -> list[BenchLine]:
     """Train with both units at equal epsilon, on the same cohorts.
 
     Parameters
@@ -171,7 +171,7 @@ def compare(seeds: int = SEEDS, epsilons: tuple[float, ...] = EPSILONS) -> list[
     for (epsilon, unit), values in found.items():
         worth = patient_epsilon(plan_for(_asking(epsilon, unit), len(SITES)), MOST)
         spread = statistics.stdev(values) if len(values) > 1 else 0.0
-        lines.append(Line(epsilon, unit, statistics.mean(values), spread, worth))
+        lines.append(BenchLine(epsilon, unit, statistics.mean(values), spread, worth))
     return lines
 
 
@@ -181,7 +181,7 @@ def _asking(epsilon: float, unit: str) -> Study:
     )
 
 
-def show(lines: list[Line]) -> None:
+def show(lines: list[BenchLine]) -> None:
     """Print the table."""
     table = Table(box=None, pad_edge=False)
     for column in ("epsilon", "protected", "AUROC, held out", f"epsilon of a patient with {MOST} visits"):

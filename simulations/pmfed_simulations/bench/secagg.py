@@ -24,7 +24,7 @@ from pmfed.methods import plan_for
 from pmfed.models import build, flatten
 from pmfed.secagg.masks import add_pairwise
 from pmfed.study import Study
-from pmfed_simulations.bench import REPEATS, Row
+from pmfed_simulations.bench import REPEATS, BenchRow
 from pmfed_simulations.grid import LocalGrid
 from pmfed_simulations.rosters import pin_rosters
 from pmfed_simulations.simulate import Options, prepare
@@ -35,14 +35,14 @@ LARGE = 25_000_000
 HALF_A_SECOND = 0.5
 
 
-def rows() -> list[Row]:
+def rows() -> list[BenchRow]:
     """Measure and return the rows."""
     torch.set_num_threads(1)
     found = [_round(10, 0, 1.1), _round(50, 0, 1.25), _round(50, 5, None), _alone()]
     return [*found, _flower()]
 
 
-def _round(sites: int, dropouts: int, target: float | None) -> Row:
+def _round(sites: int, dropouts: int, target: float | None) -> BenchRow:
     """Compare a round with masks and the same round with the masks left out, charges and all."""
     study = find_study("digits").replace(
         model={"kind": "fusion", "hidden": HIDDEN, "embedding": 16},
@@ -74,7 +74,7 @@ def _round(sites: int, dropouts: int, target: float | None) -> Row:
     how = "dropout recovery" if dropouts else "masked"
     ours, other = (statistics.median(taken[hidden][1:]) for hidden in (True, False))
     name = f"a round, {sites} sites, {size / 1e6:.1f}M parameters: {how} / bare"
-    return Row(name, round(ours, 4), round(other, 4), round(ours / other, 3), target)
+    return BenchRow(name, round(ours, 4), round(other, 4), round(ours / other, 3), target)
 
 
 def _agents(study: Study, count: int, folder: Path) -> dict[str, Agent]:
@@ -98,24 +98,24 @@ def _timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def _alone() -> Row:
+def _alone() -> BenchRow:
     """Mask a large vector for ten sites, on one core."""
     words = np.zeros(LARGE, np.uint32)
     keys = {f"site-{number}": bytes([number]) * 32 for number in range(9)}
     taken = [_timed(lambda: add_pairwise(words, "site-5x", keys)) for _ in range(REPEATS + 1)]
     seconds = statistics.median(taken[1:])
     name = "masking 25M parameters, 10 sites, one core / half a second"
-    return Row(name, round(seconds, 4), HALF_A_SECOND, round(seconds / HALF_A_SECOND, 3), 1.0)
+    return BenchRow(name, round(seconds, 4), HALF_A_SECOND, round(seconds / HALF_A_SECOND, 3), 1.0)
 
 
-def _flower() -> Row:
+def _flower() -> BenchRow:
     """Mask a million parameters for ten sites, ours beside what Flower's SecAgg+ does with the same vector."""
     name = "masking 1M parameters, 10 sites: pmfed / Flower SecAgg+"
     try:
         from flwr.common.secure_aggregation.ndarrays_arithmetic import parameters_addition, parameters_mod
         from flwr.common.secure_aggregation.secaggplus_utils import pseudo_rand_gen
     except ImportError:
-        return Row(name, 0.0, 0.0, 0.0, None, note="skipped: this Flower has no SecAgg+")
+        return BenchRow(name, 0.0, 0.0, 0.0, None, note="skipped: this Flower has no SecAgg+")
     words = np.zeros(1_000_000, np.uint32)
     keys = {f"site-{number}": bytes([number]) * 32 for number in range(9)}
 
@@ -127,7 +127,7 @@ def _flower() -> Row:
 
     taken = [(_timed(lambda: add_pairwise(words, "site-5x", keys)), _timed(theirs)) for _ in range(REPEATS + 1)]
     ours, other = (statistics.median(pair[side] for pair in taken[1:]) for side in (0, 1))
-    return Row(name, round(ours, 4), round(other, 4), round(ours / other, 3), None)
+    return BenchRow(name, round(ours, 4), round(other, 4), round(ours / other, 3), None)
 
 
 if __name__ == "__main__":

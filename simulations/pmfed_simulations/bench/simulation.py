@@ -20,7 +20,7 @@ from pmfed_client.agent.trainer import Trainer
 from pmfed.methods import plan_for
 from pmfed.privacy.noise import SecretSource
 from pmfed.privacy.sampling import poisson
-from pmfed_simulations.bench import Row, Timed, compare
+from pmfed_simulations.bench import BenchRow, Timed, compare
 from pmfed_simulations.jobs import run_job
 from pmfed_simulations.simulate import Options, Simulation, prepare
 
@@ -28,7 +28,7 @@ ROUNDS = 100
 IMAGE_ROUNDS = 20
 
 
-def rows() -> list[Row]:
+def rows() -> list[BenchRow]:
     """Measure and return the rows; what cannot run is a row with the reason."""
     found = []
     with tempfile.TemporaryDirectory() as folder:
@@ -49,7 +49,7 @@ def rows() -> list[Row]:
     return found
 
 
-def _against_bare(simulation: Simulation) -> Row:
+def _against_bare(simulation: Simulation) -> BenchRow:
     return compare(
         f"warfarin, 21 sites x {ROUNDS} rounds: whole run / bare gradient passes",
         _measured(lambda: _train(simulation, 1)),
@@ -58,7 +58,7 @@ def _against_bare(simulation: Simulation) -> Row:
     )
 
 
-def _against_ray(folder: Path) -> Row:
+def _against_ray(folder: Path) -> BenchRow:
     name = f"warfarin, 21 sites x {ROUNDS} rounds, start-up included: in process / ray"
     if importlib.util.find_spec("ray") is None:
         return _skipped(name, "skipped: pip install 'pmfed[ray]'", 0.1)
@@ -79,8 +79,8 @@ def _against_ray(folder: Path) -> Row:
     return compare(name, command("local"), command("ray"), 0.1)
 
 
-def _skipped(name: str, note: str, target: float) -> Row:
-    return Row(name, 0.0, 0.0, 0.0, target, note=note)
+def _skipped(name: str, note: str, target: float) -> BenchRow:
+    return BenchRow(name, 0.0, 0.0, 0.0, target, note=note)
 
 
 def _train(simulation: Simulation, workers: int) -> None:

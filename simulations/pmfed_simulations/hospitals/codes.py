@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 
-class Code(NamedTuple):
+class WrittenCode(NamedTuple):
     """A code of a system, with its id and domain in the OMOP vocabulary."""
 
     system: str
@@ -26,37 +26,37 @@ class Unit(NamedTuple):
 
 DIAGNOSES = {
     "diabetes": (
-        Code("SNOMED", "44054006", 201826, "Condition", "Type 2 diabetes mellitus"),
-        Code("ICD10CM", "E11.9", 35206882, "Condition", "Type 2 diabetes mellitus without complications"),
+        WrittenCode("SNOMED", "44054006", 201826, "Condition", "Type 2 diabetes mellitus"),
+        WrittenCode("ICD10CM", "E11.9", 35206882, "Condition", "Type 2 diabetes mellitus without complications"),
     ),
     "hypertension": (
-        Code("SNOMED", "59621000", 320128, "Condition", "Essential hypertension"),
-        Code("ICD10CM", "I10", 35207668, "Condition", "Essential (primary) hypertension"),
+        WrittenCode("SNOMED", "59621000", 320128, "Condition", "Essential hypertension"),
+        WrittenCode("ICD10CM", "I10", 35207668, "Condition", "Essential (primary) hypertension"),
     ),
     # OMOP hospitals did not map the ICD code of this one: 0 is "no matching concept".
     "infarction": (
-        Code("SNOMED", "22298006", 4329847, "Condition", "Myocardial infarction"),
-        Code("ICD10CM", "I21.9", 0, "Condition", "Acute myocardial infarction, unspecified"),
+        WrittenCode("SNOMED", "22298006", 4329847, "Condition", "Myocardial infarction"),
+        WrittenCode("ICD10CM", "I21.9", 0, "Condition", "Acute myocardial infarction, unspecified"),
     ),
 }
 """By name: the SNOMED CT code, which is OMOP's standard, and the ICD-10-CM code."""
 
 STATINS = (
-    Code("RxNorm", "312961", 1539411, "Drug", "simvastatin 20 MG Oral Tablet"),
-    Code("RxNorm", "259255", 1545959, "Drug", "atorvastatin 80 MG Oral Tablet"),
+    WrittenCode("RxNorm", "312961", 1539411, "Drug", "simvastatin 20 MG Oral Tablet"),
+    WrittenCode("RxNorm", "259255", 1545959, "Drug", "atorvastatin 80 MG Oral Tablet"),
 )
 
-SMOKING_STATUS = Code("LOINC", "72166-2", 43054909, "Observation", "Tobacco smoking status")
+SMOKING_STATUS = WrittenCode("LOINC", "72166-2", 43054909, "Observation", "Tobacco smoking status")
 SMOKING_ANSWERS = (
-    Code("SNOMED", "266919005", 4144272, "Observation", "Never smoked tobacco"),
-    Code("SNOMED", "8517006", 4310250, "Observation", "Ex-smoker"),
-    Code("SNOMED", "449868002", 42709996, "Observation", "Smokes tobacco daily"),
+    WrittenCode("SNOMED", "266919005", 4144272, "Observation", "Never smoked tobacco"),
+    WrittenCode("SNOMED", "8517006", 4310250, "Observation", "Ex-smoker"),
+    WrittenCode("SNOMED", "449868002", 42709996, "Observation", "Smokes tobacco daily"),
 )
-BLOOD_PRESSURE = Code("LOINC", "85354-9", 0, "Measurement", "Blood pressure panel")
+BLOOD_PRESSURE = WrittenCode("LOINC", "85354-9", 0, "Measurement", "Blood pressure panel")
 
 
-def _measured(code: str, concept: int, unit: Unit, name: str) -> tuple[Code, Unit]:
-    return Code("LOINC", code, concept, "Measurement", name), unit
+def _measured(code: str, concept: int, unit: Unit, name: str) -> tuple[WrittenCode, Unit]:
+    return WrittenCode("LOINC", code, concept, "Measurement", name), unit
 
 
 _BMI = _measured("39156-5", 3038553, Unit("kg/m2", 9531, 1.0, 1), "Body mass index (BMI) [Ratio]")

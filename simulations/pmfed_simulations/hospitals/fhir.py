@@ -19,8 +19,8 @@ from pmfed_simulations.hospitals.codes import (
     SMOKING_STATUS,
     STATINS,
     VISITS,
-    Code,
     Unit,
+    WrittenCode,
 )
 from pmfed_simulations.hospitals.history import KINDS, Hospital
 
@@ -170,7 +170,7 @@ def _time(moment: np.datetime64) -> str:
     return local.replace(tzinfo=ZONE).isoformat()
 
 
-def _concept(code: Code) -> Resource:
+def _concept(code: WrittenCode) -> Resource:
     return {"coding": [{"system": URIS[code.system], "code": code.code, "display": code.name}]}
 
 

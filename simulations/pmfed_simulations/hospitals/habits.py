@@ -38,7 +38,7 @@ class Laboratory(NamedTuple):
     exchanged: tuple[str, ...] = ()
 
 
-class Records(NamedTuple):
+class RecordHabits(NamedTuple):
     """How a hospital keeps health records.
 
     ``numbered`` patients have plain numbers as ids. ``icd`` diagnoses are coded in ICD-10-CM, others in SNOMED CT.
@@ -67,7 +67,7 @@ class Habits(NamedTuple):
     never: float  # of whom a value is never measured
     unasked: float  # whose smoking is not recorded
     covered: float  # with genotypes, and with pictures, where the hospital has them
-    records: Records
+    records: RecordHabits
     laboratory: Laboratory | None
     scanner: Scanner | None
 
@@ -75,31 +75,31 @@ class Habits(NamedTuple):
 HABITS = (
     Habits(
         "University hospital", 1.6, 61, 0.58, 0.15, 0.35, 2.4, 0.80, 0.03, 0.03, 0.95,
-        Records("omop", "SI", icd=True),
+        RecordHabits("omop", "SI", icd=True),
         Laboratory(True, "chr", 0.01),
         Scanner("CT", False, 1.0, -1024.0, False, "explicit", "Coronary lesion, axial", 0.30, 1.00, 0.04),
     ),
     Habits(
         "City hospital", 1.4, 65, 0.55, 0.20, 0.45, 1.8, 0.70, 0.08, 0.06, 0.90,
-        Records("fhir", "conventional", icd=True),
+        RecordHabits("fhir", "conventional", icd=True),
         Laboratory(False, "", 0.02, reversed=("rs1799983", "rs5186")),
         Scanner("CR", True, 0.25, -300.0, False, "implicit", "LESION AP", 0.38, 0.85, 0.06),
     ),
     Habits(
         "County hospital", 0.9, 68, 0.52, 0.18, 0.55, 1.2, 0.60, 0.15, 0.10, 0.85,
-        Records("omop", "conventional", numbered=True, dated=True, spelled=(("mg/dL", "MG PER DL"), ("mm[Hg]", "mm Hg"))),
+        RecordHabits("omop", "conventional", numbered=True, dated=True, spelled=(("mg/dL", "MG PER DL"), ("mm[Hg]", "mm Hg"))),
         Laboratory(False, "chr", 0.03, exchanged=("rs10757278",)),
         None,
     ),
     Habits(
         "Diabetes clinic", 0.7, 59, 0.50, 0.75, 0.50, 3.0, 0.90, 0.04, 0.05, 0.90,
-        Records("fhir", "SI"),
+        RecordHabits("fhir", "SI"),
         None,
         Scanner("CR", True, 2.0, -1000.0, False, "explicit", "Lesion view", 0.25, 1.15, 0.05),
     ),
     Habits(
         "Rural hospital", 0.4, 55, 0.62, 0.10, 0.30, 0.8, 0.55, 0.20, 0.15, 0.85,
-        Records("omop", "both"),
+        RecordHabits("omop", "both"),
         Laboratory(True, "", 0.04, reversed=("rs12740374",), exchanged=("rs9349379", "rs699")),
         Scanner("CT", False, 0.5, 0.0, True, "rle", "lesion 64", 0.42, 0.90, 0.08),
     ),

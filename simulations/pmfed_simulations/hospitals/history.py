@@ -37,7 +37,7 @@ class Visits:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Events:
+class EventHistory:
     """E events at visits, by visit.
 
     Attributes
@@ -93,7 +93,7 @@ class Hospital:
     habits: Habits
     people: dict[str, NDArray[Any]] = field(repr=False)
     visits: Visits = field(repr=False)
-    events: Events = field(repr=False)
+    events: EventHistory = field(repr=False)
     scans: Scans = field(repr=False)
     calls: Calls = field(repr=False)
 
@@ -180,7 +180,7 @@ def _visits(people: dict[str, NDArray[Any]], habits: Habits, end: Ints, rng: np.
 
 def _events(
     people: dict[str, NDArray[Any]], habits: Habits, visits: Visits, end: Ints, rng: np.random.Generator
-) -> Events:
+) -> EventHistory:
     size, number = len(people["id"]), len(visits.owner)
     owner = visits.owner
     day = ((visits.start.astype("datetime64[D]") - people["index"][owner]) / np.timedelta64(1, "D")).astype(np.int64)
@@ -228,7 +228,7 @@ def _events(
             here = (names == name) & (conventional == bool(second))
             written[here] = np.round(values[here] * unit.per, unit.decimals)
             values[here] = written[here] / unit.per
-    return Events(visit, names, values, written, conventional)
+    return EventHistory(visit, names, values, written, conventional)
 
 
 def _scans(people: dict[str, NDArray[Any]], habits: Habits, rng: np.random.Generator) -> Scans:

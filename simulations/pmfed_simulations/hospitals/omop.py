@@ -17,7 +17,7 @@ from pmfed_simulations.hospitals.codes import (
     SMOKING_STATUS,
     STATINS,
     VISITS,
-    Code,
+    WrittenCode,
 )
 from pmfed_simulations.hospitals.history import BACK, KINDS, Hospital
 from pmfed_simulations.hospitals.model import Bools, Ints
@@ -202,7 +202,7 @@ def _days(when: NDArray[np.datetime64]) -> NDArray[np.datetime64]:
     return when.astype("datetime64[D]").astype("datetime64[s]")
 
 
-def _coded(table: pd.DataFrame, start: str, codes: list[tuple[Code, Code]], icd: bool) -> None:
+def _coded(table: pd.DataFrame, start: str, codes: list[tuple[WrittenCode, WrittenCode]], icd: bool) -> None:
     """Add the standard concept, and what the source wrote: the second code where ``icd``, else the first again."""
     table[f"{start}_concept_id"] = [pair[0].concept for pair in codes]
     table[f"{start}_source_value"] = [pair[int(icd)].code for pair in codes]

@@ -18,7 +18,7 @@ from dp_accounting.pld import pld_privacy_accountant
 from pmfed_client.agent.order import Order
 
 from pmfed.errors import ProtocolError, StudyError
-from pmfed.methods import Answer, Ask, method_for, plan_for, schedule
+from pmfed.methods import Ask, DecodedSum, method_for, plan_for, schedule
 from pmfed.methods.gradient import Gradient
 from pmfed.privacy.mechanism import AGAINST, Against, Mechanism, Role
 from pmfed.privacy.plan import PrivacyPlan
@@ -168,7 +168,7 @@ def test_what_may_be_asked_is_fixed_in_advance(study: Study) -> None:
 # -- a state is a function of answers ----------------------------------------------------------------------------------
 
 
-def an_answer(ask: Ask, seed: int, sites: int = 3) -> Answer:
+def an_answer(ask: Ask, seed: int, sites: int = 3) -> DecodedSum:
     """Return the sum that the sites of a world give to a query: whenever they are asked it, the same."""
     chance = np.random.default_rng([seed, ask.number, *ask.query.name.encode()])
     grid: Grid = ask.query.grid(sites)
@@ -178,7 +178,7 @@ def an_answer(ask: Ask, seed: int, sites: int = 3) -> Answer:
     else:
         words = chance.integers(-most, most, ask.query.size).astype(grid.word)
     own = {f"site-{number}": words for number in range(sites)} if ask.query.by_site else {}
-    return Answer(words, grid, sites, own)
+    return DecodedSum(words, grid, sites, own)
 
 
 def told(ask: Ask | None) -> tuple[str, int, bool] | None:

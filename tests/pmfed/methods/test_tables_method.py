@@ -20,7 +20,7 @@ from sksurv.nonparametric import kaplan_meier_estimator
 
 from pmfed.cohort import Cohort, read_cohort
 from pmfed.errors import StudyError, UsageError
-from pmfed.methods import METHODS, Answer, method_for, noiseless_plan, plan_for, schedule
+from pmfed.methods import METHODS, DecodedSum, method_for, noiseless_plan, plan_for, schedule
 from pmfed.queries.bounded import bounded_sum
 from pmfed.queries.cells import Cells
 from pmfed.secagg.keys import verify
@@ -126,7 +126,7 @@ def answered(asked: Study, cohorts: Sequence[Cohort], std: float = 0.0, seed: in
     ask = method.next()
     assert ask is not None
     grid = query.grid(len(cohorts))
-    method.take(ask, Answer(grid.encode(np.asarray(total)), grid, len(cohorts)))
+    method.take(ask, DecodedSum(grid.encode(np.asarray(total)), grid, len(cohorts)))
     assert method.next() is None
     plan = plan_for(asked, len(cohorts)) if std else noiseless_plan(asked, len(cohorts))
     return method.result(plan)
@@ -268,7 +268,7 @@ def test_whoever_checks_a_run_comes_to_the_same_figures_from_its_cells(
     ask, grid = method.next(), query.grid(3)
     assert ask is not None
     total = sum(bounded_sum(query.rows(Read(one), {}), query.size, query.bound, one.patients) for one in cohorts)
-    method.take(ask, Answer(grid.encode(np.asarray(total)), grid, 3))
+    method.take(ask, DecodedSum(grid.encode(np.asarray(total)), grid, 3))
     result = json.loads(json.dumps(method.result(plan_for(asked, 3))))
     method.write()
     checked = METHODS["tables"]

@@ -21,7 +21,7 @@ from pmfed.privacy.noise import SecretSource, SeededSource
 from pmfed.queries.gradient import step_of
 from pmfed.study import Study
 
-STUDY = find_study("hospitals").replace(model={"channels": [2, 4], "hidden": [4], "embedding": 4})
+STUDY = find_study("hospitals").replace(recalibration=None, model={"channels": [2, 4], "hidden": [4], "embedding": 4})
 SITES = 5
 FUSIONS = pytest.mark.parametrize("fusion", ["late", "intermediate"])
 

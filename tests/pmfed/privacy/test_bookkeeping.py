@@ -24,7 +24,7 @@ from pmfed.models.encoders import encoder
 from pmfed.models.fusion import Fusion
 from pmfed.privacy.engine import backward as pages
 from pmfed.privacy.engine import bookkeeping
-from pmfed.privacy.engine.backward import Dense, Product, Rows
+from pmfed.privacy.engine.backward import Dense, LookedUpRows, Product
 from pmfed.privacy.gradients import PrivateStep
 from pmfed.privacy.mechanism import Mechanism
 from pmfed.study.encoders import Encoder
@@ -292,7 +292,7 @@ def test_embeddings_count_repeated_words_over_a_patient_s_records(counts, paddin
     data = ({"x": words}, {"x": torch.ones(records, dtype=torch.bool)}, torch.randn(records))
     step = PrivateStep(model, squared, mechanism(), "bookkeeping")
     close(step.clipped_sum(*data, owner).vector, by_hand(model, squared, data, owner))
-    assert any(isinstance(entry, Rows) for entry in kept(step, data, owner))
+    assert any(isinstance(entry, LookedUpRows) for entry in kept(step, data, owner))
 
 
 @pytest.mark.parametrize("gated", [False, True])

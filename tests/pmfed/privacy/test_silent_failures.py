@@ -36,7 +36,7 @@ from torch import Tensor, nn
 
 from pmfed.cohort import Cohort, read_cohort
 from pmfed.errors import PolicyError, RunError, StudyError
-from pmfed.methods import Answer, plan_for
+from pmfed.methods import DecodedSum, plan_for
 from pmfed.methods.gradient import Gradient
 from pmfed.models import build, flatten, load
 from pmfed.privacy.accounting import Release, epsilon
@@ -354,6 +354,23 @@ def test_05_nothing_at_a_site_draws_from_a_generator_that_can_be_seeded() -> Non
         },  # each unit's copies, from a secret seed of its own
         "pmfed/models/__init__.py": {"torch.random.manual_seed"},  # the public initial weights
         "pmfed/methods/tables.py": {"np.random.default_rng", "random.normal"},  # the same, of noised tables
+        # invented patients, of whom a study is tried and its steps chosen
+        "pmfed/cohort/invented.py": {
+            "np.random.default_rng",
+            "random.integers",
+            "random.normal",
+            "random.random",
+            "random.uniform",
+        },
+        # inputs made worse to see what a model says then, by each patient's own id: it hides nobody, the sums are noised after it
+        "pmfed/queries/altered.py": {"np.random.default_rng", "random.standard_normal"},
+        "pmfed/models/plugin.py": {
+            "torch.rand",
+            "torch.random.manual_seed",
+        },  # invented records that a plug-in's network is tried on
+        "pmfed/tasks/plugin.py": {"torch.randn"},  # the same, of a plug-in's outcome
+        "pmfed/tasks/agreement.py": {"np.random.default_rng", "random.normal"},  # a band around what is published
+        "pmfed/tasks/surfaces.py": {"random.normal"},  # the same
         # invented inputs that an exported model is compared on
         "pmfed/runs/exports/network.py": {"np.random.default_rng", "random.random", "random.uniform"},
         "pmfed/tasks/task.py": {
@@ -461,7 +478,7 @@ def test_08_the_coordinator_divides_by_the_public_number(tmp_path: Path) -> None
         optimizer, ask = rounds.method.optimizer, rounds.method.next()
         assert ask is not None
         before, words = optimizer.parameters[:], ask.query.grid(sites)
-        rounds.method.take(ask, Answer(np.full(len(before), round(72 / words.unit), words.word), words, sites))
+        rounds.method.take(ask, DecodedSum(np.full(len(before), round(72 / words.unit), words.word), words, sites))
         moved.append(before - optimizer.parameters[:])
     assert moved[0] == pytest.approx(np.ones(len(before)))  # 72 / (0.5 * 144)
     assert moved[0] == pytest.approx(moved[1])

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pmfed.cohort.contract.identity import GONE, NONE, Seen, Version, Versions
+from pmfed.cohort.contract.identity import GONE, NONE, SeenRows, Version, Versions
 from pmfed.cohort.contract.numbers import ABOVE, BELOW, EXACT, UNDECLARED, read_value, read_values
 from pmfed.cohort.contract.people import CURRENT, OLD, People, Person
 from pmfed.cohort.contract.times import STYLES, guessed, of_epochs, span
@@ -181,7 +181,7 @@ def test_how_two_versions_are_told_apart() -> None:
 
 @given(st.lists(st.lists(st.integers(0, 30), max_size=8), max_size=12))
 def test_a_row_is_new_once(chunks: list[list[int]]) -> None:
-    seen, known = Seen(), set[int]()
+    seen, known = SeenRows(), set[int]()
     for chunk in chunks:
         found = seen.new(np.array(chunk, dtype=np.uint64))
         for key, new in zip(chunk, found.tolist(), strict=True):

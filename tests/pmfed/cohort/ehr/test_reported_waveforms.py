@@ -11,7 +11,7 @@ from readings import read_signals
 
 from pmfed.cohort.tables import Problems
 from pmfed.errors import DataError
-from pmfed.modality.ehr import Signals
+from pmfed.modality.signals import Signals
 
 pytest.importorskip("wfdb", reason="wfdb is not installed: pip install 'pmfed[signals]'")
 pytestmark = pytest.mark.filterwarnings("ignore:The inplace keyword")  # which wfdb's reader has yet to follow

@@ -14,7 +14,7 @@ from pmfed_client.site.site import Site
 
 from pmfed.cohort.contract.written import View, ViewPath
 from pmfed.cohort.ehr import open_source
-from pmfed.cohort.sql import Session, duckdb_engine, one_state, server
+from pmfed.cohort.sql import DatabaseSession, duckdb_engine, one_state, server
 from pmfed.cohort.table_rows import header_of
 from pmfed.cohort.tables import dates_of, labels, read_table, repeated, values_of
 from pmfed.errors import DataError
@@ -115,7 +115,7 @@ def test_a_query_without_end_is_stopped(postgres: str) -> None:
     began = time.monotonic()
     with pytest.raises(DataError, match=r"took longer than 0\.005 minutes"):
         list(slow.rows(sa.select(sa.func.pg_sleep(30))))
-    here = Session(duckdb_engine(":memory:", read_only=False), "here", minutes=0.005)
+    here = DatabaseSession(duckdb_engine(":memory:", read_only=False), "here", minutes=0.005)
     numbers = sa.text("SELECT count(*) FROM range(100000000000) a WHERE hash(a.range) = 1")
     with pytest.raises(DataError, match=r"took longer than 0\.005 minutes"):
         list(here.rows(numbers))

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from pmfed.cohort.genomics import container
 from pmfed.cohort.genomics.container import open_container
-from pmfed.cohort.genomics.records import Record, Records
+from pmfed.cohort.genomics.records import Record, VariantRecords
 from pmfed.errors import DataError
 
 SAMPLES = ("PAT-77", "PAT-78")
@@ -25,7 +25,7 @@ VCF = Vcf(SAMPLES, LINES)
 
 def read(path: Path) -> list[Record]:
     file = open_container(path)
-    return list(Records(file, range(len(file.samples))).through(lambda *_: True))
+    return list(VariantRecords(file, range(len(file.samples))).through(lambda *_: True))
 
 
 def refused(path: Path) -> str:
@@ -203,7 +203,7 @@ def test_any_damage_is_a_sentence(tmp_path_factory: pytest.TempPathFactory, data
     says = ""
     try:
         file = open_container(path)
-        for record in Records(file, range(len(file.samples))).through(lambda *_: True):
+        for record in VariantRecords(file, range(len(file.samples))).through(lambda *_: True):
             record.genotypes()
             record.info("END")
             record.numbers("DP")
