@@ -113,9 +113,9 @@ def test_of_several_outputs_the_one_that_is_told_is_explained(task: str, tmp_pat
 
 def test_a_network_is_explained_to_a_small_rest_that_is_told(tmp_path: Path) -> None:
     pytest.importorskip("captum")
-    write_hospitals(tmp_path / "sites", sites=2, patients=60)
+    write_hospitals(tmp_path / "sites", sites=2, patients=40)
     study = find_study("hospitals").replace(model={"kind": "fusion", "fusion": "intermediate"})
-    for site in read_sites(tmp_path / "sites"):
+    for site in read_sites(tmp_path / "sites")[:1]:
         run = tmp_path / site.name
         cohort = read_cohort(study, site.sources, site.name, site.places)
         _, part, found = explained(finished(run, study, [cohort])[0], site)
