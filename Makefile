@@ -1,6 +1,6 @@
 # Each of these installs first.
 # make demo: the main job.        make test: lint, and every test but those of faults.
-# make test-fast: the tests that are not slow, for a change under way: about three minutes on two cores.
+# make test-fast: the tests that are not slow, for a change under way.
 # make test-faults: real sites, broken on purpose; most of an hour, and wants root.  make test-faults-quick: a part of it.
 PYTHON ?= python3
 VENV := .venv
@@ -11,7 +11,8 @@ export MALLOC_TRIM_THRESHOLD_ := 17179869184
 export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 
-FAULTS := tests/e2e/test_faults.py tests/e2e/test_intruders.py tests/e2e/test_rotation.py
+FAULTS := tests/e2e/test_faults.py tests/e2e/test_intruders.py tests/e2e/test_rotation.py tests/e2e/test_proxies.py \
+          tests/client/test_ledger_faults.py
 
 .PHONY: demo test test-fast test-faults test-faults-quick lint bench clean
 

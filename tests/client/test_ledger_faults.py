@@ -27,6 +27,10 @@ from pmfed_client.ledger.ledger import Entry, Ledger
 from pmfed.errors import LedgerError
 from pmfed.privacy.accounting import Release
 
+AT_LENGTH = pytest.mark.skipif(
+    "PMFED_TEST_FAULTS" not in os.environ, reason="takes long; a part of it always runs: set PMFED_TEST_FAULTS for all"
+)
+
 WIDE = (1000.0, 1e-5)
 ROUNDS = 100_000
 
@@ -114,6 +118,8 @@ def test_a_process_killed_at_random_25_times(tmp_path: Path) -> None:
     kill_at_random(tmp_path, 25)
 
 
+@AT_LENGTH
+@pytest.mark.quick
 @pytest.mark.slow
 def test_a_process_killed_at_random_250_times(tmp_path: Path) -> None:
     for number in range(10):
@@ -183,6 +189,7 @@ def test_killed_at_some_lines(tmp_path: Path) -> None:
     kill_at_lines(tmp_path, lambda lines: sorted(generator.sample(range(1, lines + 1), 20)))
 
 
+@AT_LENGTH
 @pytest.mark.slow
 def test_killed_at_every_second_line(tmp_path: Path) -> None:
     """Lines that run again and again (there are few others) are met either way."""

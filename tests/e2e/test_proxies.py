@@ -9,6 +9,7 @@ from pathlib import Path
 
 import federation
 import pytest
+from breaking import WHEN_ASKED
 from connect import ConnectProxy
 from pmfed_client.connection.clock import coordinator_line
 from pmfed_client.connection.node import Node
@@ -25,6 +26,7 @@ NGINX = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin")
 HUB = "hub.example.org"  # only the proxy knows where that is
 
 
+@WHEN_ASKED[-1]  # the other ways to a proxy are looked at always
 def test_a_federation_whose_sites_come_by_different_ways(tmp_path: Path) -> None:
     """North through a proxy, south by IPv6 where there is a door that hears it, west straight. All run with a proxy set."""
     fed = federation.write_federation(tmp_path / "fed")
