@@ -14,7 +14,7 @@ import federation
 import numpy as np
 import pytest
 from pmfed_client.agent.agent import Agent, Rehearsal
-from pmfed_client.ledger.ledger import Row
+from pmfed_client.ledger.chain import LedgerRow
 from pmfed_client.site.data_digest import data_digest
 from pmfed_client.site.policy import Policy
 
@@ -68,7 +68,7 @@ def refused(answer: tuple[Reply, dict[str, Any]], code: str, said: str) -> None:
     assert sums == {}
 
 
-def charges(together: Together, name: str = NORTH) -> list[Row]:
+def charges(together: Together, name: str = NORTH) -> list[LedgerRow]:
     return [row for row in together.agents[name].ledger.rows() if row.kind == "charge"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from pmfed.errors import PmfedError
 
 @pytest.mark.slow
 def test_the_example_trains_and_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "pmfed_example"]:
+        monkeypatch.delitem(sys.modules, name)  # as another test of this process has it, from elsewhere
     monkeypatch.syspath_prepend(str(install_example(tmp_path)))
     line = installed("encoders", "residual").line
     open_, closed = write_sites(tmp_path / "open", f'plugins = ["{line}"]\n'), write_sites(tmp_path / "closed")
