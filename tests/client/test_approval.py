@@ -97,6 +97,7 @@ def test_an_epsilon_in_all_ends_what_a_number_of_runs_would_allow(resident: Toge
     reply, _ = resident.ask("north", "enroll", run=RUNS[1])
     assert (reply.ok, reply.code) == (False, "PM310")
     assert "for the runs of one approval" in reply.reason
+    assert granted(north, STUDY.replace(aggregation={"dropouts": 1})).epsilon == one.epsilon
     with pytest.raises(UsageError, match="allows none"):
         granted(north, STUDY, epsilon=1.0)
 
