@@ -182,7 +182,7 @@ def _norms(study: Study) -> Floats:
     if study.needs_statistics:
         cohort = cohort.scaled(solve(study, np.zeros(statistics_size(study))))
     task = task_for(study)
-    step = noiseless_plan(study, _fewest(study))["step"]
+    step = noiseless_plan(study, study.fewest_sites)["step"]
     private = PrivateStep(build(study), task.loss, step)
     _, outcomes = typical_outcomes(study)
     squares = np.zeros(len(outcomes))
@@ -303,11 +303,7 @@ def rounded(number: float) -> float:
 
 def _plan(study: Study) -> PrivacyPlan:
     """Return the study's plan for the fewest sites: the noise that no colluder knows does not depend on how many there are."""
-    return plan_for(study, _fewest(study))
-
-
-def _fewest(study: Study) -> int:
-    return study.privacy.colluders + study.aggregation.dropouts + 1
+    return plan_for(study, study.fewest_sites)
 
 
 def _with(study: Study, place: Place, number: float | int) -> Study:

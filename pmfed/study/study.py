@@ -219,6 +219,11 @@ class Study(Grown):
         """Noisy steps taken on every patient's data over the whole run."""
         return self.training.rounds * self.training.local_steps
 
+    @property
+    def fewest_sites(self) -> int:
+        """How many sites a run needs at least: one more than may collude or drop out. What a run costs is the same with more."""
+        return self.privacy.colluders + self.aggregation.dropouts + 1
+
     def quorum(self, sites: int) -> int:
         """Return the fewest sites with which a round of ``sites`` enrolled ones may go on."""
         return max(1, math.ceil(self.training.quorum * sites - 1e-9))

@@ -284,7 +284,7 @@ def _verdicts(study: Study, cohorts: Mapping[str, Cohort], strict: bool) -> tupl
     """
     if not method_class(study.method.kind).predicts:
         return ()
-    found = power(study, plan_for(study, max(len(cohorts), study.privacy.colluders + study.aggregation.dropouts + 1)))
+    found = power(study, plan_for(study, max(len(cohorts), study.fewest_sites)))
     off = far_off(study, sum(int(cohort.training.sum()) for cohort in cohorts.values()))
     if strict and (why := found.verdict() if found.lost else off):
         raise StudyError(why, "Nothing was charged. Without --strict this is said and the run goes on.")

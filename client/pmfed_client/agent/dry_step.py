@@ -37,7 +37,7 @@ def dry_step(study: Study) -> None:
         asked = "the model could not be built"
         try:
             method = method_for(study, Path(folder))
-            plan = _everyone(plan_for(study, study.privacy.colluders + study.aggregation.dropouts + 1))
+            plan = _everyone(plan_for(study, study.fewest_sites))
             source = SecretSource()
             shelf = Shelf(Path(folder) / "personal", RUN) if study.personal else None
             site = Answers(study, plan, invented(study, PATIENTS), lambda *_: source, shelf)

@@ -70,9 +70,7 @@ def granted(site: Site, study: Study, runs: int = 1, epsilon: float | None = Non
     _, delta = site.policy.budget
     one = needed = 0.0
     if 0 < delta < 1:
-        # What it costs does not depend on how many sites there are, as long as there are enough.
-        fewest = study.privacy.colluders + study.aggregation.dropouts + 1
-        wanted = by_what(entries(study, plan_for(study, fewest)))
+        wanted = by_what(entries(study, plan_for(study, study.fewest_sites)))
         one, needed = (rounded_up(cost_of(wanted, delta, times)) for times in (1, runs))
     if epsilon is not None and not epsilon >= one:
         raise UsageError(

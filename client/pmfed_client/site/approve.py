@@ -186,7 +186,7 @@ def _prospect(study: Study) -> list[str]:
         return []
     from pmfed.methods.power import power
 
-    doubt = power(study, plan_for(study, study.privacy.colluders + study.aggregation.dropouts + 2)).verdict()
+    doubt = power(study, plan_for(study, study.fewest_sites + 1)).verdict()
     return ["", f"Will it learn     {doubt}"] if doubt else []
 
 

@@ -152,7 +152,7 @@ def _balance(study: Study, cohort: Cohort) -> list[tuple[str, int]]:
 def _policy(site: Site, study: Study, cohort: Cohort) -> PolicyError | None:
     """Return why the policy would refuse, as far as one site can know: it does not know how many others there are."""
     try:
-        plan = plan_for(study, study.privacy.colluders + study.aggregation.dropouts + 2)
+        plan = plan_for(study, study.fewest_sites + 1)
         training = int(cohort.training.sum())
         site.policy.admit(study, plan, training, cohort.patients - training)
     except PolicyError as error:
