@@ -10,16 +10,11 @@ from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
-from pmfed.cohort.invented import invented, typical_outcomes
-from pmfed.cohort.statistics import solve, statistics_size
-from pmfed.models import build
-from pmfed.privacy.gradients import PrivateStep
+from pmfed.cohort.invented import typical_outcomes
+from pmfed.methods.gradient_norms import gradient_norms
 from pmfed.privacy.plan import PrivacyPlan
 from pmfed.study import Study
-from pmfed.tasks import task_for
 
 USUAL = math.sqrt(2) * NormalDist().inv_cdf(0.75)
 """Between two outcomes, in standard deviations of the best direction: what an AUROC of .75 comes to."""
@@ -93,10 +88,10 @@ def power(study: Study, plan: PrivacyPlan) -> Power:
         Its plan, for as many sites as would take part.
     """
     step = plan["step"]
-    norms, parameters = _norms(study, plan)
+    norms, parameters = gradient_norms(study, step, PATIENTS)
     shares, _ = typical_outcomes(study)
     # Outcomes a standard deviation apart pull with s (1 - s) of their gradients' lengths each; masks all pull one way.
-    pull = USUAL * float((shares * (1 - shares) if len(shares) > 1 else np.full(1, 0.5)) @ norms)
+    pull = USUAL * float((shares * (1 - shares) if len(shares) > 1 else np.full(1, 0.5)) @ norms.mean(axis=1))
     patients = step.sampling_rate * study.cohort.expected_patients
     noise = step.noise_multiplier * step.bound * math.sqrt(parameters)
     if not step.shared:
@@ -126,23 +121,3 @@ def _epsilon(plan: PrivacyPlan, noise: float) -> float | None:
 
 def _two_digits(value: float) -> float:
     return float(f"{value:.1e}")
-
-
-def _norms(study: Study, plan: PrivacyPlan) -> tuple[NDArray[np.float64], int]:
-    """Return the mean length of a clipped gradient for each typical outcome, at the start, and how many parameters there are."""
-    model, task = build(study), task_for(study)
-    cohort = invented(study, PATIENTS)
-    if study.needs_statistics:
-        cohort = cohort.scaled(solve(study, np.zeros(statistics_size(study))))
-    private = PrivateStep(model, task.loss, plan["step"])
-    _, outcomes = typical_outcomes(study)
-    norms = np.zeros(len(outcomes))
-    for place, outcome in enumerate(outcomes):
-        for patient in range(PATIENTS):
-            records = cohort.owner == patient
-            targets = task.targets(np.repeat(outcome[None], int(records.sum()), axis=0))
-            inputs = {name: torch.from_numpy(values[records]) for name, values in cohort.inputs.items()}
-            present = {name: torch.from_numpy(there[records]) for name, there in cohort.present.items()}
-            found = private.clipped_sum(inputs, present, targets, cohort.owner[records])
-            norms[place] += float(np.linalg.norm(found.vector)) / PATIENTS
-    return norms, private.size

@@ -15,12 +15,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pmfed.cohort.invented import invented, typical_outcomes
-from pmfed.cohort.statistics import solve, statistics_size
+from pmfed.cohort.invented import typical_outcomes
 from pmfed.errors import StudyError
+from pmfed.methods.gradient_norms import gradient_norms
 from pmfed.methods.schedule import noiseless_plan, plan_for
-from pmfed.models import build
-from pmfed.privacy.gradients import PrivateStep
 from pmfed.privacy.plan import PrivacyPlan
 from pmfed.queries.gradient import model_size
 from pmfed.study import Study
@@ -177,26 +175,9 @@ def _typical(study: Study) -> Typical:
 
 def _norms(study: Study) -> Floats:
     """Return the L2 norm of a patient's gradient at the start, (outcomes,), as the root mean square of invented patients."""
-    size = model_size(study)
-    cohort = invented(study, _MANY if size < _LARGE else _FEW)
-    if study.needs_statistics:
-        cohort = cohort.scaled(solve(study, np.zeros(statistics_size(study))))
-    task = task_for(study)
-    step = noiseless_plan(study, study.fewest_sites)["step"]
-    private = PrivateStep(build(study), task.loss, step)
-    _, outcomes = typical_outcomes(study)
-    squares = np.zeros(len(outcomes))
-    for patient in range(cohort.patients):
-        mine = np.flatnonzero(cohort.owner == patient)
-        inputs, present = (
-            {name: torch.from_numpy(values[mine]) for name, values in part.items()}
-            for part in (cohort.inputs, cohort.present)
-        )
-        for place, outcome in enumerate(outcomes):
-            targets = task.targets(np.repeat(outcome[None], len(mine), axis=0))
-            found = private.clipped_sum(inputs, present, targets, np.zeros(len(mine), np.int64))
-            squares[place] += found.vector @ found.vector
-    return np.sqrt(squares / cohort.patients)
+    patients = _MANY if model_size(study) < _LARGE else _FEW
+    norms, _ = gradient_norms(study, noiseless_plan(study, study.fewest_sites)["step"], patients)
+    return np.asarray(np.sqrt((norms**2).mean(axis=1)), dtype=np.float64)
 
 
 def _slopes(study: Study) -> tuple[Floats, Floats]:
