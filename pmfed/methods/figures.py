@@ -35,6 +35,17 @@ def metrics_of(study: Study, evaluated: Evaluated, noise: float = 0.0, *, detail
     return finite(found)
 
 
+def with_sites(study: Study, evaluated: Evaluated, noise: float) -> dict[str, Any]:
+    """Return ``test``, all metrics of an evaluation, and ``per_site``, those of each site that publishes its sums."""
+    return {
+        "test": metrics_of(study, evaluated, noise, detailed=True),
+        "per_site": {
+            site: metrics_of(study, Evaluated.of_site(site, total))
+            for site, total in sorted(evaluated.per_site.items())
+        },
+    }
+
+
 def over_patients(study: Study, total: Floats) -> dict[str, Any]:
     """Return the part ``over_patients`` of result.json: all figures of all patients together, where the study averages sites."""
     return {"over_patients": points_of(study, total)} if study.evaluation.average == "sites" else {}
@@ -65,10 +76,7 @@ def personal_of(study: Study, plan: PrivacyPlan, evaluated: Evaluated, own: Eval
     if "personal" in plan and plan.private:
         told["epsilon"] = rounded_up(epsilon([plan["personal"].release()], plan.delta))
     if found is not None and found.total.any():
-        told["test"] = metrics_of(study, found, evaluation_noise(plan), detailed=True)
-        told["per_site"] = {
-            site: metrics_of(study, Evaluated.of_site(site, total)) for site, total in sorted(found.per_site.items())
-        }
+        told |= with_sites(study, found, evaluation_noise(plan))
     return {"personal": told}
 
 

@@ -14,8 +14,9 @@ from safetensors.numpy import save_file
 
 from pmfed.file_io import replacing
 from pmfed.methods.evaluated import Evaluated, Sum
-from pmfed.methods.figures import evaluation_noise, metrics_of, over_patients, personal_of
-from pmfed.methods.further import further_figures, further_of
+from pmfed.methods.figures import evaluation_noise
+from pmfed.methods.further import further_of
+from pmfed.methods.held_out import held_out_figures
 from pmfed.methods.method import Ask, DecodedSum, Method, State, Vectors
 from pmfed.methods.optimizer import ServerOptimizer
 from pmfed.methods.recomputed import not_recomputed
@@ -214,16 +215,7 @@ class Gradient(Method):
             "metric": {"name": metric.name, "label": metric.label, "higher_is_better": metric.higher_is_better},
             "labels": {metric.name: metric.label for metric in (*task.metrics, *task.details)},
             "average": study.evaluation.average,
-            "metrics": {
-                "test": metrics_of(study, evaluated, evaluation_noise(plan), detailed=True),
-                "per_site": {
-                    site: metrics_of(study, Evaluated.of_site(site, total))
-                    for site, total in sorted(evaluated.per_site.items())
-                },
-            },
-            **over_patients(study, evaluated.total),
-            **personal_of(study, plan, evaluated, self.personal),
-            **further_figures(study, plan, evaluated.total, self.further),
+            **held_out_figures(study, plan, evaluated, self.personal, self.further),
             **self._told_of_recalibration,
         }
 

@@ -9,8 +9,7 @@ from typing import Any
 from safetensors.numpy import load_file
 
 from pmfed.methods.evaluated import Evaluated
-from pmfed.methods.figures import evaluation_noise, metrics_of, over_patients, personal_of
-from pmfed.methods.further import further_figures
+from pmfed.methods.held_out import held_out_figures
 from pmfed.privacy.plan import PrivacyPlan
 from pmfed.study import Study
 
@@ -22,7 +21,6 @@ WITHIN = 0.1  # of an interval's width: by how much another machine's bootstrap 
 def not_recomputed(run: Path, study: Study, plan: PrivacyPlan, result: Mapping[str, Any]) -> Iterator[str]:
     """Yield what result.json says of held-out patients and the sums in evaluation.safetensors do not, a sentence each."""
     sums = load_file(run / "evaluation.safetensors")
-    noise = evaluation_noise(plan)
     begins = "site:"
     evaluated = Evaluated(
         sums["total"], {key.removeprefix(begins): sums[key] for key in sums if key.startswith(begins)}
@@ -31,19 +29,7 @@ def not_recomputed(run: Path, study: Study, plan: PrivacyPlan, result: Mapping[s
         sums["personal"], {key.partition(":")[2]: sums[key] for key in sums if key.startswith("personal:")}
     ) if "personal" in sums else None  # fmt: skip
     further = {key.partition(":")[2]: total for key, total in sums.items() if key.startswith("further:")}
-    metrics = {
-        "test": metrics_of(study, evaluated, noise, detailed=True),
-        "per_site": {
-            site: metrics_of(study, Evaluated.of_site(site, total)) for site, total in evaluated.per_site.items()
-        },
-    }
-    anew = {
-        "metrics": metrics,
-        **over_patients(study, evaluated.total),
-        **personal_of(study, plan, evaluated, own),
-        **further_figures(study, plan, evaluated.total, further),
-    }
-    for part, told in anew.items():
+    for part, told in held_out_figures(study, plan, evaluated, own, further).items():
         yield from differences(part, result.get(part), told)
 
 
